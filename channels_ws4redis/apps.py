@@ -1,0 +1,20 @@
+"""The Django app."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+from django.contrib.auth.signals import user_logged_in
+
+from channels_ws4redis.receivers import store_groups_in_session
+
+
+class WS4RedisConfig(AppConfig):
+    """Connects the login signal and the system checks."""
+
+    name = "channels_ws4redis"
+    label = "ws4redis"
+    verbose_name = "Channels WS4Redis"
+
+    def ready(self) -> None:
+        """Register what Django calls."""
+        user_logged_in.connect(store_groups_in_session, dispatch_uid="ws4redis.memberof")

@@ -1,0 +1,163 @@
+"""Who hears a message: audiences, the flags of the socket URL, and the names of channels.
+
+Every channel name is made by :func:`channel_name`. The same string is the channel-layer group,
+the Redis key of the stored message, and what ``redis-cli`` shows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import parse_qsl
+from uuid import UUID
+
+from django.db.models import Model
+
+BROADCAST: Final = "broadcast"
+SESSION: Final = "session"
+USER: Final = "user"
+GROUP: Final = "group"
+
+#: In the order in which ``fetch_message`` searches them.
+AUDIENCES: Final = (SESSION, USER, GROUP, BROADCAST)
+
+#: The session key that holds the names of the visitor's auth groups.
+MEMBER_OF: Final = "ws4redis:memberof"
+
+
+class SelfType:
+    """The type of :data:`SELF`."""
+
+    def __repr__(self) -> str:
+        return "SELF"
+
+
+#: Stands for the user, the auth groups or the session of the request at hand.
+SELF: Final = SelfType()
+
+
+def channel_name(prefix: str, audience: str, identity: str | None, facility: str) -> str:
+    """Return the name of a channel.
+
+    :param prefix: put first, with a colon, unless empty.
+    :param identity: user name, auth group name or session key; None for a broadcast.
+
+    ``%`` and ``:`` inside an identity are percent-escaped, so that no identity can reach into the
+    facility: without this, auth group ``staff:x`` on ``chat`` and ``staff`` on facility ``x:chat``
+    would share one channel, and the facility is chosen by the client.
+    """
+    head = f"{prefix}:{audience}" if prefix else audience
+    if identity is None:
+        return f"{head}:{facility}"
+    return f"{head}:{identity.replace('%', '%25').replace(':', '%3A')}:{facility}"
+
+
+def channel_labels(prefix: str, names: Iterable[str]) -> dict[str, str]:
+    """Return what a client may call each of its channels.
+
+    A label never contains a session key, nor the name of the user whose socket it is. Names that a
+    custom subscriber made up are labelled by a digest.
+    """
+    labels: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        label = _label(name.removeprefix(f"{prefix}:") if prefix else name)
+        if label is None or label in taken:
+            label = "other:" + hashlib.blake2s(name.encode(), digest_size=8).hexdigest()
+        taken.add(label)
+        labels[name] = label
+    return labels
+
+
+def _label(name: str) -> str | None:
+    audience, _, rest = name.partition(":")
+    if audience in (BROADCAST, USER, SESSION):
+        return audience
+    if audience == GROUP:
+        identity = rest.partition(":")[0]
+        return f"{GROUP}:{identity.replace('%3A', ':').replace('%25', '%')}"
+    return None
+
+
+class Flags(NamedTuple):
+    """What the query string of a socket asks for."""
+
+    channels: list[str]
+    echo: bool
+
+
+def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
+    """Read the flags of a socket's query string; they are case-insensitive and may carry a value.
+
+    Anything not in ``known``, but ``echo``, is ignored, as is text that is no query string at all.
+    """
+    text = query_string.decode("utf-8", "replace")
+    names = [name.strip().lower() for name, _ in parse_qsl(text, keep_blank_values=True)]
+    channels = dict.fromkeys(name for name in names if name in known)
+    return Flags(list(channels), "echo" in names)
+
+
+def identities(values: Any, keyword: str) -> list[str | SelfType]:
+    """Return the identities in an audience argument of a publisher, without repetitions.
+
+    :param values: a name, a ``User``, a ``Group``, a session, :data:`SELF`, or any iterable of
+        these. None, an anonymous user and an unsaved session name nobody and are left out.
+    :param keyword: the argument's name (``users``, ``groups`` or ``sessions``), for the error.
+    :raises ValueError: for what can name nobody by mistake only (numbers, bytes, mappings, …).
+    """
+    if values is None or isinstance(values, str | SelfType | UUID) or _name_of(values) is not None:
+        values = [values]
+    elif isinstance(values, bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(
+            f"{keyword}={values!r} names nobody; pass a name or a list of names, e.g. "
+            f"{keyword}=['john'], or {keyword}=[SELF] together with request=."
+        )
+    found = (_identity(value, keyword) for value in values)
+    return list(dict.fromkeys(value for value in found if value))
+
+
+def _identity(value: Any, keyword: str) -> str | SelfType:
+    if value is None or isinstance(value, SelfType):
+        return value or ""
+    if isinstance(value, str | UUID):
+        # str(): a lazy string or a SafeString would otherwise live on inside the name.
+        return str(value)
+    name = _name_of(value)
+    if name is None:
+        raise ValueError(
+            f"{keyword} contains {value!r}, which names nobody; use a str, a User, a Group, "
+            "or SELF."
+        )
+    return name
+
+
+def _name_of(value: Any) -> str | None:
+    """Return the name of a user, session or auth group object; "" for nobody; None if it is none.
+
+    A model that is neither is refused rather than turned into text: "Room object (1)" is no name.
+    """
+    if isinstance(value, type):
+        return None
+    if hasattr(value, "get_username"):
+        return str(value.get_username() or "")
+    if hasattr(value, "session_key"):
+        return str(value.session_key or "")
+    if isinstance(value, Model) and isinstance(getattr(value, "name", None), str):
+        return str(value.name)  # type: ignore[attr-defined] # asked for on the line above
+    return None
+
+
+def as_facility(value: Any) -> str:
+    """Return a publisher's ``facility=`` as text; numbers and UUIDs are common and taken as such.
+
+    :raises ValueError: for None, bytes, containers and the empty string.
+    """
+    if value is None or (
+        isinstance(value, bytes | bool | Collection) and not isinstance(value, str)
+    ):
+        raise ValueError(
+            f"facility={value!r} is no facility; pass the part of the URL path after "
+            "WEBSOCKET_URL, e.g. facility='foobar'."
+        )
+    return str(value)

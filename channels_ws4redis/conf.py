@@ -1,0 +1,160 @@
+"""Every setting of the package, read from Django's settings at the moment it is used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+
+DEFAULT_CONNECTION = {"host": "localhost", "port": 6379, "db": 0, "password": None}
+DEFAULT_SUBSCRIBER = "channels_ws4redis.subscriber.RedisSubscriber"
+
+Hook = Callable[..., Any] | str | None
+
+
+class Settings:
+    """One lazy, typed property per setting; nothing else in the package reads ``django.conf``.
+
+    ``overrides`` holds what code assigned at run time through ``channels_ws4redis.settings``,
+    the way legacy projects patch ``ws4redis.settings``; it wins over Django's settings.
+    """
+
+    def __init__(self) -> None:
+        self.overrides: dict[str, Any] = {}
+
+    def _get(self, name: str, default: Any) -> Any:
+        if name in self.overrides:
+            return self.overrides[name]
+        return getattr(django_settings, name, default)
+
+    def _whole_number(self, name: str, default: int, minimum: int) -> int:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ImproperlyConfigured(
+                f"{name} is {value!r}; it must be a whole number of at least {minimum}."
+            )
+        return value
+
+    def _seconds(self, name: str, default: float) -> float:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ImproperlyConfigured(f"{name} is {value!r}; it must be a number of seconds.")
+        return value
+
+    @property
+    def WEBSOCKET_URL(self) -> str:
+        """Path prefix of every socket; what follows it is the facility."""
+        value: str = self._get("WEBSOCKET_URL", "/ws/")
+        return value
+
+    @property
+    def WS4REDIS_CONNECTION(self) -> Mapping[str, Any] | str:
+        """Where Redis is: a dict of redis-py's connection arguments, or a URL."""
+        value: Mapping[str, Any] | str | None = self._get("WS4REDIS_CONNECTION", None)
+        if value is None:
+            return DEFAULT_CONNECTION
+        if not isinstance(value, str | Mapping):
+            raise ImproperlyConfigured(
+                f"WS4REDIS_CONNECTION is {value!r}; it must be a dict or a redis:// URL."
+            )
+        return value
+
+    @property
+    def WS4REDIS_PREFIX(self) -> str | None:
+        """Put before every channel name, with a colon, to share one Redis with other services."""
+        value: str | None = self._get("WS4REDIS_PREFIX", None)
+        return value
+
+    @property
+    def WS4REDIS_EXPIRE(self) -> int:
+        """Seconds a published message stays stored; 0 or None stores nothing."""
+        if self._get("WS4REDIS_EXPIRE", 3600) is None:
+            return 0
+        return self._whole_number("WS4REDIS_EXPIRE", 3600, minimum=0)
+
+    @property
+    def WS4REDIS_HISTORY(self) -> int:
+        """How many messages of a channel are kept, within their expire time."""
+        return self._whole_number("WS4REDIS_HISTORY", 1, minimum=1)
+
+    @property
+    def WS4REDIS_META_EXPIRE(self) -> int:
+        """Seconds a channel's epoch and offset outlive its last message."""
+        return self._whole_number("WS4REDIS_META_EXPIRE", 86400, minimum=60)
+
+    @property
+    def WS4REDIS_HEARTBEAT(self) -> str | None:
+        """Text sent to raw clients at least every four seconds, or None."""
+        value: str | bytes | None = self._get("WS4REDIS_HEARTBEAT", None)
+        if isinstance(value, bytes):
+            return value.decode()
+        return value or None
+
+    @property
+    def WS4REDIS_SUBSCRIBER(self) -> str | type:
+        """The subscriber class, by dotted path."""
+        value: str | type = self._get("WS4REDIS_SUBSCRIBER", None) or DEFAULT_SUBSCRIBER
+        return value
+
+    @property
+    def WS4REDIS_ALLOWED_CHANNELS(self) -> Hook:
+        """Callable ``(request, channels)``, or its dotted path, that returns the allowed ones."""
+        value: Hook = self._get("WS4REDIS_ALLOWED_CHANNELS", None)
+        return value
+
+    @property
+    def WS4REDIS_PROCESS_REQUEST(self) -> Hook:
+        """Callable ``(request)``, or its dotted path, that sets the request's user and session."""
+        value: Hook = self._get("WS4REDIS_PROCESS_REQUEST", None)
+        return value
+
+    @property
+    def WS4REDIS_ALLOWED_ORIGINS(self) -> Sequence[str]:
+        """Origins besides the server's own whose pages may open a socket; ``["*"]`` means all."""
+        value: Sequence[str] | str | None = self._get("WS4REDIS_ALLOWED_ORIGINS", None)
+        if isinstance(value, str):
+            return [value]
+        return value or ()
+
+    @property
+    def CSRF_TRUSTED_ORIGINS(self) -> Sequence[str]:
+        """Django's own list of origins that may send unsafe requests."""
+        value: Sequence[str] = self._get("CSRF_TRUSTED_ORIGINS", ())
+        return value
+
+    @property
+    def SESSION_COOKIE_NAME(self) -> str:
+        """Django's name of the session cookie."""
+        value: str = self._get("SESSION_COOKIE_NAME", "sessionid")
+        return value
+
+    @property
+    def SESSION_ENGINE(self) -> str:
+        """Django's session engine."""
+        value: str = self._get("SESSION_ENGINE", "django.contrib.sessions.backends.db")
+        return value
+
+    @property
+    def WS4REDIS_OUTBOX_MESSAGES(self) -> int:
+        """Messages that may wait for one slow client before its socket is closed."""
+        return self._whole_number("WS4REDIS_OUTBOX_MESSAGES", 2000, minimum=1)
+
+    @property
+    def WS4REDIS_OUTBOX_BYTES(self) -> int:
+        """Bytes that may wait for one slow client before its socket is closed."""
+        return self._whole_number("WS4REDIS_OUTBOX_BYTES", 1024 * 1024, minimum=1)
+
+    @property
+    def WS4REDIS_CLOSE_WINDOW(self) -> float:
+        """Seconds over which a stopping server spreads the closing of its sockets."""
+        return self._seconds("WS4REDIS_CLOSE_WINDOW", 2.0)
+
+    @property
+    def WS4REDIS_LEGACY_SERVERS(self) -> bool:
+        """True while servers of the legacy package share this Redis."""
+        return bool(self._get("WS4REDIS_LEGACY_SERVERS", False))
+
+
+settings = Settings()

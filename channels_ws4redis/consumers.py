@@ -1,0 +1,358 @@
+"""The consumer behind every socket."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import Any
+
+import redis
+from channels.consumer import get_handler_name
+from channels.db import database_sync_to_async
+from channels.exceptions import DenyConnection, InvalidChannelLayerError, StopConsumer
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.layers import get_channel_layer
+from django.core.exceptions import PermissionDenied
+from django.utils.module_loading import import_string
+
+from channels_ws4redis import hooks
+from channels_ws4redis.audiences import Flags, channel_labels, parse_flags
+from channels_ws4redis.conf import settings
+from channels_ws4redis.connections import UNREACHABLE
+from channels_ws4redis.fanout import PING_INTERVAL, FanOut, get_fanout
+from channels_ws4redis.messages import (
+    SUBPROTOCOL,
+    Position,
+    ProtocolError,
+    RedisMessage,
+    is_heartbeat,
+    json_frame,
+    parse_frame,
+    parse_payload,
+    parse_positions,
+)
+from channels_ws4redis.outbox import Outbox
+from channels_ws4redis.persistence import Snapshot
+from channels_ws4redis.recipients import Recipient
+from channels_ws4redis.requests import WebSocketRequest, authenticate
+from channels_ws4redis.subscriber import RedisSubscriber
+
+logger = logging.getLogger(__name__)
+
+#: Close codes. The client comes back after each of them, but for the last.
+GOING_AWAY = 1001
+SERVER_ERROR = 1011
+TRY_AGAIN_LATER = 1013
+TOO_SLOW = 4002
+PROTOCOL_ERROR = 4500
+
+#: Seconds that a client of the package's own protocol has for its first frame.
+HELLO_TIMEOUT = 10.0
+
+#: Seconds for handing a close frame to a server that holds us up.
+CLOSE_TIMEOUT = 1.0
+
+
+class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
+    """Joins a socket to the groups that its URL asks for, replays what is stored, and relays.
+
+    It is reached through ``channels_ws4redis.routing``. It has no channel of its own in the channel
+    layer: the fan-out of the process receives for all sockets.
+    """
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Run the socket from its handshake to its end."""
+        self.scope = scope
+        self.base_send = send
+        self.channel_layer = get_channel_layer(self.channel_layer_alias)
+        self.subscriber: RedisSubscriber | None = None
+        self.recipient: Recipient | None = None
+        self.fanout: FanOut | None = None
+        self.request: WebSocketRequest
+        self._task = asyncio.current_task()
+        self._accepted = False
+        self._overflowed = False
+        self._hello: asyncio.TimerHandle | None = None
+        try:
+            while True:
+                await self.dispatch(await receive())
+        except StopConsumer:
+            pass
+        except asyncio.CancelledError:
+            if self._overflowed and self._task is not None:
+                self._task.uncancel()
+                await self._say_goodbye(TOO_SLOW)
+            elif self._accepted:
+                # The server stops. Not all sockets at once, or all clients would come back at once.
+                await asyncio.sleep(random.uniform(0, settings.WS4REDIS_CLOSE_WINDOW))  # noqa: S311
+                await self._say_goodbye(GOING_AWAY)
+                # One more turn of the loop, in which the server writes the frame out. The
+                # cancellation ends here: daphne waits for the others only while none is left
+                # cancelled.
+                await asyncio.sleep(0.01)
+            else:
+                raise
+        finally:
+            await self._release()
+
+    async def dispatch(self, message: dict[str, Any]) -> None:
+        """Hand an event of the server to its handler.
+
+        Channels' own version closes old database connections in a thread each time; no handler
+        here has any.
+        """
+        handler = getattr(self, get_handler_name(message), None)
+        if handler is None:
+            raise ValueError(f"No handler for message type {message['type']}")
+        await handler(message)
+
+    # The handshake
+
+    async def websocket_connect(self, message: dict[str, Any]) -> None:
+        """Let the socket in, or not."""
+        if self.channel_layer is None:
+            raise InvalidChannelLayerError(
+                "There is no channel layer; set CHANNEL_LAYERS to "
+                "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}."
+            )
+        try:
+            await self.connect()
+        except (DenyConnection, PermissionDenied) as error:
+            logger.warning("Refused the socket %s: %s", self.scope["path"], error)
+            await self.close()
+        except UNREACHABLE as error:
+            logger.error("Cannot open the socket %s: %s", self.scope["path"], error)
+            await self._turn_away(TRY_AGAIN_LATER)
+        except redis.exceptions.RedisError:
+            logger.exception("Cannot open the socket %s", self.scope["path"])
+            await self._turn_away(TRY_AGAIN_LATER)
+
+    async def connect(self) -> None:
+        """Find out who connects to what, join the groups, accept, and replay what is stored."""
+        self.request = WebSocketRequest(self.scope)
+        self.subscriber = _subscriber_class()()
+        flags = parse_flags(
+            self.scope.get("query_string", b""),
+            {*self.subscriber.subscription_channels, *self.subscriber.publish_channels},
+        )
+        await self._authenticate(flags)
+        granted = await self._granted(flags)
+        await self._set_channels(granted)
+        subscribed = list(self.subscriber._subscription.channels)
+        offered = self.scope.get("subprotocols") or [None]
+        speaks = SUBPROTOCOL in offered
+        subprotocol = SUBPROTOCOL if speaks else offered[0]
+        prefix = RedisSubscriber.get_prefix().removesuffix(":")
+        self.recipient = Recipient(
+            Outbox(
+                self.base_send,
+                settings.WS4REDIS_OUTBOX_MESSAGES,
+                settings.WS4REDIS_OUTBOX_BYTES,
+                self._on_overflow,
+            ),
+            flags.echo,
+            channel_labels(prefix, subscribed) if speaks else None,
+        )
+        self.subscriber._sender = self.recipient.id
+        self.fanout = get_fanout(self.channel_layer)
+        await self.fanout.join(self.recipient, subscribed)
+        if speaks:
+            await self._accept(subprotocol)
+            self._hello = asyncio.get_running_loop().call_later(
+                HELLO_TIMEOUT, self._on_silent_client
+            )
+        else:
+            snapshots = await self.fanout.read(subscribed)
+            await self._accept(subprotocol)
+            self._replay(snapshots, {})
+
+    async def _accept(self, subprotocol: str | None) -> None:
+        await self.accept(subprotocol)
+        self._accepted = True
+
+    async def _authenticate(self, flags: Flags) -> None:
+        """Set the request's session and user, if the flags or a hook look at them."""
+        hook = settings.WS4REDIS_PROCESS_REQUEST
+        if hook is not None:
+            try:
+                await hooks.call(hook, self.request)
+            except PermissionDenied:
+                raise
+            except Exception:
+                logger.exception("WS4REDIS_PROCESS_REQUEST failed; nobody is logged in")
+                self.request = WebSocketRequest(self.scope)
+            return
+        if "user" in self.scope or "session" in self.scope:
+            return  # the project has put middleware of its own around the router
+        if (
+            all(flag.endswith("-broadcast") for flag in flags.channels)
+            and settings.WS4REDIS_ALLOWED_CHANNELS is None
+            and type(self.subscriber) is RedisSubscriber
+        ):
+            return
+        await database_sync_to_async(authenticate)(self.request)
+
+    async def _granted(self, flags: Flags) -> list[str]:
+        """Return the flags that ``WS4REDIS_ALLOWED_CHANNELS`` leaves, none if it fails."""
+        hook = settings.WS4REDIS_ALLOWED_CHANNELS
+        if hook is None:
+            return flags.channels
+        try:
+            allowed = await hooks.call(hook, self.request, list(flags.channels))
+            if allowed is None or isinstance(allowed, str):
+                raise TypeError(f"it returned {allowed!r} instead of a list of channels")
+            return list(allowed)
+        except PermissionDenied:
+            raise
+        except Exception:
+            logger.exception("WS4REDIS_ALLOWED_CHANNELS failed; no channel is granted")
+            return []
+
+    async def _set_channels(self, granted: list[str]) -> None:
+        assert self.subscriber is not None
+        if hooks.overrides(
+            self.subscriber,
+            RedisSubscriber,
+            "set_pubsub_channels",
+            "_get_message_channels",
+            "get_prefix",
+        ):
+            await database_sync_to_async(self.subscriber.set_pubsub_channels)(self.request, granted)
+        else:
+            self.subscriber.set_pubsub_channels(self.request, granted)
+
+    def _replay(self, snapshots: list[Snapshot], positions: dict[str, Position]) -> None:
+        assert self.recipient is not None
+        self.recipient.replay(snapshots, positions)
+        if self.recipient.labels is None and settings.WS4REDIS_HEARTBEAT is not None:
+            self._send_heartbeat()
+
+    def _send_heartbeat(self) -> None:
+        assert self.recipient is not None
+        self.recipient.outbox.put({"type": "websocket.send", "text": settings.WS4REDIS_HEARTBEAT})
+
+    # Frames of the client
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        """Take a frame from the client."""
+        if self.recipient is None or self.recipient.outbox.closed:
+            return
+        try:
+            if text_data is not None and self.recipient.labels is not None:
+                await self._take(parse_frame(text_data))
+            else:
+                await self._publish(text_data if text_data is not None else bytes_data)
+        except ProtocolError as error:
+            logger.warning("Closing the socket %s: %s", self.scope["path"], error)
+            await self._turn_away(PROTOCOL_ERROR)
+        except UNREACHABLE as error:
+            logger.error("Could not publish what a client sent: %s", error)
+            await self._turn_away(TRY_AGAIN_LATER)
+        except redis.exceptions.RedisError:
+            logger.exception("Redis refused what a client sent")
+            await self._turn_away(SERVER_ERROR)
+
+    async def _take(self, body: dict[str, Any]) -> None:
+        """Act on a frame of the package's own protocol; unknown ones are ignored."""
+        kind = body["type"]
+        if kind == "hello":
+            await self._welcome(parse_positions(body.get("positions", {})))
+        elif kind == "publish":
+            await self._publish(parse_payload(body))
+        elif kind == "ping":
+            assert self.recipient is not None
+            self.recipient.outbox.put(json_frame({"type": "pong"}))
+
+    async def _welcome(self, positions: dict[str, Position]) -> None:
+        """Answer a client's first frame: where every channel stands, then what it has missed."""
+        assert self.recipient is not None
+        assert self.recipient.labels is not None
+        assert self.fanout is not None
+        if self._hello is None:
+            raise ProtocolError("a second 'hello'")
+        self._hello.cancel()
+        self._hello = None
+        snapshots = await self.fanout.read(self.recipient.labels)
+        channels = {}
+        for snapshot in snapshots:
+            missed = self.recipient.missed(snapshot, positions)
+            channels[self.recipient.labels[snapshot.channel]] = {
+                **snapshot.position._asdict(),
+                "recovered": None if missed is None else missed.complete,
+            }
+        self.recipient.outbox.put(
+            json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
+        )
+        self._replay(snapshots, positions)
+
+    def _on_silent_client(self) -> None:
+        if self.recipient is not None:
+            self.recipient.outbox.put({"type": "websocket.close", "code": PROTOCOL_ERROR})
+
+    async def _publish(self, payload: str | bytes | None) -> None:
+        """Publish what the client sent to the channels that its flags name."""
+        assert self.recipient is not None
+        assert self.subscriber is not None
+        if payload is None:
+            return
+        if is_heartbeat(payload):
+            self._send_heartbeat()
+            return
+        if hooks.overrides(self.subscriber, RedisSubscriber, "publish_message"):
+            await database_sync_to_async(self.subscriber.publish_message)(RedisMessage(payload))
+        elif self.subscriber._publishers:
+            await self.subscriber.apublish_message(payload)
+
+    # The end
+
+    async def _turn_away(self, code: int) -> None:
+        """Close the socket; one that is not open yet is opened first, so that the code arrives."""
+        if self.recipient is not None:
+            self.recipient.outbox.close()
+        if not self._accepted:
+            await self._accept(None)
+        await self.close(code)
+
+    def _on_overflow(self) -> None:
+        self._overflowed = True
+        logger.warning("A client of %s reads too slowly; closing it", self.scope["path"])
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _say_goodbye(self, code: int) -> None:
+        try:
+            async with asyncio.timeout(CLOSE_TIMEOUT):
+                await self.close(code)
+        except Exception:  # whatever a server raises for a socket that is gone already
+            logger.debug("The close frame could not be sent", exc_info=True)
+
+    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+        """End the consumer."""
+        await self.disconnect(message["code"])
+        raise StopConsumer
+
+    async def _release(self) -> None:
+        """Leave all groups and run the subscriber's ``release``, exactly once."""
+        if self._hello is not None:
+            self._hello.cancel()
+        if self.recipient is not None:
+            self.recipient.outbox.close()
+            if self.fanout is not None:
+                self.fanout.leave(self.recipient)
+        subscriber, self.subscriber = self.subscriber, None
+        if subscriber is not None and hooks.overrides(subscriber, RedisSubscriber, "release"):
+            try:
+                await asyncio.shield(
+                    asyncio.ensure_future(database_sync_to_async(subscriber.release)())
+                )
+            except Exception:
+                logger.exception("The release hook of %s failed", type(subscriber).__name__)
+
+
+def _subscriber_class() -> type[RedisSubscriber]:
+    configured = settings.WS4REDIS_SUBSCRIBER
+    found = import_string(configured) if isinstance(configured, str) else configured
+    if not issubclass(found, RedisSubscriber):
+        raise TypeError(f"WS4REDIS_SUBSCRIBER {configured!r} is no subclass of RedisSubscriber")
+    return found

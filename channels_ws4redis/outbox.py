@@ -1,0 +1,194 @@
+"""What waits to be written to one socket, and the one place that writes it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import types
+from collections import deque
+from collections.abc import Awaitable, Callable, Coroutine, Generator
+from typing import Any
+
+from channels_ws4redis.messages import Frame
+
+logger = logging.getLogger(__name__)
+
+Send = Callable[[Frame], Coroutine[Any, Any, None]]
+
+
+class Outbox:
+    """A bounded queue of frames in front of a server's ``send``.
+
+    A frame is handed to the server on the spot as long as the server takes it without waiting,
+    which is nearly always, and costs no task switch. Only when the server holds us up (the client
+    reads too slowly) do frames queue here, and a task writes them when it may.
+
+    :param max_messages: frames that may wait.
+    :param max_bytes: bytes that may wait; a single frame larger than that still passes.
+    :param on_overflow: called once, when a bound is exceeded or the server refuses a frame.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_messages", "_on_overflow", "_send",
+                 "_transport", "_writer", "closed")  # fmt: skip
+
+    def __init__(
+        self, send: Send, max_messages: int, max_bytes: int, on_overflow: Callable[[], None]
+    ) -> None:
+        self._send = send
+        self._max_messages = max_messages
+        self._max_bytes = max_bytes
+        self._on_overflow = on_overflow
+        self._frames: deque[Frame] = deque()
+        self._bytes = 0
+        self._writer: asyncio.Task[None] | None = None
+        self._transport = TwistedTransport.behind(send)
+        self.closed = False
+
+    def put(self, frame: Frame) -> None:
+        """Write a frame, now or as soon as the server takes it."""
+        if self.closed:
+            return
+        if self._writer is None and (self._transport is None or self._transport.writable):
+            try:
+                self._write(frame)
+            except Exception:
+                # Servers raise whatever they like for a socket that is already gone.
+                logger.debug("The socket is gone", exc_info=True)
+                self.close()
+            return
+        self._frames.append(frame)
+        self._bytes += _size(frame)
+        if len(self._frames) > self._max_messages or (
+            self._bytes > self._max_bytes and len(self._frames) > 1
+        ):
+            self.close()
+            self._on_overflow()
+        elif self._writer is None:
+            self._writer = asyncio.ensure_future(self._drain(None))
+
+    def _write(self, frame: Frame) -> None:
+        """Run ``send`` up to where it would wait; only then give it a task to wait in."""
+        sending = self._send(frame)
+        try:
+            waiting_for = sending.send(None)
+        except StopIteration:
+            return
+        self._writer = asyncio.ensure_future(self._drain(_resume(sending, waiting_for)))
+
+    async def _drain(self, first: Awaitable[None] | None) -> None:
+        try:
+            if first is not None:
+                await first
+            while True:
+                if self._transport is not None:
+                    await self._transport.wait()
+                if not self._frames:
+                    return
+                frame = self._frames.popleft()
+                self._bytes -= _size(frame)
+                await self._send(frame)
+        except Exception:
+            logger.debug("The socket is gone", exc_info=True)
+            self.close()
+        finally:
+            self._writer = None
+
+    async def flush(self) -> None:
+        """Wait until everything has been handed to the server."""
+        if self._writer is not None:
+            await asyncio.wait([self._writer])
+
+    def close(self) -> None:
+        """Drop what waits and take no more."""
+        self.closed = True
+        self._frames.clear()
+        self._bytes = 0
+        if self._writer is not None:
+            self._writer.cancel()
+        if self._transport is not None:
+            self._transport.release()
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+
+def _size(frame: Frame) -> int:
+    text = frame.get("text")
+    return len(text if text is not None else frame.get("bytes", b""))
+
+
+@types.coroutine
+def _resume(sending: Coroutine[Any, Any, None], waiting_for: Any) -> Generator[Any, Any, None]:
+    """Go on with a coroutine that was started by hand and has come to wait for something."""
+    while True:
+        try:
+            result = yield waiting_for
+        except BaseException as error:  # noqa: BLE001 # passed on, whatever it is
+            try:
+                waiting_for = sending.throw(error)
+            except StopIteration:
+                return
+        else:
+            try:
+                waiting_for = sending.send(result)
+            except StopIteration:
+                return
+
+
+class TwistedTransport:
+    """Backpressure for daphne, whose ``send`` never waits.
+
+    Without it a client that does not read costs as much memory as there are messages.
+
+    Registered as the transport's producer (:class:`twisted.internet.interfaces.IPushProducer`), it
+    is told when the write buffer of 64 KiB is full and when it has run empty.
+    """
+
+    __slots__ = ("_resumed", "_transport", "writable")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._resumed: asyncio.Future[None] | None = None
+        self.writable = True
+
+    @classmethod
+    def behind(cls, send: Any) -> TwistedTransport | None:
+        """Return the transport behind a server's ``send``, or None if the server is not daphne."""
+        while not isinstance(send, functools.partial) and hasattr(send, "__self__"):
+            send = getattr(send.__self__, "real_send", None)  # Channels' session middleware
+        protocol = send.args[0] if isinstance(send, functools.partial) and send.args else None
+        transport = getattr(protocol, "transport", None)
+        if transport is None or not hasattr(transport, "registerProducer"):
+            return None
+        self = cls(transport)
+        try:
+            transport.registerProducer(self, True)
+        except RuntimeError:
+            return None  # the server has put a producer there itself
+        return self
+
+    def pauseProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when its buffer is full."""
+        self.writable = False
+
+    def resumeProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when its buffer is empty again."""
+        self.writable = True
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+
+    def stopProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when the connection is lost; what is written from now on is lost."""
+        self.resumeProducing()
+
+    async def wait(self) -> None:
+        """Wait until the buffer has room."""
+        while not self.writable:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await self._resumed
+
+    def release(self) -> None:
+        """Stop listening to the transport."""
+        self._transport.unregisterProducer()
+        self.resumeProducing()

@@ -1,0 +1,256 @@
+"""What Redis keeps of a channel, and the two scripts that write and read it.
+
+Per channel name C there are three keys, in one Redis Cluster slot:
+
+``C``
+    the last stored message, as raw bytes, exactly where and how legacy ws4redis keeps it;
+``{C}:history``
+    a stream of the last messages; the id of an entry is its offset;
+``{C}:meta``
+    a hash with the epoch and the offset of the channel. It outlives the history, so that a client
+    can be told "you have missed nothing" after the entries have expired.
+
+The **epoch** is the identity of a history. It changes when Redis has lost the hash, and when Redis
+has restarted, because a server that comes back with an older snapshot hands out offsets for the
+second time. A restart is no loss in itself: ``base`` is the offset at which the epoch began and
+``prev`` the epoch before it, which is enough to tell exactly what a client of that epoch missed.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any, NamedTuple
+
+from channels_ws4redis.conf import settings
+from channels_ws4redis.connections import Command, Script
+from channels_ws4redis.messages import Event, Position
+
+#: First bytes of a published event; what does not begin so was published by a foreign program.
+ENVELOPE = b"\0ws4redis "
+
+#: Seconds for which an idempotency key is remembered.
+ONCE_EXPIRE = 86400
+
+_META = """
+local meta = redis.call('HMGET', KEYS[3], 'epoch', 'offset', 'run', 'base', 'prev')
+local epoch, offset, base, prev = meta[1], tonumber(meta[2]) or 0, tonumber(meta[4]) or 0, meta[5]
+if not epoch then
+  offset, base, prev = 0, 0, ''
+elseif meta[3] ~= RUN then
+  base, prev = offset, epoch
+end
+local renewed = not epoch or meta[3] ~= RUN
+"""
+
+_PUBLISH = Script(
+    _META
+    + """
+local payload, expire, size, meta_expire = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
+if KEYS[4] then
+  local done = redis.call('GET', KEYS[4])
+  if done then
+    return {epoch or '', tonumber(done), 0}
+  end
+end
+if renewed then
+  if not epoch then redis.call('DEL', KEYS[2]) end
+  epoch = ARGV[5]
+  redis.call('HSET', KEYS[3], 'epoch', epoch, 'run', RUN, 'base', base, 'prev', prev)
+end
+offset = redis.call('HINCRBY', KEYS[3], 'offset', 1)
+redis.call('EXPIRE', KEYS[3], meta_expire)
+if expire > 0 then
+  redis.call('SET', KEYS[1], payload, 'EX', expire)
+  if size == 1 then
+    redis.call('XADD', KEYS[2], 'MAXLEN', 1, offset .. '-0', 'p', payload, 's', ARGV[6])
+    redis.call('EXPIRE', KEYS[2], expire)
+  else
+    local now = redis.call('TIME')
+    redis.call('XADD', KEYS[2], 'MAXLEN', size, offset .. '-0',
+      'p', payload, 's', ARGV[6], 'x', now[1] + expire)
+    if redis.call('TTL', KEYS[2]) < expire then redis.call('EXPIRE', KEYS[2], expire) end
+  end
+end
+if KEYS[4] then redis.call('SET', KEYS[4], offset, 'EX', ARGV[8]) end
+local receivers = 0
+if ARGV[7] ~= '' then
+  receivers = redis.call('PUBLISH', ARGV[7],
+    '\\0ws4redis ' .. epoch .. ' ' .. offset .. ' ' .. ARGV[6] .. '\\n' .. payload)
+end
+if ARGV[9] == '1' then receivers = receivers + redis.call('PUBLISH', KEYS[1], payload) end
+return {epoch, offset, receivers}
+"""
+)
+
+# pcall: a full or read-only Redis must not keep anyone from connecting to what it has.
+_READ = Script(
+    _META
+    + """
+if renewed then
+  local wrote = redis.pcall('HSET', KEYS[3], 'epoch', ARGV[1], 'run', RUN,
+    'offset', offset, 'base', base, 'prev', prev)
+  if type(wrote) == 'table' and wrote.err then
+    epoch = epoch or ''
+  else
+    if not epoch then redis.call('DEL', KEYS[2]) end
+    epoch = ARGV[1]
+    redis.call('EXPIRE', KEYS[3], ARGV[2])
+  end
+end
+return {epoch, offset, base, prev or '', redis.call('GET', KEYS[1]),
+  redis.call('XRANGE', KEYS[2], '-', '+'), redis.call('TIME')[1]}
+"""
+)
+
+
+class Publication(NamedTuple):
+    """One message for one channel."""
+
+    channel: str
+    payload: bytes
+    #: Seconds to store the message; 0 leaves an older stored message in place.
+    expire: int
+    #: Identity of the publishing socket, "" for Django code.
+    sender: str = ""
+    #: Idempotency key, "" for none.
+    key: str = ""
+
+
+def publish_command(publication: Publication, pubsub_channel: str, mirror: bool) -> Command:
+    """Return the command that stores a message and, if ``pubsub_channel``, publishes it.
+
+    :param mirror: also publish the bare payload on the channel name, for legacy servers.
+    """
+    name, payload, expire, sender, key = publication
+    keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
+    if key:
+        keys.append(f"{{{name}}}:once:{key}")
+    args: list[str | bytes | int] = [
+        payload,
+        expire,
+        settings.WS4REDIS_HISTORY,
+        _meta_expire(expire),
+        _new_epoch(),
+        sender,
+        pubsub_channel,
+        ONCE_EXPIRE,
+        int(mirror),
+    ]
+    return Command(_PUBLISH, keys, args)
+
+
+def parse_published(publication: Publication, reply: Any) -> Event:
+    """Return the event of a message that has been stored, with its place in the history."""
+    epoch, offset, _ = reply
+    return Event(
+        publication.channel, publication.payload, epoch.decode(), offset, publication.sender
+    )
+
+
+def read_command(name: str) -> Command:
+    """Return the command that reads all that is stored of a channel."""
+    keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
+    return Command(_READ, keys, [_new_epoch(), _meta_expire(settings.WS4REDIS_EXPIRE)])
+
+
+def _meta_expire(expire: int) -> int:
+    return max(settings.WS4REDIS_META_EXPIRE, 2 * expire)
+
+
+def _new_epoch() -> str:
+    return secrets.token_hex(6)
+
+
+def parse_envelope(channel: str, data: bytes) -> Event:
+    """Return the event in what was published on a channel's pub/sub channel.
+
+    Data without our envelope come from a foreign program and are the payload alone.
+    """
+    if not data.startswith(ENVELOPE):
+        return Event(channel, data)
+    head, _, payload = data[len(ENVELOPE) :].partition(b"\n")
+    epoch, offset, sender = head.decode().split(" ")
+    return Event(channel, payload, epoch, int(offset), sender)
+
+
+_FETCH = Script("return redis.call('GET', KEYS[1])")
+
+
+def fetch_command(name: str) -> Command:
+    """Return the command that reads the stored message of a channel and nothing else."""
+    return Command(_FETCH, [name], [])
+
+
+class Missed(NamedTuple):
+    """What a client with an older position has to be sent."""
+
+    #: True if ``events`` are all that it missed; False if some are gone, and they are what is left.
+    complete: bool
+    events: list[Event]
+
+
+class Snapshot(NamedTuple):
+    """All that Redis had of a channel at one moment."""
+
+    channel: str
+    position: Position
+    #: The offset after which this epoch began, and the epoch before it.
+    base: int
+    prev: str
+    #: The stored message; None if it has expired or was deleted by hand.
+    value: bytes | None
+    #: The history, oldest first, without what has expired.
+    events: list[Event]
+
+    def replay(self) -> list[Event]:
+        """Return the messages for a client that has no position.
+
+        An empty message clears what came before it, as applications of legacy use it. A value that
+        is not the last one of the history was stored by a foreign program: it follows the others.
+        """
+        events = self.events
+        last = events[-1] if events else None
+        if self.value is None and last is not None and last.offset == self.position.offset:
+            return []  # deleted by hand
+        if self.value is not None and (last is None or last.payload != self.value):
+            events = [*events, Event(self.channel, self.value)][-settings.WS4REDIS_HISTORY :]
+        for index in range(len(events) - 1, -1, -1):
+            if not events[index].payload:
+                return events[index + 1 :]
+        return events
+
+    def since(self, position: Position) -> Missed:
+        """Return what was published after ``position``, all of it or an admission.
+
+        Offsets that a restarted server handed out a second time are those above ``base``; a client
+        of the epoch before has seen none of them, whatever its own offset says.
+        """
+        if position.epoch == self.position.epoch:
+            seen = position.offset
+        elif position.epoch and position.epoch == self.prev:
+            seen = min(position.offset, self.base)
+        else:
+            return Missed(False, self.replay())
+        wanted = self.position.offset - seen
+        events = [event for event in self.events if event.offset > seen]
+        return Missed(wanted >= 0 and len(events) == wanted, events)
+
+
+def parse_snapshot(name: str, reply: Any) -> Snapshot:
+    """Return what :func:`read_command` found out about a channel."""
+    epoch, offset, base, prev, value, entries, now = reply
+    position = Position(epoch.decode(), offset)
+    events = []
+    for entry_id, fields in entries:
+        entry = dict(zip(fields[::2], fields[1::2], strict=True))
+        if int(entry.get(b"x", now)) >= int(now):
+            events.append(
+                Event(
+                    name,
+                    entry[b"p"],
+                    position.epoch,
+                    int(entry_id.partition(b"-")[0]),
+                    entry[b"s"].decode(),
+                )
+            )
+    return Snapshot(name, position, base, prev.decode(), value, events)

@@ -1,0 +1,98 @@
+"""The class with which Django code publishes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from channels_ws4redis.audiences import AUDIENCES, BROADCAST, as_facility, channel_name
+from channels_ws4redis.connections import get_client, get_link
+from channels_ws4redis.persistence import fetch_command
+from channels_ws4redis.redis_store import RedisStore, own_identities
+
+__all__ = ["RedisPublisher"]
+
+
+class RedisPublisher(RedisStore):
+    """Publishes to a facility's audiences; nothing is connected until a message is sent.
+
+    :param facility: the part of the socket's URL path after ``WEBSOCKET_URL``.
+    :param broadcast: True to reach everyone who listens on the facility.
+    :param users: user names or ``User`` objects; ``SELF`` is the user of ``request``.
+    :param groups: auth group names or ``Group`` objects; ``SELF`` means all of the user's.
+    :param sessions: session keys; ``SELF`` is the session of ``request``.
+    :param request: the HTTP request that ``SELF`` refers to.
+    :raises ValueError: if an argument names nobody by mistake.
+
+    Who does not exist (an anonymous user, an unsaved session) is published to by nobody.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__()
+        self._publishers.update(self._get_message_channels(**kwargs))
+
+    def pipeline_publish_message(
+        self, message: Any, expire: int | None = None, transaction: bool = True
+    ) -> None:
+        """Publish a message; the same as `publish_message`, which uses a pipeline anyway.
+
+        :param transaction: kept for legacy code; storing and publishing are always one step.
+        """
+        self.publish_message(message, expire)
+
+    def fetch_message(self, request: Any, facility: str, audience: str = "any") -> bytes | None:
+        """Return the stored message of a facility that a request may see, or None.
+
+        :param audience: ``session``, ``user``, ``group``, ``broadcast``, or ``any`` for the first
+            found in that order.
+        :raises ValueError: for another audience.
+        :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        """
+        for name in self._stored_names(request, facility, audience):
+            message: bytes | None = self._connection.get(name)
+            if message:
+                return message
+        return None
+
+    async def afetch_message(
+        self, request: Any, facility: str, audience: str = "any"
+    ) -> bytes | None:
+        """Return the stored message of a facility; asyncio twin of `fetch_message`."""
+        # In a thread: finding out who asks may load the session and the user.
+        names = await sync_to_async(self._stored_names)(request, facility, audience)
+        link = await get_link()
+        for message in await link.run([fetch_command(name) for name in names]):
+            if isinstance(message, Exception):
+                raise message
+            if message:
+                return bytes(message)
+        return None
+
+    def _stored_names(self, request: Any, facility: Any, audience: str) -> list[str]:
+        if audience != "any" and audience not in AUDIENCES:
+            raise ValueError(
+                f"audience={audience!r} is unknown; use one of {', '.join(AUDIENCES)} or any."
+            )
+        facility = as_facility(facility)
+        prefix = self.get_prefix().removesuffix(":")
+        return [
+            channel_name(prefix, wanted, identity, facility)
+            for wanted in (AUDIENCES if audience == "any" else (audience,))
+            for identity in _identities_of(request, wanted)
+        ]
+
+
+def _identities_of(request: Any, audience: str) -> Iterator[str | None]:
+    if audience == BROADCAST:
+        yield None
+    else:
+        yield from own_identities(request, audience)
+
+
+def __getattr__(name: str) -> Any:
+    # Legacy built this pool when the module was imported; here it is there when asked for.
+    if name == "redis_connection_pool":
+        return get_client().connection_pool
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,219 @@
+"""The base of publishers and subscribers: whom a message is for, and how it gets there."""
+
+from __future__ import annotations
+
+import warnings
+from functools import partial
+from typing import Any
+
+from django.db import transaction
+
+from channels_ws4redis.audiences import (
+    BROADCAST,
+    GROUP,
+    MEMBER_OF,
+    SELF,
+    SESSION,
+    USER,
+    SelfType,
+    as_facility,
+    channel_name,
+    identities,
+)
+from channels_ws4redis.conf import settings
+from channels_ws4redis.connections import get_client
+from channels_ws4redis.delivery import adeliver, deliver
+from channels_ws4redis.messages import RedisMessage
+from channels_ws4redis.persistence import Publication
+
+__all__ = ["SELF", "RedisMessage", "RedisStore"]
+
+
+class RedisStore:
+    """Names channels and sends messages to them.
+
+    :param connection: a synchronous redis-py client; by default the process's own.
+    """
+
+    #: Channel-layer alias; a subclass may name another one.
+    channel_layer_alias = "default"
+
+    #: Identity of the publishing socket, "" for Django code.
+    _sender = ""
+
+    def __init__(self, connection: Any = None) -> None:
+        self.__dict__["_connection"] = connection
+        self._publishers: set[str] = set()
+
+    @property
+    def _connection(self) -> Any:
+        """A synchronous redis-py client, made when first used."""
+        return self.__dict__.get("_connection") or get_client()
+
+    @_connection.setter
+    def _connection(self, connection: Any) -> None:
+        self.__dict__["_connection"] = connection
+
+    @property
+    def _expire(self) -> int:
+        """Seconds a message is stored unless a call says otherwise."""
+        return self.__dict__.get("_expire", settings.WS4REDIS_EXPIRE)  # type: ignore[no-any-return] # an int by the setter
+
+    @_expire.setter
+    def _expire(self, expire: int) -> None:
+        self.__dict__["_expire"] = expire
+
+    def publish_message(
+        self,
+        message: str | bytes | bytearray | RedisMessage,
+        expire: int | None = None,
+        *,
+        on_commit: bool = False,
+        idempotency_key: str = "",
+    ) -> None:
+        """Publish a message to every channel of this publisher, and store it.
+
+        :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
+        :param expire: seconds to store it, instead of ``WS4REDIS_EXPIRE``; 0 stores nothing and
+            leaves an older stored message in place.
+        :param on_commit: publish after the surrounding database transaction has committed, and not
+            at all if it rolls back.
+        :param idempotency_key: publishing again with the same key within a day does nothing, so
+            that a publish that timed out can safely be repeated.
+        :raises ValueError: if the message or the expire time cannot be what was meant.
+        :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        """
+        publications = self._publications(message, expire, idempotency_key)
+        send = partial(deliver, publications, self.channel_layer_alias, self._connection)
+        if on_commit:
+            transaction.on_commit(send)
+        else:
+            send()
+
+    async def apublish_message(
+        self,
+        message: str | bytes | bytearray | RedisMessage,
+        expire: int | None = None,
+        *,
+        idempotency_key: str = "",
+    ) -> None:
+        """Publish a message; asyncio twin of `publish_message`.
+
+        There is no ``on_commit``, as Django has no transactions in asynchronous code.
+        """
+        publications = self._publications(message, expire, idempotency_key)
+        await adeliver(publications, self.channel_layer_alias)
+
+    def _publications(self, message: Any, expire: int | None, key: str) -> list[Publication]:
+        if message is None:
+            raise ValueError(
+                "The message is None; pass str, bytes or RedisMessage. "
+                "(RedisMessage(…) gives None for the heartbeat, which is never published.)"
+            )
+        if not isinstance(message, RedisMessage):
+            message = RedisMessage(message)
+            if message is None:
+                return []  # the heartbeat
+        expire = _as_seconds(self._expire if expire is None else expire)
+        return [
+            Publication(name, bytes(message), expire, self._sender, key)
+            for name in self._publishers
+        ]
+
+    @staticmethod
+    def get_prefix() -> str:
+        """Return ``WS4REDIS_PREFIX`` with its colon, or the empty string."""
+        prefix = settings.WS4REDIS_PREFIX
+        return f"{prefix}:" if prefix else ""
+
+    def _get_message_channels(
+        self,
+        request: Any = None,
+        facility: Any = "{facility}",
+        broadcast: Any = False,
+        groups: Any = (),
+        users: Any = (),
+        sessions: Any = (),
+    ) -> list[str]:
+        """Return the names of the channels that the arguments address.
+
+        :raises ValueError: if an argument cannot be what was meant.
+        """
+        facility = as_facility(facility)
+        name = partial(channel_name, self.get_prefix().removesuffix(":"), facility=facility)
+        names = [name(BROADCAST, None)] if _as_flag(broadcast) else []
+        for audience, keyword, values in (
+            (GROUP, "groups", groups),
+            (USER, "users", users),
+            (SESSION, "sessions", sessions),
+        ):
+            for identity in identities(_legacy_values(values, keyword), keyword):
+                if isinstance(identity, SelfType):
+                    names.extend(name(audience, own) for own in own_identities(request, audience))
+                else:
+                    names.append(name(audience, identity))
+        return list(dict.fromkeys(names))
+
+
+def own_identities(request: Any, audience: str) -> list[str]:
+    """Return the names that a request goes by in an audience; none if it has no such identity."""
+    session = getattr(request, "session", None)
+    if audience == SESSION:
+        key = session_key(session)
+        return [key] if key else []
+    user = getattr(request, "user", None)
+    if user is None or not user.is_authenticated:
+        return []
+    if audience == USER:
+        name = user.get_username()
+        return [str(name)] if name else []
+    members = session.get(MEMBER_OF) if session is not None else None
+    if isinstance(members, str) or not members:
+        return [members] if members else []
+    return [str(member) for member in members if member]
+
+
+def session_key(session: Any) -> str | None:
+    """Return the key of a session that exists, or None for an unsaved, expired or forged one."""
+    if session is None or not getattr(session, "session_key", None):
+        return None
+    if hasattr(session, "_get_session"):
+        # Loading tells: an engine that does not find the key drops it, or (signed cookies) begins
+        # an empty session under it and marks that as modified.
+        was_modified = session.modified
+        data = session._get_session()
+        if not data and session.modified and not was_modified:
+            return None
+    key = session.session_key
+    return str(key) if key else None
+
+
+def _as_flag(broadcast: Any) -> bool:
+    if isinstance(broadcast, bool) or broadcast is None:
+        return bool(broadcast)
+    if broadcast in (0, 1):
+        _deprecated(f"broadcast={broadcast!r}", f"broadcast={bool(broadcast)}")
+        return bool(broadcast)
+    raise ValueError(f"broadcast={broadcast!r} is neither True nor False.")
+
+
+def _legacy_values(values: Any, keyword: str) -> Any:
+    """Translate the short forms of legacy: True for oneself, False for nobody, a bare name."""
+    if values is True:
+        _deprecated(f"{keyword}=True", f"{keyword}=[SELF]")
+        return SELF
+    if values is False:
+        return ()
+    if isinstance(values, str):
+        _deprecated(f"{keyword}={values!r}", f"{keyword}=[{values!r}]")
+    return values
+
+
+def _deprecated(given: str, remedy: str) -> None:
+    warnings.warn(f"{given} is deprecated; write {remedy}.", DeprecationWarning, stacklevel=6)
+
+
+def _as_seconds(expire: Any) -> int:
+    if isinstance(expire, bool) or not isinstance(expire, int) or expire < 0:
+        raise ValueError(f"expire={expire!r} is not a whole number of seconds, 0 or more.")
+    return expire
