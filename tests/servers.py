@@ -1,0 +1,116 @@
+"""Real servers for the tests: daphne and uvicorn as processes on loopback ports."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Self
+
+ROOT = Path(__file__).resolve().parent.parent
+
+#: Seconds for a server to start or stop.
+PATIENCE = 30
+
+COMMANDS = {
+    "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"],
+    "uvicorn": ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--ws", "websockets-sansio",
+                "--timeout-graceful-shutdown", "5", "{application}"],
+}  # fmt: skip
+
+_LISTENING = re.compile(r"(?:Listening on TCP address |running on http://)127\.0\.0\.1:(\d+)")
+
+
+class AsgiServer:
+    """An ASGI server in a process of its own; started by ``with``, killed at the end of it."""
+
+    def __init__(
+        self,
+        kind: str = "daphne",
+        *,
+        application: str = "tests.site.asgi:application",
+        settings: dict[str, Any] | None = None,
+        port: int = 0,
+        **environment: str,
+    ) -> None:
+        self.kind = kind
+        self.application = application
+        self.port = port
+        self.environment = {
+            "DJANGO_SETTINGS_MODULE": "tests.site.settings",
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'testproject'}",
+            "PYTHONUNBUFFERED": "1",
+            "WS4REDIS_TEST_SETTINGS": json.dumps(settings or {}),
+            **environment,
+        }
+        self.lines: list[str] = []
+        self.process: subprocess.Popen[str]
+        self._listening = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        """Start the process and wait until it listens; a restarted server keeps its port."""
+        self._listening.clear()
+        command = [
+            part.format(port=self.port, application=self.application)
+            for part in COMMANDS[self.kind]
+        ]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            env=os.environ | self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
+        self._reader.start()
+        assert self._listening.wait(PATIENCE), self.log
+        assert self.process.poll() is None, self.log
+        return self
+
+    def _read(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        with process.stdout as lines:
+            for line in lines:
+                self.lines.append(line)
+                if found := _LISTENING.search(line):
+                    self.port = int(found[1])
+                    self._listening.set()
+        self._listening.set()  # it has ended; whoever waits finds out why
+
+    @property
+    def log(self) -> str:
+        """What the server has printed."""
+        return "".join(self.lines)
+
+    def stop(self, how: int = signal.SIGTERM) -> int:
+        """End the process and return its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        try:
+            code = self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self._reader.join(PATIENCE)
+        return code
+
+    def url(self, path: str = "/") -> str:
+        """Return the HTTP address of a path."""
+        return f"http://127.0.0.1:{self.port}{path}"
+
+    def socket_url(self, path: str) -> str:
+        """Return the WebSocket address of a path."""
+        return f"ws://127.0.0.1:{self.port}{path}"

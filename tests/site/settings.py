@@ -1,0 +1,23 @@
+"""The demo's settings, with whatever the environment variable WS4REDIS_TEST_SETTINGS overrides.
+
+It holds a JSON object of settings, so that a test can start a server with settings of its own.
+"""
+
+import json
+import os
+
+from testproject.settings import *  # noqa: F403 # a settings module builds on another one this way
+
+ROOT_URLCONF = "tests.site.urls"
+ALLOWED_HOSTS = ["*"]
+WS4REDIS_HEARTBEAT = None
+WS4REDIS_HISTORY = 1
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+    "loggers": {"daphne.server": {"level": "INFO"}},  # says where it listens
+}
+
+globals().update(json.loads(os.environ.get("WS4REDIS_TEST_SETTINGS", "{}")))
