@@ -98,6 +98,19 @@ def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
     return Flags(list(channels), "echo" in names)
 
 
+def audience_arguments(verb: str, flags: Collection[str]) -> dict[str, Any]:
+    """Return the audience arguments of a publisher that a socket's flags stand for.
+
+    :param verb: ``subscribe`` or ``publish``.
+    """
+    return {
+        "users": [SELF] if f"{verb}-{USER}" in flags else [],
+        "groups": [SELF] if f"{verb}-{GROUP}" in flags else [],
+        "sessions": [SELF] if f"{verb}-{SESSION}" in flags else [],
+        "broadcast": f"{verb}-{BROADCAST}" in flags,
+    }
+
+
 def identities(values: Any, keyword: str) -> list[str | SelfType]:
     """Return the identities in an audience argument of a publisher, without repetitions.
 

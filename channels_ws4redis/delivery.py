@@ -105,22 +105,16 @@ async def _group_send(layer: Any, events: Sequence[Event]) -> None:
 
 def _wait_for(layer: Any, sending: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine of a layer from synchronous code, on a loop that lives on."""
-    if not isinstance(layer, InMemoryChannelLayer):
+    home = fanout_loops.get(layer) if isinstance(layer, InMemoryChannelLayer) else None
+    if home is None or not home.is_running():
         asyncio.run_coroutine_threadsafe(sending, _background_loop()).result()
-        return
-    loop = fanout_loops.get(layer)
-    if loop is None or loop.is_closed() or not loop.is_running() or _running_loop() is loop:
-        # Nobody listens elsewhere, or we are on the very loop: the layer never really waits.
-        try:
-            sending.send(None)
-        except StopIteration:
-            return
-        sending.close()
-        raise RuntimeError(
-            "The in-memory channel layer had to wait inside its own event loop; "
-            "use 'await publisher.apublish_message(…)' there."
-        )
-    asyncio.run_coroutine_threadsafe(sending, loop).result()
+    elif home is _running_loop():
+        # We hold up the very loop that would have to do it; it does so in its next turn, in order.
+        task = home.create_task(sending)
+        _sending.add(task)
+        task.add_done_callback(_sending.discard)
+    else:
+        asyncio.run_coroutine_threadsafe(sending, home).result()
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -129,6 +123,9 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
     except RuntimeError:
         return None
 
+
+#: Keeps tasks that nobody awaits from being collected.
+_sending: set[asyncio.Task[None]] = set()
 
 _loop: asyncio.AbstractEventLoop | None = None
 _loop_lock = threading.Lock()

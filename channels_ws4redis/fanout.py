@@ -139,11 +139,11 @@ class FanOut:
             if group.recipients or self._groups.get(group.channel) is not group:
                 return  # somebody came back
             del self._groups[group.channel]
-            if group.joined:
-                try:
-                    await self._layer.group_discard(group.name, self._channel)
-                except UNREACHABLE as error:
-                    logger.debug("Could not leave group %s: %s", group.name, error)
+            try:
+                # Also if joining failed: the layer may have taken note of us all the same.
+                await self._layer.group_discard(group.name, self._channel)
+            except UNREACHABLE as error:
+                logger.debug("Could not leave group %s: %s", group.name, error)
 
     async def read(self, channels: Iterable[str]) -> list[Snapshot]:
         """Return what is stored of channels, in one round trip.

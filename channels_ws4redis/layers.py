@@ -41,8 +41,8 @@ SILENCE = 2.0
 #: Seconds between attempts to reconnect: the first, and the longest.
 BACKOFF = 0.05, 1.0
 
-#: Seconds that joining a group may take while the link to Redis is down.
-JOIN_TIMEOUT = 5.0
+#: Seconds that joining a group may take; daphne gives a handshake five in all.
+JOIN_TIMEOUT = 4.0
 
 
 class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has no types
@@ -318,6 +318,7 @@ class Listener:
                 await self._attend(connection, relinking)
             except UNREACHABLE as error:
                 logger.warning("Lost the link to Redis, reconnecting: %s", error)
+                self._fail_waiting(error)
             except redis.exceptions.RedisError:
                 logger.exception("Redis refused the subscription, trying again")
             finally:
@@ -331,6 +332,14 @@ class Listener:
             # Jitter, or all processes of a site would come back in the same instant.
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 # no secret
             delay = min(2 * delay, BACKOFF[1])
+
+    def _fail_waiting(self, error: Exception) -> None:
+        """Tell those who wait for a confirmation that there will be none for now."""
+        for subscription in self._subscriptions.values():
+            if not subscription.confirmed.done():
+                subscription.confirmed.set_exception(redis.exceptions.ConnectionError(str(error)))
+                subscription.confirmed.exception()  # nobody need be waiting
+                subscription.confirmed = asyncio.get_running_loop().create_future()
 
     async def _attend(self, connection: Any, relinking: bool) -> None:
         """Read from the link, test it when it is silent, and leave it if Redis does not answer."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
 import types
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
+from channels_ws4redis.daphne import TwistedTransport
 from channels_ws4redis.messages import Frame
 
 logger = logging.getLogger(__name__)
@@ -134,61 +134,3 @@ def _resume(sending: Coroutine[Any, Any, None], waiting_for: Any) -> Generator[A
                 waiting_for = sending.send(result)
             except StopIteration:
                 return
-
-
-class TwistedTransport:
-    """Backpressure for daphne, whose ``send`` never waits.
-
-    Without it a client that does not read costs as much memory as there are messages.
-
-    Registered as the transport's producer (:class:`twisted.internet.interfaces.IPushProducer`), it
-    is told when the write buffer of 64 KiB is full and when it has run empty.
-    """
-
-    __slots__ = ("_resumed", "_transport", "writable")
-
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
-        self._resumed: asyncio.Future[None] | None = None
-        self.writable = True
-
-    @classmethod
-    def behind(cls, send: Any) -> TwistedTransport | None:
-        """Return the transport behind a server's ``send``, or None if the server is not daphne."""
-        while not isinstance(send, functools.partial) and hasattr(send, "__self__"):
-            send = getattr(send.__self__, "real_send", None)  # Channels' session middleware
-        protocol = send.args[0] if isinstance(send, functools.partial) and send.args else None
-        transport = getattr(protocol, "transport", None)
-        if transport is None or not hasattr(transport, "registerProducer"):
-            return None
-        self = cls(transport)
-        try:
-            transport.registerProducer(self, True)
-        except RuntimeError:
-            return None  # the server has put a producer there itself
-        return self
-
-    def pauseProducing(self) -> None:  # noqa: N802 # Twisted's name
-        """Called by Twisted when its buffer is full."""
-        self.writable = False
-
-    def resumeProducing(self) -> None:  # noqa: N802 # Twisted's name
-        """Called by Twisted when its buffer is empty again."""
-        self.writable = True
-        if self._resumed is not None and not self._resumed.done():
-            self._resumed.set_result(None)
-
-    def stopProducing(self) -> None:  # noqa: N802 # Twisted's name
-        """Called by Twisted when the connection is lost; what is written from now on is lost."""
-        self.resumeProducing()
-
-    async def wait(self) -> None:
-        """Wait until the buffer has room."""
-        while not self.writable:
-            self._resumed = asyncio.get_running_loop().create_future()
-            await self._resumed
-
-    def release(self) -> None:
-        """Stop listening to the transport."""
-        self._transport.unregisterProducer()
-        self.resumeProducing()

@@ -74,6 +74,10 @@ def authenticate(request: WebSocketRequest) -> None:
     request.session = open_session(request)
     if request.session is None:
         return
+    request.session._get_session()
+    if request.session.modified:
+        # Signed cookies: the signature is wrong, and an empty session was begun under that key.
+        request.session = type(request.session)()
     request.user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
 
 

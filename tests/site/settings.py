@@ -10,6 +10,7 @@ from testproject.settings import *  # noqa: F403 # a settings module builds on a
 
 ROOT_URLCONF = "tests.site.urls"
 ALLOWED_HOSTS = ["*"]
+DEBUG = False
 WS4REDIS_HEARTBEAT = None
 WS4REDIS_HISTORY = 1
 LOGGING = {

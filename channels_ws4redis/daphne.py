@@ -1,0 +1,83 @@
+"""What daphne does differently from other ASGI servers, and what we do about it."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+
+def daphne_protocol(send: Any) -> Any:
+    """Return daphne's protocol object behind an ASGI ``send``, or None on any other server."""
+    while not isinstance(send, functools.partial) and hasattr(send, "__self__"):
+        send = getattr(send.__self__, "real_send", None)  # Channels' session middleware
+    protocol = send.args[0] if isinstance(send, functools.partial) and send.args else None
+    return protocol if hasattr(protocol, "sendCloseFrame") else None
+
+
+async def close_socket(send: Any, code: int) -> None:
+    """Close an accepted socket with any code that RFC 6455 and its registry know.
+
+    The method that daphne calls refuses codes below 3000, so that a server could not even say that
+    it is going away; the one below it, which daphne uses for errors of its own, takes them.
+    """
+    protocol = daphne_protocol(send)
+    if protocol is None or code >= 3000:
+        await send({"type": "websocket.close", "code": code})
+    elif protocol.state == protocol.STATE_OPEN:
+        protocol.sendCloseFrame(code=code)
+
+
+class TwistedTransport:
+    """Backpressure for daphne, whose ``send`` never waits.
+
+    Without it a client that does not read costs as much memory as there are messages.
+
+    Registered as the transport's producer (:class:`twisted.internet.interfaces.IPushProducer`), it
+    is told when the write buffer of 64 KiB is full and when it has run empty.
+    """
+
+    __slots__ = ("_resumed", "_transport", "writable")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        self._resumed: asyncio.Future[None] | None = None
+        self.writable = True
+
+    @classmethod
+    def behind(cls, send: Any) -> TwistedTransport | None:
+        """Return the transport behind a server's ``send``, or None if the server is not daphne."""
+        transport = getattr(daphne_protocol(send), "transport", None)
+        if transport is None or not hasattr(transport, "registerProducer"):
+            return None
+        self = cls(transport)
+        try:
+            transport.registerProducer(self, True)
+        except RuntimeError:
+            return None  # the server has put a producer there itself
+        return self
+
+    def pauseProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when its buffer is full."""
+        self.writable = False
+
+    def resumeProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when its buffer is empty again."""
+        self.writable = True
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+
+    def stopProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when the connection is lost; what is written from now on is lost."""
+        self.resumeProducing()
+
+    async def wait(self) -> None:
+        """Wait until the buffer has room."""
+        while not self.writable:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await self._resumed
+
+    def release(self) -> None:
+        """Stop listening to the transport."""
+        self._transport.unregisterProducer()
+        self.resumeProducing()

@@ -1,0 +1,92 @@
+"""``{% ws4redis %}``: the browser client and the address of a socket in one line of a template."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+from urllib.parse import quote
+
+from django import template
+from django.templatetags.static import static
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from redis.exceptions import RedisError
+
+from channels_ws4redis.audiences import audience_arguments, channel_labels
+from channels_ws4redis.conf import settings
+from channels_ws4redis.connections import get_client, run
+from channels_ws4redis.persistence import parse_snapshot, read_command
+from channels_ws4redis.subscriber import RedisSubscriber
+
+logger = logging.getLogger(__name__)
+
+register = template.Library()
+
+
+@register.simple_tag(takes_context=True)
+def ws4redis(
+    context: dict[str, Any],
+    facility: Any,
+    flags: str,
+    name: str = "",
+    replay: bool = False,
+    nonce: str = "",
+) -> SafeString:
+    """Render the ``<script>`` that loads the client and opens a socket when the page is ready.
+
+    ::
+
+        {% load ws4redis %}
+        {% ws4redis "chat" "subscribe-broadcast,publish-broadcast" %}
+
+    :param facility: what to listen on.
+    :param flags: ``subscribe-…``, ``publish-…`` and ``echo``, with commas or spaces between them.
+    :param name: the script of the page finds the socket under ``WS4Redis.sockets[name]``; the
+        facility if left out.
+    :param replay: False for a page that shows the present state by itself: it is stamped with the
+        channels' positions, and gets exactly what was published since it was rendered. True for a
+        page that wants the stored messages.
+    :param nonce: of the page's Content-Security-Policy. Nothing rendered needs inline code.
+    """
+    wanted = flags.replace(",", " ").split()
+    _check(wanted)
+    path = settings.WEBSOCKET_URL + quote(str(facility), safe="/")
+    data = {"uri": f"{path}?{'&'.join(wanted)}" if wanted else path, "name": name or str(facility)}
+    if not replay:
+        positions = _positions(context.get("request"), facility, wanted)
+        if positions is not None:
+            data["positions"] = json.dumps(positions)
+    attributes = format_html_join("", ' data-ws4redis-{}="{}"', data.items())
+    if nonce:
+        attributes += format_html(' nonce="{}"', nonce)
+    return format_html('<script src="{}"{}></script>', static("js/ws4redis.js"), attributes)
+
+
+def _check(flags: list[str]) -> None:
+    known = {"echo", *RedisSubscriber.subscription_channels, *RedisSubscriber.publish_channels}
+    for flag in flags:
+        # A custom subscriber may know more of these.
+        if flag not in known and not flag.startswith(("subscribe-", "publish-")):
+            raise template.TemplateSyntaxError(
+                f"{flag!r} is no flag of a socket; use {', '.join(sorted(known))}."
+            )
+
+
+def _positions(request: Any, facility: Any, flags: list[str]) -> dict[str, Any] | None:
+    """Return the positions of what the request would listen on; None if Redis does not tell."""
+    store = RedisSubscriber()
+    names = store._get_message_channels(
+        request=request, facility=facility, **audience_arguments("subscribe", flags)
+    )
+    labels = channel_labels(store.get_prefix().removesuffix(":"), names)
+    try:
+        replies = run(get_client(), [read_command(name) for name in names])
+        snapshots = [
+            parse_snapshot(name, reply) for name, reply in zip(names, replies, strict=True)
+        ]
+    except (RedisError, TypeError):
+        # The page is worth more than its stamp: without it the socket gets the stored messages.
+        logger.exception("The page could not be stamped with positions")
+        return None
+    return {labels[snapshot.channel]: snapshot.position._asdict() for snapshot in snapshots}
