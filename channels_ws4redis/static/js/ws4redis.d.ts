@@ -1,0 +1,139 @@
+// Types of the global WS4Redis and of require('./ws4redis.js'), which also tells the behaviour.
+
+export = WS4Redis;
+export as namespace WS4Redis;
+
+declare const WS4Redis: WS4Redis.Static;
+
+declare namespace WS4Redis {
+  type State = 'connecting' | 'open' | 'waiting' | 'closed';
+  type Label = 'broadcast' | 'user' | 'session' | `group:${string}`;
+  type URI = string | (() => string);
+  type Payload = string | ArrayBuffer | ArrayBufferView | Blob;
+
+  interface Position {
+    epoch: string;
+    offset: number;
+  }
+
+  type Positions = { [label: string]: Position };
+
+  /** What the server said about a channel when the link was opened. */
+  interface Channel extends Position {
+    /** null: no position was given; false: it could not be honoured. */
+    recovered: boolean | null;
+    /** How many messages follow, if the server tells. */
+    replay?: number;
+  }
+
+  /** Replacements for what is otherwise taken from the page; for tests. */
+  interface Environment {
+    WebSocket?: new (uri: string, protocols?: string) => unknown;
+    setTimeout?: (action: () => void, delay: number) => unknown;
+    clearTimeout?: (handle: any) => void;
+    random?: () => number;
+    window?: Pick<EventTarget, 'addEventListener' | 'removeEventListener'>;
+    document?: Pick<EventTarget, 'addEventListener' | 'removeEventListener'> & { hidden: boolean };
+    location?: { href: string };
+  }
+
+  interface Options {
+    positions?: Positions;
+    offline?: 'refuse' | 'queue';
+    queueLimit?: number;
+    start?: boolean;
+    env?: Environment;
+  }
+
+  interface Message {
+    readonly channel: Label;
+    /** A Uint8Array where the payload is no text. */
+    readonly data: string | Uint8Array;
+    /** Absent on messages of programs that do not know positions. */
+    readonly epoch?: string;
+    readonly offset?: number;
+    /** The parsed data; throws SyntaxError if it is no JSON. */
+    readonly json: any;
+  }
+
+  interface SocketEventMap {
+    state: CustomEvent<{ state: State; previous: State }>;
+    open: CustomEvent<{ channels: { [label: string]: Channel } }>;
+    message: CustomEvent<Message>;
+    recovered: CustomEvent<{ channel: Label; messages: number }>;
+    lost: CustomEvent<{ channel: Label; epoch: string; offset: number }>;
+    close: CustomEvent<{ code: number; reason: string; delay: number | null }>;
+  }
+
+  interface Socket extends EventTarget {
+    readonly state: State;
+    readonly positions: Positions;
+    /** True if sent or queued, false if refused. */
+    send(data: Payload): boolean;
+    sendJSON(value: unknown): boolean;
+    open(): void;
+    close(code?: number, reason?: string): void;
+    reconnect(delay?: number): void;
+
+    addEventListener<K extends keyof SocketEventMap>(
+      type: K,
+      listener: (this: Socket, event: SocketEventMap[K]) => void,
+      options?: boolean | AddEventListenerOptions,
+    ): void;
+    addEventListener(
+      type: string,
+      listener: EventListenerOrEventListenerObject | null,
+      options?: boolean | AddEventListenerOptions,
+    ): void;
+    removeEventListener<K extends keyof SocketEventMap>(
+      type: K,
+      listener: (this: Socket, event: SocketEventMap[K]) => void,
+      options?: boolean | EventListenerOptions,
+    ): void;
+    removeEventListener(
+      type: string,
+      listener: EventListenerOrEventListenerObject | null,
+      options?: boolean | EventListenerOptions,
+    ): void;
+  }
+
+  interface LegacyOptions {
+    uri: URI;
+    receive_message?: (data: any) => void;
+    heartbeat_msg?: string | null;
+    connecting?: () => void;
+    connected?: () => void;
+    disconnected?: (event: CloseEvent) => void;
+    [ignored: string]: unknown;
+  }
+
+  interface LegacySocket {
+    send_message(data: Payload): void;
+    close(): void;
+    get_state(): number;
+    is_connecting(): boolean;
+    is_connected(): boolean;
+    is_closing(): boolean;
+    is_closed(): boolean;
+  }
+
+  interface Static {
+    new (options: LegacyOptions, $?: unknown): LegacySocket;
+    (options: LegacyOptions, $?: unknown): LegacySocket;
+    readonly Socket: {
+      new (uri: URI, options?: Options): Socket;
+      readonly prototype: Socket;
+    };
+    readonly connect: (uri: URI, options?: Options) => Socket;
+    /** The sockets made by script elements with data attributes, by name. */
+    readonly sockets: { [name: string]: Socket };
+  }
+
+  interface ReadyEvent extends CustomEvent<{ name: string; socket: Socket }> {}
+}
+
+declare global {
+  interface DocumentEventMap {
+    'ws4redis:ready': WS4Redis.ReadyEvent;
+  }
+}

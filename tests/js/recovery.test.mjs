@@ -1,0 +1,228 @@
+import assert from 'node:assert/strict';
+import { readFileSync } from 'node:fs';
+import { test } from 'node:test';
+
+import { World, WS4Redis } from './world.mjs';
+
+// Shared with the Python side. `frames` come from the server; each welcome is the first frame of a
+// new link. `hellos` are the positions presented on these links, `positions` the next ones.
+const vectors = JSON.parse(readFileSync(new URL('vectors.json', import.meta.url)));
+
+for (const { name, positions, frames, expect } of vectors) {
+  test(name, () => {
+    const world = new World();
+    world.chance = 0;
+    const socket = world.connect({ positions });
+    const hellos = [];
+    for (const frame of frames) {
+      if (frame.type === 'welcome') {
+        if (hellos.length > 0) {
+          world.ws.finish();
+          world.clock.advance(500);
+        }
+        world.ws.accept();
+        hellos.push(world.ws.frames[0].positions);
+      }
+      world.ws.receive(frame);
+    }
+    assert.deepEqual({
+      hellos,
+      delivered: world.details('message').map(({ channel, data }) => ({ channel, data })),
+      lost: world.details('lost').map(({ channel }) => channel),
+      recovered: world.details('recovered'),
+      positions: socket.positions,
+    }, expect);
+  });
+}
+
+test('events come in the order of what happened', () => {
+  const world = new World();
+  const at = { epoch: 'a', offset: 1 };
+  world.connect({ positions: { broadcast: at, user: at } });
+  world.ws.welcome({
+    broadcast: { epoch: 'a', offset: 2, recovered: true, replay: 1 },
+    user: { epoch: 'b', offset: 4, recovered: false, replay: 0 },
+  });
+  world.ws.receive({ type: 'message', channel: 'broadcast', epoch: 'a', offset: 2, data: 'x' });
+  const types = world.log.map(([type]) => type);
+  assert.deepEqual(types, ['state', 'open', 'lost', 'message', 'recovered']);
+  assert.deepEqual(world.details('lost'), [{ channel: 'user', epoch: 'b', offset: 4 }]);
+});
+
+test('a listener sees the position of the message that it is given', () => {
+  const world = new World();
+  const socket = world.connect();
+  const seen = [];
+  socket.addEventListener('message', () => seen.push(socket.positions.broadcast.offset));
+  world.ws.welcome({ broadcast: { epoch: 'a', offset: 1, recovered: null, replay: 0 } });
+  world.ws.receive({ type: 'message', channel: 'broadcast', epoch: 'a', offset: 2, data: 'x' });
+  assert.deepEqual(seen, [2]);
+});
+
+test('positions go in and out by value, with nothing else in them', () => {
+  const world = new World();
+  const stamped = { broadcast: { epoch: 'a', offset: 1, extra: true }, user: null };
+  const socket = world.connect({ positions: stamped });
+  stamped.broadcast.offset = 7;
+  const copy = socket.positions;
+  assert.deepEqual(copy, { broadcast: { epoch: 'a', offset: 1 } });
+  copy.broadcast.offset = 9;
+  assert.deepEqual(socket.positions, { broadcast: { epoch: 'a', offset: 1 } });
+});
+
+test('a loss of a channel without history is told and changes nothing', () => {
+  const world = new World();
+  const socket = world.connect();
+  world.ws.welcome();
+  world.ws.receive({ type: 'lost', channel: 'user' });
+  const [lost] = world.details('lost');
+  assert.deepEqual(lost, { channel: 'user', epoch: undefined, offset: undefined });
+  assert.deepEqual(socket.positions, {});
+});
+
+// A server in few lines, against which every message must be accounted for.
+
+function random(seed) {
+  let state = seed;
+  return (below) => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return Math.floor((state / 2 ** 32) * below);
+  };
+}
+
+class Channel {
+  constructor(size) {
+    this.size = size;
+    this.ids = 0;
+    this.epochs = 0;
+    this.identities = new Map();
+    this.flush();
+  }
+
+  /** The history's identity is lost. */
+  flush() {
+    this.epochs += 1;
+    this.epoch = `e${this.epochs}`;
+    this.offset = 0;
+    this.entries = [];
+    this.identities.set(`${this.epoch} 0`, this.ids);
+  }
+
+  /** The newest message at a position, counted over all epochs. */
+  identify({ epoch, offset }) {
+    return this.identities.get(`${epoch} ${offset}`);
+  }
+
+  publish(stored) {
+    this.ids += 1;
+    this.offset += 1;
+    const { epoch, offset } = this;
+    this.identities.set(`${epoch} ${offset}`, this.ids);
+    const data = String(this.ids);
+    const message = { type: 'message', channel: 'broadcast', epoch, offset, data };
+    if (stored) {
+      this.entries = [...this.entries, message].slice(-this.size);
+    }
+    return message;
+  }
+
+  welcome({ broadcast: position }, counting) {
+    const { epoch, offset } = this;
+    let recovered = null;
+    let replay = this.entries;
+    if (position) {
+      const missed = this.entries.filter((entry) => entry.offset > position.offset);
+      recovered = position.epoch === epoch && missed.length === offset - position.offset;
+      replay = recovered ? missed : this.entries;
+    }
+    const channel = { epoch, offset, recovered, ...(counting && { replay: replay.length }) };
+    const welcome = { type: 'welcome', heartbeat: 4, channels: { broadcast: channel } };
+    return [welcome, ...replay, { type: 'ping' }];
+  }
+}
+
+function simulate(seed, counting) {
+  const below = random(seed);
+  const world = new World();
+  world.chance = 0;
+  const channel = new Channel(1 + below(5));
+  const socket = world.connect();
+  let pipe = null;
+
+  const step = {
+    publish() {
+      const message = channel.publish(below(8) > 0);
+      if (pipe) {
+        pipe.push(message);
+      }
+    },
+    deliver() {
+      if (pipe === null) {
+        world.ws.accept();
+        pipe = channel.welcome(world.ws.frames[0].positions, counting);
+      } else if (pipe.length > 0) {
+        world.ws.receive(pipe.shift());
+      }
+    },
+    cut() {
+      if (pipe !== null) {
+        pipe = null;
+        world.ws.finish();
+        world.clock.advance(500);
+      }
+    },
+    flush() {
+      channel.flush();
+      const { epoch } = channel;
+      if (pipe) {
+        const count = counting && { replay: 0 };
+        pipe.push({ type: 'lost', channel: 'broadcast', epoch, offset: 0, ...count });
+      }
+    },
+  };
+  for (let steps = 0; steps < 200; steps += 1) {
+    const dice = below(100);
+    const name = dice < 40 ? 'publish' : dice < 88 ? 'deliver' : dice < 98 ? 'cut' : 'flush';
+    step[name]();
+  }
+  step.deliver();
+  pipe.push({ type: 'ping' });
+  while (pipe.length > 0) {
+    step.deliver();
+  }
+  return { world, socket, channel };
+}
+
+for (const counting of [true, false]) {
+  test(`a thousand random lives${counting ? '' : ', on a server that does not count'}`, () => {
+    for (let seed = 1; seed <= 1000; seed += 1) {
+      const { world, socket, channel } = simulate(seed, counting);
+      let last = 0;
+      let excused = 0;
+      let begun = 0;
+      const account = (id) => {
+        for (let missing = last + 1; missing < id; missing += 1) {
+          assert.equal(missing <= excused, true, `seed ${seed}: ${missing} is missing silently`);
+        }
+      };
+      for (const [type, detail] of world.log) {
+        if (type === 'lost') {
+          excused = channel.identify(detail);
+        } else if (type === 'open' && detail.channels.broadcast.recovered === null) {
+          begun += 1;
+          excused = channel.identify(detail.channels.broadcast);
+        } else if (type === 'message') {
+          const id = Number(detail.data);
+          assert.equal(id > last, true, `seed ${seed}: ${id} after ${last}`);
+          account(id);
+          last = id;
+        }
+      }
+      account(channel.ids + 1);
+      // A client that was told how much follows has a position from then on.
+      assert.equal(begun === 1 || !counting, true);
+      const { epoch, offset } = channel;
+      assert.deepEqual(socket.positions.broadcast, { epoch, offset }, `seed ${seed}`);
+    }
+  });
+}
