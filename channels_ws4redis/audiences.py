@@ -111,6 +111,9 @@ def audience_arguments(verb: str, flags: Collection[str]) -> dict[str, Any]:
     }
 
 
+_BYTES = bytes | bytearray | memoryview
+
+
 def identities(values: Any, keyword: str) -> list[str | SelfType]:
     """Return the identities in an audience argument of a publisher, without repetitions.
 
@@ -121,7 +124,7 @@ def identities(values: Any, keyword: str) -> list[str | SelfType]:
     """
     if values is None or isinstance(values, str | SelfType | UUID) or _name_of(values) is not None:
         values = [values]
-    elif isinstance(values, bytes | Mapping) or not isinstance(values, Iterable):
+    elif isinstance(values, _BYTES | Mapping) or not isinstance(values, Iterable):
         raise ValueError(
             f"{keyword}={values!r} names nobody; pass a name or a list of names, e.g. "
             f"{keyword}=['john'], or {keyword}=[SELF] together with request=."
@@ -133,11 +136,8 @@ def identities(values: Any, keyword: str) -> list[str | SelfType]:
 def _identity(value: Any, keyword: str) -> str | SelfType:
     if value is None or isinstance(value, SelfType):
         return value or ""
-    if isinstance(value, str | UUID):
-        # str(): a lazy string or a SafeString would otherwise live on inside the name.
-        return str(value)
-    name = _name_of(value)
-    if name is None:
+    name = _as_text(value) if isinstance(value, str | UUID) else _name_of(value)
+    if name is None or not _is_encodable(name):
         raise ValueError(
             f"{keyword} contains {value!r}, which names nobody; use a str, a User, a Group, "
             "or SELF."
@@ -164,13 +164,31 @@ def _name_of(value: Any) -> str | None:
 def as_facility(value: Any) -> str:
     """Return a publisher's ``facility=`` as text; numbers and UUIDs are common and taken as such.
 
-    :raises ValueError: for None, bytes, containers and the empty string.
+    :raises ValueError: for None, bytes, containers and text that is no Unicode.
     """
-    if value is None or (
-        isinstance(value, bytes | bool | Collection) and not isinstance(value, str)
+    text = _as_text(value)
+    if (
+        value is None
+        or (isinstance(value, bool | Collection) and not isinstance(value, str))
+        or not _is_encodable(text)
     ):
         raise ValueError(
             f"facility={value!r} is no facility; pass the part of the URL path after "
             "WEBSOCKET_URL, e.g. facility='foobar'."
         )
-    return str(value)
+    return text
+
+
+def _as_text(value: Any) -> str:
+    """Return a plain ``str``: of a member of an enumeration of texts its value, not its name."""
+    # Asked of the type, as a lazy object pretends to be a str but is none.
+    return str.__str__(value) if issubclass(type(value), str) else str(value)
+
+
+def _is_encodable(text: str) -> bool:
+    """Tell whether a text can be a name in Redis: a lone surrogate cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

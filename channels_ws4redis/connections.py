@@ -119,6 +119,11 @@ def get_client() -> redis.Redis:
     return client
 
 
+def is_own_client(client: Any) -> bool:
+    """Tell whether a client is the one that `get_client` returns."""
+    return client is not None and client is _client
+
+
 def forget_connections() -> None:
     """Make everything that connects from now on read the settings anew."""
     global _client, _generation
@@ -143,7 +148,7 @@ os.register_at_fork(after_in_child=_renew_lock)
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """A Lua script whose first line gives it the run id of the server it is loaded into.
+    """A Lua script whose first line gives it the run id of the server it runs on.
 
     Redis forgets its scripts when it restarts, so a script that is still known proves that the
     server has not restarted since, and ``RUN`` in it is right without a look-up per call.
@@ -152,7 +157,7 @@ class Script:
     body: str
 
     def source(self, run_id: str) -> str:
-        """Return the text to load into the server with this run id."""
+        """Return the text for the server with this run id."""
         return f"local RUN = '{run_id}'\n{self.body}"
 
     def sha(self, run_id: str) -> str:
@@ -184,8 +189,10 @@ UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, 
 class _Batch:
     """Commands on their way through one pipeline; the body that `run` and `Link` share.
 
-    A script that Redis does not know (restart, ``SCRIPT FLUSH``, first use) is loaded and run
-    again; it has not run before, so nothing happens twice.
+    A script that Redis does not know (restart, ``SCRIPT FLUSH``, first use) is sent in full; it has
+    not run before, so nothing happens twice. ``SCRIPT LOAD`` would not do: Redis before 7 writes it
+    to the append-only file and to replicas, which would then know the script under a run id that
+    is not theirs.
     """
 
     #: Run id of the server that this process talked to last.
@@ -195,15 +202,21 @@ class _Batch:
         self.commands = commands
         self.outcomes: list[Outcome] = [None] * len(commands)
         self.due: Sequence[int] = range(len(commands))
+        self._unknown: set[Script] = set()
 
     def fill(self, pipeline: Any) -> None:
         """Put every command that has not run yet into a pipeline of either kind."""
         for index in self.due:
             script, keys, args = self.commands[index]
-            pipeline.execute_command("EVALSHA", script.sha(self.run_id), len(keys), *keys, *args)
+            if script in self._unknown:
+                self._unknown.discard(script)
+                run = "EVAL", script.source(self.run_id)
+            else:
+                run = "EVALSHA", script.sha(self.run_id)
+            pipeline.execute_command(*run, len(keys), *keys, *args)
 
     def take(self, replies: Sequence[Outcome]) -> bool:
-        """Keep the replies of a pipeline; tell whether scripts must be loaded for a second run."""
+        """Keep the replies of a pipeline; tell whether there must be a second run."""
         lost = []
         for index, reply in zip(self.due, replies, strict=True):
             self.outcomes[index] = reply
@@ -212,11 +225,11 @@ class _Batch:
         self.due = lost
         return bool(lost)
 
-    def sources(self, info: Any) -> list[str]:
-        """Return the scripts to load into the server that answered ``INFO server`` thus."""
-        _Batch.run_id = str(info.get("run_id", ""))
-        scripts = {self.commands[index].script for index in self.due}
-        return [script.source(self.run_id) for script in scripts]
+    def prepare(self, info: Any) -> None:
+        """Get ready for a second run on the server that answered ``INFO server`` thus."""
+        # First for this batch alone: another thread may be talking to another server.
+        _Batch.run_id = self.run_id = str(info.get("run_id", ""))
+        self._unknown = {self.commands[index].script for index in self.due}
 
 
 def run(client: redis.Redis, commands: Sequence[Command]) -> list[Outcome]:
@@ -231,8 +244,7 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Outcome]:
         batch.fill(pipeline)
         if not batch.take(pipeline.execute(raise_on_error=False)):
             break
-        for source in batch.sources(client.info("server")):
-            client.script_load(source)
+        batch.prepare(client.info("server"))
     return batch.outcomes
 
 
@@ -286,18 +298,22 @@ class Link:
                 batch.fill(pipeline)
                 if not batch.take(await pipeline.execute(raise_on_error=False)):
                     break
-                for source in batch.sources(await self._client.info("server")):
-                    await self._client.script_load(source)
+                batch.prepare(await self._client.info("server"))
         except UNREACHABLE as error:
             return [_as_redis_error(error)] * len(commands)
-        except redis.exceptions.RedisError as error:
+        except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
             return [error] * len(commands)
         return batch.outcomes
 
     async def close(self) -> None:
         """Close the connection; a later command opens a new one."""
-        if self._sender is not None:
-            self._sender.cancel()
+        sender, self._sender = self._sender, None
+        if sender is not None:
+            sender.cancel()
+        # The sender cannot tell them if it was cancelled before its first step.
+        pending, self._pending = self._pending, []
+        for _, future in pending:
+            future.cancel()
         with contextlib.suppress(*UNREACHABLE):
             await self._client.connection_pool.disconnect()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import redis
@@ -19,7 +21,8 @@ from django.utils.module_loading import import_string
 from channels_ws4redis import hooks
 from channels_ws4redis.audiences import Flags, channel_labels, parse_flags
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import UNREACHABLE
+from channels_ws4redis.connections import UNREACHABLE, get_client
+from channels_ws4redis.daphne import close_socket, stop_with_server
 from channels_ws4redis.fanout import PING_INTERVAL, FanOut, get_fanout
 from channels_ws4redis.messages import (
     SUBPROTOCOL,
@@ -53,6 +56,9 @@ HELLO_TIMEOUT = 10.0
 #: Seconds for handing a close frame to a server that holds us up.
 CLOSE_TIMEOUT = 1.0
 
+#: The same for a client that read too slowly, and may only have been frozen for a moment.
+SLOW_CLOSE_TIMEOUT = 10.0
+
 
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
     """Joins a socket to the groups that its URL asks for, replays what is stored, and relays.
@@ -67,6 +73,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self.base_send = send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         self.subscriber: RedisSubscriber | None = None
+        self._joined: list[str] = []
+        self._following = asyncio.Lock()
         self.recipient: Recipient | None = None
         self.fanout: FanOut | None = None
         self.request: WebSocketRequest
@@ -74,6 +82,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._accepted = False
         self._overflowed = False
         self._hello: asyncio.TimerHandle | None = None
+        if self._task is not None:
+            stop_with_server(send, self._task)
         try:
             while True:
                 await self.dispatch(await receive())
@@ -82,7 +92,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         except asyncio.CancelledError:
             if self._overflowed and self._task is not None:
                 self._task.uncancel()
-                await self._say_goodbye(TOO_SLOW)
+                self._leave()
+                await self._say_goodbye(TOO_SLOW, SLOW_CLOSE_TIMEOUT)
             elif self._accepted:
                 # The server stops. Not all sockets at once, or all clients would come back at once.
                 await asyncio.sleep(random.uniform(0, settings.WS4REDIS_CLOSE_WINDOW))  # noqa: S311
@@ -131,7 +142,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
     async def connect(self) -> None:
         """Find out who connects to what, join the groups, accept, and replay what is stored."""
         self.request = WebSocketRequest(self.scope)
-        self.subscriber = _subscriber_class()()
+        self.subscriber = await _make_subscriber()
         flags = parse_flags(
             self.scope.get("query_string", b""),
             {*self.subscriber.subscription_channels, *self.subscriber.publish_channels},
@@ -139,7 +150,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         await self._authenticate(flags)
         granted = await self._granted(flags)
         await self._set_channels(granted)
-        subscribed = list(self.subscriber._subscription.channels)
+        self._joined = subscribed = list(self.subscriber._subscription.channels)
         offered = self.scope.get("subprotocols") or [None]
         speaks = SUBPROTOCOL in offered
         subprotocol = SUBPROTOCOL if speaks else offered[0]
@@ -157,6 +168,9 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self.subscriber._sender = self.recipient.id
         self.fanout = get_fanout(self.channel_layer)
         await self.fanout.join(self.recipient, subscribed)
+        self.subscriber._subscription.on_change = partial(
+            self._on_subscription_change, asyncio.get_running_loop()
+        )
         if speaks:
             await self._accept(subprotocol)
             self._hello = asyncio.get_running_loop().call_later(
@@ -165,7 +179,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         else:
             snapshots = await self.fanout.read(subscribed)
             await self._accept(subprotocol)
-            self._replay(snapshots, {})
+            await self._replay(await self._current(snapshots), {})
 
     async def _accept(self, subprotocol: str | None) -> None:
         await self.accept(subprotocol)
@@ -211,22 +225,75 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     async def _set_channels(self, granted: list[str]) -> None:
         assert self.subscriber is not None
-        if hooks.overrides(
-            self.subscriber,
-            RedisSubscriber,
-            "set_pubsub_channels",
-            "_get_message_channels",
-            "get_prefix",
+        names = ("set_pubsub_channels", "_get_message_channels", "get_prefix")
+        foreign = (
+            settings.WS4REDIS_PROCESS_REQUEST is not None
+            or "user" in self.scope
+            or "session" in self.scope
+        )
+        if hooks.overrides(self.subscriber, RedisSubscriber, *names) or (
+            # What others have set there may be lazy, and ask the database when it is looked at.
+            foreign and not all(flag.endswith("-broadcast") for flag in granted)
         ):
-            await database_sync_to_async(self.subscriber.set_pubsub_channels)(self.request, granted)
+            await database_sync_to_async(_set_channels)(self.subscriber, self.request, granted)
         else:
             self.subscriber.set_pubsub_channels(self.request, granted)
 
-    def _replay(self, snapshots: list[Snapshot], positions: dict[str, Position]) -> None:
+    async def _current(self, snapshots: list[Snapshot]) -> list[Snapshot]:
+        """Return snapshots on which the live events follow: these, or newer ones."""
         assert self.recipient is not None
+        assert self.fanout is not None
+        while not self.recipient.follows(snapshots):
+            self.recipient.hold()
+            snapshots = await self.fanout.read([snapshot.channel for snapshot in snapshots])
+        return snapshots
+
+    async def _replay(self, snapshots: list[Snapshot], positions: dict[str, Position]) -> None:
+        """Send what is stored, or have an overridden method send it, and go live."""
+        assert self.recipient is not None
+        hook = self._replay_hook()
+        if hook is not None and not positions:
+            websocket = hooks.HookSocket(self.recipient)
+            await database_sync_to_async(hook)(websocket)
+            # What was published meanwhile may be among what the hook has read and sent.
+            self.recipient.forget_held(websocket.sent, snapshots)
+            snapshots = []
         self.recipient.replay(snapshots, positions)
         if self.recipient.labels is None and settings.WS4REDIS_HEARTBEAT is not None:
             self._send_heartbeat()
+
+    def _replay_hook(self) -> Callable[[Any], None] | None:
+        for name in ("send_persisted_messages", "send_persited_messages"):
+            if hooks.overrides(self.subscriber, RedisSubscriber, name):
+                hook: Callable[[Any], None] = getattr(self.subscriber, name)
+                return hook
+        return None
+
+    def _on_subscription_change(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Listen on what a hook has subscribed meanwhile; in a thread, done when it has effect."""
+        if _running_loop() is loop:
+            task = loop.create_task(self._follow_subscription())
+            _background.add(task)
+            task.add_done_callback(_background.discard)
+        else:
+            asyncio.run_coroutine_threadsafe(self._follow_subscription(), loop).result()
+
+    async def _follow_subscription(self) -> None:
+        async with self._following:
+            if self.subscriber is None or self.recipient is None or self.fanout is None:
+                return
+            wanted = list(self.subscriber._subscription.channels)
+            gone = [name for name in self._joined if name not in wanted]
+            added = [name for name in wanted if name not in self._joined]
+            self._joined = wanted
+            if self.recipient.labels is not None:
+                prefix = RedisSubscriber.get_prefix().removesuffix(":")
+                self.recipient.labels = channel_labels(prefix, wanted)
+            self.fanout.leave(self.recipient, gone)
+            await self.fanout.join(self.recipient, added)
+            await self.fanout.read(added)  # learns from where on nothing may be missing
+            if self.recipient.outbox.closed:
+                self.fanout.leave(self.recipient)
 
     def _send_heartbeat(self) -> None:
         assert self.recipient is not None
@@ -273,18 +340,19 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             raise ProtocolError("a second 'hello'")
         self._hello.cancel()
         self._hello = None
-        snapshots = await self.fanout.read(self.recipient.labels)
+        snapshots = await self._current(await self.fanout.read(self.recipient.labels))
         channels = {}
         for snapshot in snapshots:
             missed = self.recipient.missed(snapshot, positions)
             channels[self.recipient.labels[snapshot.channel]] = {
                 **snapshot.position._asdict(),
                 "recovered": None if missed is None else missed.complete,
+                "replay": len(snapshot.replay() if missed is None else missed.events),
             }
         self.recipient.outbox.put(
             json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
         )
-        self._replay(snapshots, positions)
+        await self._replay(snapshots, positions)
 
     def _on_silent_client(self) -> None:
         if self.recipient is not None:
@@ -299,6 +367,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         if is_heartbeat(payload):
             self._send_heartbeat()
             return
+        self.subscriber._received = payload.encode() if isinstance(payload, str) else payload
         if hooks.overrides(self.subscriber, RedisSubscriber, "publish_message"):
             await database_sync_to_async(self.subscriber.publish_message)(RedisMessage(payload))
         elif self.subscriber._publishers:
@@ -312,7 +381,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self.recipient.outbox.close()
         if not self._accepted:
             await self._accept(None)
-        await self.close(code)
+        await close_socket(self.base_send, code)
 
     def _on_overflow(self) -> None:
         self._overflowed = True
@@ -320,10 +389,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         if self._task is not None:
             self._task.cancel()
 
-    async def _say_goodbye(self, code: int) -> None:
+    async def _say_goodbye(self, code: int, seconds: float = CLOSE_TIMEOUT) -> None:
         try:
-            async with asyncio.timeout(CLOSE_TIMEOUT):
-                await self.close(code)
+            async with asyncio.timeout(seconds):
+                await close_socket(self.base_send, code)
         except Exception:  # whatever a server raises for a socket that is gone already
             logger.debug("The close frame could not be sent", exc_info=True)
 
@@ -332,15 +401,20 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         await self.disconnect(message["code"])
         raise StopConsumer
 
+    def _leave(self) -> None:
+        if self.recipient is not None and self.fanout is not None:
+            self.fanout.leave(self.recipient)
+
     async def _release(self) -> None:
         """Leave all groups and run the subscriber's ``release``, exactly once."""
         if self._hello is not None:
             self._hello.cancel()
         if self.recipient is not None:
             self.recipient.outbox.close()
-            if self.fanout is not None:
-                self.fanout.leave(self.recipient)
+        self._leave()
         subscriber, self.subscriber = self.subscriber, None
+        if subscriber is not None:
+            subscriber._subscription.on_change = None
         if subscriber is not None and hooks.overrides(subscriber, RedisSubscriber, "release"):
             try:
                 await asyncio.shield(
@@ -348,6 +422,30 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
                 )
             except Exception:
                 logger.exception("The release hook of %s failed", type(subscriber).__name__)
+
+
+#: Keeps tasks that nobody awaits from being collected.
+_background: set[asyncio.Task[None]] = set()
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _set_channels(subscriber: RedisSubscriber, request: WebSocketRequest, flags: list[str]) -> None:
+    subscriber.set_pubsub_channels(request, flags)
+    subscriber._subscription.settle()
+
+
+async def _make_subscriber() -> RedisSubscriber:
+    cls = _subscriber_class()
+    if cls.__init__ is RedisSubscriber.__init__:
+        return cls(get_client())
+    subscriber: RedisSubscriber = await database_sync_to_async(cls)(get_client())
+    return subscriber
 
 
 def _subscriber_class() -> type[RedisSubscriber]:

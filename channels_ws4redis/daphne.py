@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import weakref
 from typing import Any
 
 
@@ -51,10 +52,10 @@ class TwistedTransport:
         if transport is None or not hasattr(transport, "registerProducer"):
             return None
         self = cls(transport)
-        try:
-            transport.registerProducer(self, True)
-        except RuntimeError:
-            return None  # the server has put a producer there itself
+        # Twisted's HTTP channel, from which daphne took the transport over, is still registered,
+        # and there can be only one. All it does is to read no more of a client that does not read.
+        transport.unregisterProducer()
+        transport.registerProducer(self, True)
         return self
 
     def pauseProducing(self) -> None:  # noqa: N802 # Twisted's name
@@ -66,6 +67,9 @@ class TwistedTransport:
         self.writable = True
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
+        if getattr(self._transport, "disconnecting", False):
+            # A transport that has just resumed its producer waits for it before it closes.
+            self._transport.unregisterProducer()
 
     def stopProducing(self) -> None:  # noqa: N802 # Twisted's name
         """Called by Twisted when the connection is lost; what is written from now on is lost."""
@@ -81,3 +85,37 @@ class TwistedTransport:
         """Stop listening to the transport."""
         self._transport.unregisterProducer()
         self.resumeProducing()
+
+
+#: The sockets that daphne serves in this process.
+_tasks: set[asyncio.Task[Any]] = set()
+_reactors: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def stop_with_server(send: Any, task: asyncio.Task[Any]) -> None:
+    """Have a socket's task cancelled, and waited for, when daphne stops.
+
+    Daphne means to do that itself, but gives up at the first WebSocket: for the request by which
+    that began it keeps an entry without an application (KeyError in ``kill_all_applications``,
+    daphne 4.2). To be deleted when that is mended; it does no harm then.
+    """
+    transport = getattr(daphne_protocol(send), "transport", None)
+    reactor = getattr(transport, "reactor", None)
+    if reactor is None:
+        return
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    if reactor not in _reactors:
+        _reactors.add(reactor)
+        reactor.addSystemEventTrigger("before", "shutdown", _stop)
+
+
+def _stop() -> Any:
+    # Imported late, as no other server has it loaded.
+    from twisted.internet.defer import Deferred  # noqa: PLC0415
+
+    tasks = list(_tasks)
+    for task in tasks:
+        if not task.cancelling():
+            task.cancel()
+    return Deferred.fromFuture(asyncio.ensure_future(asyncio.wait(tasks))) if tasks else None

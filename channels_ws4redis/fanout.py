@@ -52,6 +52,12 @@ GRACE = 0.2
 #: Seconds between joining all groups again. Layers forget members after ``group_expiry``, a day.
 REJOIN_INTERVAL = 6 * 3600.0
 
+#: Channels whose history is read in one pipeline.
+READ_AT_ONCE = 500
+
+#: Seconds of delivering after which other tasks get a turn.
+MAX_TURN = 0.02
+
 #: Seconds between attempts to read the history while Redis is away.
 RETRY_INTERVAL = 0.3
 
@@ -80,7 +86,11 @@ class FanOut:
         self._channel = ""
         self._token = uuid.uuid4().hex
         self._groups: dict[str, Group] = {}
-        self._recipients: dict[Recipient, None] = {}
+        #: The names of the channels that each socket listens on.
+        self._recipients: dict[Recipient, set[str]] = {}
+        #: Readings that have been asked for and not been sent, by channel.
+        self._unread: dict[str, asyncio.Future[Snapshot]] = {}
+        self._reading = False
         self._probes: dict[str, asyncio.Future[None]] = {}
         self._opening: asyncio.Future[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -93,7 +103,7 @@ class FanOut:
 
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
         """
-        self._recipients[recipient] = None
+        self._recipients.setdefault(recipient, set())
         await self._open()
         for channel in channels:
             await self._join(recipient, channel)
@@ -103,6 +113,7 @@ class FanOut:
         if group is None:
             group = self._groups[channel] = Group(channel, group_name(self._layer, channel))
         group.recipients[recipient] = None
+        self._recipients.setdefault(recipient, set()).add(channel)
         if group.joined:
             return
         async with group.lock:
@@ -122,12 +133,16 @@ class FanOut:
 
     def leave(self, recipient: Recipient, channels: Iterable[str] | None = None) -> None:
         """Forget a socket, or only some of its channels; the layer is told in the background."""
-        names = list(self._groups) if channels is None else list(channels)
-        for name in names:
+        own = self._recipients.get(recipient)
+        if own is None:
+            return
+        for name in list(own if channels is None else channels):
+            own.discard(name)
             group = self._groups.get(name)
             if group is not None and group.recipients.pop(recipient, self) is None:
                 self._leave_if_empty(group)
-        if channels is None and self._recipients.pop(recipient, self) is None:
+        if channels is None:
+            del self._recipients[recipient]
             self._close_if_idle()
 
     def _leave_if_empty(self, group: Group) -> None:
@@ -145,27 +160,81 @@ class FanOut:
             except UNREACHABLE as error:
                 logger.debug("Could not leave group %s: %s", group.name, error)
 
+    # Reading the history
+
     async def read(self, channels: Iterable[str]) -> list[Snapshot]:
-        """Return what is stored of channels, in one round trip.
+        """Return what is stored of channels, all read after this call.
+
+        Sockets that ask while another reading is under way share the next one: five hundred that
+        connect at once cost a handful of round trips, and one decoding of each message.
 
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        names = list(channels)
-        if not names:
-            return []
-        link = await get_link()
-        snapshots = []
-        for name, reply in zip(
-            names, await link.run([read_command(name) for name in names]), strict=True
-        ):
-            if isinstance(reply, Exception):
-                raise reply
-            snapshots.append(parse_snapshot(name, reply))
+        snapshots = await self._read(channels)
         for snapshot in snapshots:
-            group = self._groups.get(snapshot.channel)
-            if group is not None:
-                group.track.start(snapshot.position)
-        return snapshots
+            if isinstance(snapshot, BaseException):
+                raise snapshot
+        return snapshots  # type: ignore[return-value] # no exception among them
+
+    async def _read(self, channels: Iterable[str]) -> list[Snapshot | BaseException]:
+        loop = asyncio.get_running_loop()
+        futures = []
+        for name in channels:
+            if name not in self._unread:
+                self._unread[name] = loop.create_future()
+            futures.append(self._unread[name])
+        if not futures:
+            return []
+        if not self._reading:
+            self._reading = True
+            self._spawn(self._read_all())
+        # wait(), as a reading is not over when one of those who asked for it is cancelled.
+        await asyncio.wait(set(futures))
+        return [future.exception() or future.result() for future in futures]
+
+    async def _read_all(self) -> None:
+        due: dict[str, asyncio.Future[Snapshot]] = {}
+        try:
+            while self._unread:
+                due = {name: self._unread.pop(name) for name in list(self._unread)[:READ_AT_ONCE]}
+                for name, outcome in zip(due, await self._read_now(due), strict=True):
+                    if isinstance(outcome, Exception):
+                        due[name].set_exception(outcome)
+                        due[name].exception()  # whoever asked may be gone
+                    else:
+                        due[name].set_result(outcome)
+                        self._note(outcome)
+        finally:
+            self._reading = False
+            for future in [*due.values(), *self._unread.values()]:
+                future.cancel()  # those that are not done, if this task was cancelled
+            self._unread = {}
+
+    async def _read_now(self, names: Iterable[str]) -> list[Snapshot | Exception]:
+        commands = []
+        for name in names:
+            group = self._groups.get(name)
+            commands.append(read_command(name, group.track.position if group else None))
+        try:
+            replies = await (await get_link()).run(commands)
+        except (redis.exceptions.RedisError, OSError) as error:
+            return [error] * len(commands)
+        return [
+            reply if isinstance(reply, Exception) else parse_snapshot(name, reply)
+            for name, reply in zip(names, replies, strict=True)
+        ]
+
+    def _note(self, snapshot: Snapshot) -> None:
+        """Compare where the history stands with where the group's sockets stand."""
+        group = self._groups.get(snapshot.channel)
+        if group is None:
+            return
+        track = group.track
+        track.start(snapshot.position)
+        if track.position is not None and track.position.epoch != snapshot.position.epoch:
+            track.suspect()  # the history has begun anew, and nothing else may tell
+        if track.behind:
+            self._catch_up_soon()
 
     # Life
 
@@ -212,7 +281,13 @@ class FanOut:
     # Receiving
 
     async def _receive(self) -> None:
+        clock = asyncio.get_running_loop().time
+        begun = clock()
         while True:
+            if clock() - begun > MAX_TURN:
+                # Receiving does not wait while there are messages, and others have work to do.
+                await asyncio.sleep(0)
+                begun = clock()
             try:
                 message = await self._layer.receive(self._channel)
             except redis.exceptions.TimeoutError:
@@ -278,14 +353,15 @@ class FanOut:
                         for recipient in list(group.recipients):
                             recipient.deliver(event)
             while behind := [group for group in self._groups.values() if group.track.behind]:
-                try:
-                    snapshots = await self.read(group.channel for group in behind)
-                except (redis.exceptions.RedisError, OSError) as error:
-                    logger.debug("Cannot read the history yet: %s", error)
+                failure: BaseException | None = None
+                for snapshot in await self._read([group.channel for group in behind]):
+                    if isinstance(snapshot, BaseException):
+                        failure = snapshot
+                    else:
+                        self._recover(snapshot)
+                if failure is not None:
+                    logger.debug("Cannot read the history yet: %s", failure)
                     await asyncio.sleep(RETRY_INTERVAL)
-                    continue
-                for snapshot in snapshots:
-                    self._recover(snapshot)
         finally:
             self._catching_up = False
 
@@ -293,11 +369,11 @@ class FanOut:
         group = self._groups.get(snapshot.channel)
         if group is None or not group.track.behind:
             return
-        complete, events = group.track.recover(snapshot)
-        if not complete:
+        recovery = group.track.recover(snapshot)
+        if not recovery.complete:
             logger.warning("Messages on %s could not be recovered", snapshot.channel)
         for recipient in list(group.recipients):
-            recipient.catch_up(snapshot.channel, complete, snapshot.position, events)
+            recipient.catch_up(snapshot, recovery)
 
     async def _probe(self, group: str | None) -> None:
         """Send a message to ourselves, through a group or directly, and wait for it.

@@ -20,7 +20,7 @@ from channels.layers import BaseChannelLayer
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.connections import UNREACHABLE, close_with_loop, make_async_client
-from channels_ws4redis.messages import EVENT_TYPE
+from channels_ws4redis.messages import EVENT_TYPE, Event
 from channels_ws4redis.persistence import ENVELOPE, parse_envelope
 
 logger = logging.getLogger(__name__)
@@ -40,6 +40,12 @@ SILENCE = 2.0
 
 #: Seconds between attempts to reconnect: the first, and the longest.
 BACKOFF = 0.05, 1.0
+
+#: Seconds for connecting and the handshake.
+CONNECT_TIMEOUT = 3.0
+
+#: Bytes of payloads that may wait on one channel.
+MAX_QUEUED_BYTES = 32 * 1024 * 1024
 
 #: Seconds that joining a group may take; daphne gives a handshake five in all.
 JOIN_TIMEOUT = 4.0
@@ -131,6 +137,9 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         """
         listener = await self._listener()
         queue = listener.open(channel)
+        if queue.empty() and channel in listener.overflowed:
+            listener.overflowed.discard(channel)
+            return {"type": RELINKED_TYPE}  # what was dropped has to be made good
         if not channel.startswith(FANOUT_PREFIX):
             await listener.subscribe(self.prefix + channel, channel)
         try:
@@ -151,13 +160,14 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         listener.open(channel)
         await listener.subscribe(self.pubsub_channel(group), channel, group)
         if settings.WS4REDIS_LEGACY_SERVERS and channel.startswith(FANOUT_PREFIX):
-            await listener.subscribe(self.prefix + group, channel, group)
+            # No prefix of the layer's: it is the very channel that legacy publishes on.
+            await listener.subscribe(group, channel, group)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group."""
         listener = await self._listener()
         await listener.unsubscribe(self.pubsub_channel(group), channel)
-        await listener.unsubscribe(self.prefix + group, channel)
+        await listener.unsubscribe(group, channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to every channel in a group."""
@@ -187,6 +197,37 @@ def _connection_arguments(hosts: Any) -> dict[str, Any] | None:
     return {"host": host[0], "port": host[1]}
 
 
+class BoundedQueue(asyncio.Queue[dict[str, Any]]):
+    """A queue that is full by the number of its messages, or by the size of their payloads."""
+
+    def __init__(self, maxsize: int) -> None:
+        super().__init__(maxsize)
+        self._bytes = 0
+
+    def full(self) -> bool:
+        """Tell whether there is no room for a further message."""
+        return super().full() or self._bytes > MAX_QUEUED_BYTES
+
+    def _put(self, item: dict[str, Any]) -> None:
+        self._bytes += _payload_size(item)
+        super()._put(item)
+
+    def _get(self) -> dict[str, Any]:
+        item: dict[str, Any] = super()._get()
+        self._bytes -= _payload_size(item)
+        return item
+
+
+def _payload_size(message: dict[str, Any]) -> int:
+    event = message.get("event")
+    return len(event.payload) if isinstance(event, Event) else 0
+
+
+async def _disconnect(connection: Any) -> None:
+    with contextlib.suppress(*UNREACHABLE):
+        await connection.disconnect(nowait=True)
+
+
 class Subscription:
     """One Redis pub/sub channel and the layer's channels that listen on it."""
 
@@ -206,22 +247,24 @@ class Listener:
         self._layer = layer
         self._client = client
         self._pool: Any = client.connection_pool
-        self._queues: dict[str, asyncio.Queue[dict[str, Any]]] = {}
+        self._queues: dict[str, BoundedQueue] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._connection: Any = None
         self._task: asyncio.Task[None] | None = None
         self._finalizer: AsyncGenerator[None] | None = None
         self._heard = 0.0
+        #: Channels of fan-outs that have had no room for a message.
+        self.overflowed: set[str] = set()
 
     async def close_with_loop(self) -> None:
         """Close with the running event loop."""
         self._finalizer = await close_with_loop(self.close)
 
-    def open(self, channel: str) -> asyncio.Queue[dict[str, Any]]:
+    def open(self, channel: str) -> BoundedQueue:
         """Return the queue of a channel, made when first asked for."""
         queue = self._queues.get(channel)
         if queue is None:
-            queue = asyncio.Queue(self._layer.get_capacity(channel))
+            queue = BoundedQueue(self._layer.get_capacity(channel))
             self._queues[channel] = queue
         return queue
 
@@ -281,6 +324,7 @@ class Listener:
     def discard_channel(self, channel: str) -> None:
         """Forget a channel and all its subscriptions."""
         self._queues.pop(channel, None)
+        self.overflowed.discard(channel)
         for name, subscription in list(self._subscriptions.items()):
             subscription.channels.discard(channel)
             if not subscription.channels:
@@ -302,28 +346,32 @@ class Listener:
 
     async def _drop(self) -> None:
         if self._connection is not None:
-            with contextlib.suppress(*UNREACHABLE):
-                await self._connection.disconnect(nowait=True)
+            await _disconnect(self._connection)
 
     async def _run(self) -> None:
         """Hold the link to Redis for as long as anybody listens."""
         delay, relinking = BACKOFF[0], False
         while True:
+            connection = None
             try:
                 connection = self._pool.make_connection()
-                await connection.connect()
+                # The handshake has no timeout of its own: the link may wait for ever.
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await connection.connect()
                 self._connection = connection
                 delay = BACKOFF[0]
-                await connection.send_command("SUBSCRIBE", *self._subscriptions)
+                if self._subscriptions:
+                    await connection.send_command("SUBSCRIBE", *self._subscriptions)
                 await self._attend(connection, relinking)
             except UNREACHABLE as error:
                 logger.warning("Lost the link to Redis, reconnecting: %s", error)
                 self._fail_waiting(error)
-            except redis.exceptions.RedisError:
-                logger.exception("Redis refused the subscription, trying again")
+            except Exception:
+                logger.exception("The link to Redis failed, reconnecting")
             finally:
-                await self._drop()
                 self._connection = None
+                if connection is not None:
+                    await _disconnect(connection)
             relinking = True
             for subscription in self._subscriptions.values():
                 subscription.mirrors = 0
@@ -382,22 +430,23 @@ class Listener:
                     self._tell_fanouts({"type": RELINKED_TYPE})
 
     def _tell_fanouts(self, message: dict[str, Any]) -> None:
-        for name, queue in self._queues.items():
+        for name in self._queues:
             if name.startswith(FANOUT_PREFIX):
-                with contextlib.suppress(asyncio.QueueFull):
-                    queue.put_nowait(message)
+                self._enqueue(name, message)
 
     def _dispatch(self, pubsub_channel: str, data: bytes) -> None:
         subscription = self._subscriptions.get(pubsub_channel)
-        if subscription is None:
-            return
+        if subscription is None or not subscription.confirmed.done():
+            return  # for one who has left, though somebody may be about to come back
         if data.startswith(MESSAGE):
             # Unpacked per channel, as each consumer may change what it gets.
             for name in list(subscription.channels):
                 self._enqueue(name, msgpack.unpackb(data[len(MESSAGE) :]))
             return
         if data.startswith(ENVELOPE):
-            if settings.WS4REDIS_LEGACY_SERVERS:
+            # An envelope on the channel of the bare name comes from a process that does not know
+            # yet of legacy servers, and makes no copies.
+            if settings.WS4REDIS_LEGACY_SERVERS and pubsub_channel != subscription.group:
                 self._expect_mirror(subscription.group)
         elif subscription.mirrors:
             subscription.mirrors -= 1
@@ -413,7 +462,7 @@ class Listener:
         Both were published by one script and Redis keeps the order on one connection, so the next
         bare payload on that channel is the copy and no message of a legacy program.
         """
-        raw = self._subscriptions.get(self._layer.prefix + group)
+        raw = self._subscriptions.get(group)
         if raw is not None and raw.confirmed.done():
             raw.mirrors += 1
 
@@ -424,7 +473,12 @@ class Listener:
         try:
             queue.put_nowait(message)
         except asyncio.QueueFull:
-            logger.warning("Channel %s is full; a message was dropped", channel)
+            if channel.startswith(FANOUT_PREFIX):
+                if channel not in self.overflowed:
+                    logger.warning("More arrives than can be delivered; reading the history later")
+                self.overflowed.add(channel)
+            else:
+                logger.warning("Channel %s is full; a message was dropped", channel)
 
     async def close(self) -> None:
         """Forget everything and close all connections."""

@@ -29,8 +29,9 @@ class Outbox:
     :param on_overflow: called once, when a bound is exceeded or the server refuses a frame.
     """
 
-    __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_messages", "_on_overflow", "_send",
-                 "_transport", "_writer", "closed")  # fmt: skip
+    __slots__ = ("_bytes", "_extra_bytes", "_extra_messages", "_frames", "_max_bytes",
+                 "_max_messages", "_on_overflow", "_send", "_transport", "_writer",
+                 "closed")  # fmt: skip
 
     def __init__(
         self, send: Send, max_messages: int, max_bytes: int, on_overflow: Callable[[], None]
@@ -41,12 +42,19 @@ class Outbox:
         self._on_overflow = on_overflow
         self._frames: deque[Frame] = deque()
         self._bytes = 0
+        #: Room made for stored messages, until the outbox has been empty.
+        self._extra_messages = 0
+        self._extra_bytes = 0
         self._writer: asyncio.Task[None] | None = None
         self._transport = TwistedTransport.behind(send)
         self.closed = False
 
-    def put(self, frame: Frame) -> None:
-        """Write a frame, now or as soon as the server takes it."""
+    def put(self, frame: Frame, stored: bool = False) -> None:
+        """Write a frame, now or as soon as the server takes it.
+
+        :param stored: the frame comes from the history, which has its own bound. It does not count
+            against ours, or a client whose history is larger could never come back.
+        """
         if self.closed:
             return
         if self._writer is None and (self._transport is None or self._transport.writable):
@@ -57,15 +65,24 @@ class Outbox:
                 logger.debug("The socket is gone", exc_info=True)
                 self.close()
             return
+        size = _size(frame)
         self._frames.append(frame)
-        self._bytes += _size(frame)
-        if len(self._frames) > self._max_messages or (
-            self._bytes > self._max_bytes and len(self._frames) > 1
+        self._bytes += size
+        if stored:
+            self._extra_messages += 1
+            self._extra_bytes += size
+        elif not self.has_room_for(
+            len(self._frames) - self._extra_messages, self._bytes - self._extra_bytes
         ):
             self.close()
             self._on_overflow()
-        elif self._writer is None:
+            return
+        if self._writer is None:
             self._writer = asyncio.ensure_future(self._drain(None))
+
+    def has_room_for(self, messages: int, size: int) -> bool:
+        """Tell whether so many messages of so many bytes altogether are within the bounds."""
+        return messages <= self._max_messages and (size <= self._max_bytes or messages <= 1)
 
     def _write(self, frame: Frame) -> None:
         """Run ``send`` up to where it would wait; only then give it a task to wait in."""
@@ -84,6 +101,7 @@ class Outbox:
                 if self._transport is not None:
                     await self._transport.wait()
                 if not self._frames:
+                    self._extra_messages = self._extra_bytes = 0
                     return
                 frame = self._frames.popleft()
                 self._bytes -= _size(frame)

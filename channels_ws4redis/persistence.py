@@ -12,13 +12,16 @@ Per channel name C there are three keys, in one Redis Cluster slot:
 
 The **epoch** is the identity of a history. It changes when Redis has lost the hash, and when Redis
 has restarted, because a server that comes back with an older snapshot hands out offsets for the
-second time. A restart is no loss in itself: ``base`` is the offset at which the epoch began and
-``prev`` the epoch before it, which is enough to tell exactly what a client of that epoch missed.
+second time. A restart is no loss in itself: ``past`` names the epochs before it, each with the
+offset at which it ended, which is enough to tell what a client of that epoch missed, provided that
+Redis came back with all it had. That is certain if it writes an append-only file and is no promoted
+replica, and if nobody is known to have been further.
 """
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from channels_ws4redis.conf import settings
@@ -31,15 +34,24 @@ ENVELOPE = b"\0ws4redis "
 #: Seconds for which an idempotency key is remembered.
 ONCE_EXPIRE = 86400
 
+# pcall: whoever may not ask for INFO is told that nothing is certain.
 _META = """
-local meta = redis.call('HMGET', KEYS[3], 'epoch', 'offset', 'run', 'base', 'prev')
-local epoch, offset, base, prev = meta[1], tonumber(meta[2]) or 0, tonumber(meta[4]) or 0, meta[5]
-if not epoch then
-  offset, base, prev = 0, 0, ''
-elseif meta[3] ~= RUN then
-  base, prev = offset, epoch
+local function info_has(section, line)
+  local info = redis.pcall('INFO', section)
+  return type(info) == 'string' and string.find(info, line, 1, true)
 end
+local meta = redis.call('HMGET', KEYS[3], 'epoch', 'offset', 'run', 'past')
+local epoch, offset, past = meta[1], tonumber(meta[2]) or 0, meta[4] or ''
 local renewed = not epoch or meta[3] ~= RUN
+if not epoch then
+  offset, past = 0, ''
+elseif renewed then
+  local exact = '0'
+  if info_has('persistence', 'aof_enabled:1') and info_has('replication', 'second_repl_offset:-1')
+  then exact = '1' end
+  past = epoch .. ':' .. offset .. ':' .. exact .. ' ' .. past
+  if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
+end
 """
 
 _PUBLISH = Script(
@@ -55,7 +67,7 @@ end
 if renewed then
   if not epoch then redis.call('DEL', KEYS[2]) end
   epoch = ARGV[5]
-  redis.call('HSET', KEYS[3], 'epoch', epoch, 'run', RUN, 'base', base, 'prev', prev)
+  redis.call('HSET', KEYS[3], 'epoch', epoch, 'run', RUN, 'past', past)
 end
 offset = redis.call('HINCRBY', KEYS[3], 'offset', 1)
 redis.call('EXPIRE', KEYS[3], meta_expire)
@@ -82,23 +94,29 @@ return {epoch, offset, receivers}
 """
 )
 
-# pcall: a full or read-only Redis must not keep anyone from connecting to what it has.
+# pcall: a full or read-only Redis must not keep anyone from connecting to what it has, nor a key
+# of another type under a channel's name from reading the other channels.
 _READ = Script(
     _META
     + """
-if renewed then
-  local wrote = redis.pcall('HSET', KEYS[3], 'epoch', ARGV[1], 'run', RUN,
-    'offset', offset, 'base', base, 'prev', prev)
+local ended = tonumber(string.match(past, ARGV[3] .. ':(%d+):') or ARGV[4])
+local torn = tonumber(ARGV[4]) > ended
+if torn then past = string.gsub(past, ':1 ', ':0 ') end
+if renewed or torn then
+  local wrote = redis.pcall('HSET', KEYS[3], 'epoch', renewed and ARGV[1] or epoch, 'run', RUN,
+    'offset', offset, 'past', past)
   if type(wrote) == 'table' and wrote.err then
     epoch = epoch or ''
-  else
+  elseif renewed then
     if not epoch then redis.call('DEL', KEYS[2]) end
     epoch = ARGV[1]
     redis.call('EXPIRE', KEYS[3], ARGV[2])
   end
 end
-return {epoch, offset, base, prev or '', redis.call('GET', KEYS[1]),
-  redis.call('XRANGE', KEYS[2], '-', '+'), redis.call('TIME')[1]}
+local value, entries = redis.pcall('GET', KEYS[1]), redis.pcall('XRANGE', KEYS[2], '-', '+')
+if type(value) == 'table' then value = false end
+if entries.err then entries = {} end
+return {epoch, offset, past, value, entries, redis.call('TIME')[1]}
 """
 )
 
@@ -147,10 +165,20 @@ def parse_published(publication: Publication, reply: Any) -> Event:
     )
 
 
-def read_command(name: str) -> Command:
-    """Return the command that reads all that is stored of a channel."""
+def read_command(name: str, witness: Position | None = None) -> Command:
+    """Return the command that reads all that is stored of a channel.
+
+    :param witness: a position that events have reached for certain. If it lies beyond what a
+        restarted Redis came back with, Redis has lost some.
+    """
     keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
-    return Command(_READ, keys, [_new_epoch(), _meta_expire(settings.WS4REDIS_EXPIRE)])
+    epoch, offset = witness or Position("", 0)
+    # "none", as an empty pattern would match anything.
+    return Command(
+        _READ,
+        keys,
+        [_new_epoch(), _meta_expire(settings.WS4REDIS_EXPIRE), epoch or "none", offset],
+    )
 
 
 def _meta_expire(expire: int) -> int:
@@ -181,12 +209,26 @@ def fetch_command(name: str) -> Command:
     return Command(_FETCH, [name], [])
 
 
+class Past(NamedTuple):
+    """An epoch that has ended."""
+
+    epoch: str
+    #: Its last offset that Redis knows of.
+    offset: int
+    #: True if there was none after it, for certain.
+    exact: bool
+
+
 class Missed(NamedTuple):
     """What a client with an older position has to be sent."""
 
     #: True if ``events`` are all that it missed; False if some are gone, and they are what is left.
     complete: bool
+    #: The offset up to which the client has everything that is still known; -1 if unknown.
+    seen: int
     events: list[Event]
+    #: Offsets after which Redis may have lost messages without leaving a gap.
+    torn: Sequence[int] = ()
 
 
 class Snapshot(NamedTuple):
@@ -194,9 +236,8 @@ class Snapshot(NamedTuple):
 
     channel: str
     position: Position
-    #: The offset after which this epoch began, and the epoch before it.
-    base: int
-    prev: str
+    #: The epochs before this one, the last one first.
+    past: Sequence[Past]
     #: The stored message; None if it has expired or was deleted by hand.
     value: bytes | None
     #: The history, oldest first, without what has expired.
@@ -222,23 +263,37 @@ class Snapshot(NamedTuple):
     def since(self, position: Position) -> Missed:
         """Return what was published after ``position``, all of it or an admission.
 
-        Offsets that a restarted server handed out a second time are those above ``base``; a client
-        of the epoch before has seen none of them, whatever its own offset says.
+        Offsets that a restarted server handed out a second time are those above the end of an
+        epoch; a client of that epoch has seen none of them, whatever its own offset says. If it was
+        further, so may others have been, and what they saw is gone.
         """
-        if position.epoch == self.position.epoch:
-            seen = position.offset
-        elif position.epoch and position.epoch == self.prev:
-            seen = min(position.offset, self.base)
-        else:
-            return Missed(False, self.replay())
-        wanted = self.position.offset - seen
+        seen = position.offset
+        torn: list[int] = []
+        if position.epoch != self.position.epoch:
+            index = self._index(position.epoch)
+            known = self.past if index < 0 else self.past[: index + 1]
+            torn = [past.offset for past in known if not past.exact]
+            if index < 0:
+                return Missed(False, -1, self.replay(), torn)
+            end = self.past[index].offset
+            if seen > end:
+                seen = end
+                torn.append(end)
         events = [event for event in self.events if event.offset > seen]
-        return Missed(wanted >= 0 and len(events) == wanted, events)
+        complete = not torn and len(events) == self.position.offset - seen
+        return Missed(complete, seen, events, torn)
+
+    def succeeds(self, epoch: str) -> bool:
+        """Tell whether an epoch is one that has ended before this one."""
+        return self._index(epoch) >= 0
+
+    def _index(self, epoch: str) -> int:
+        return next((index for index, past in enumerate(self.past) if past.epoch == epoch), -1)
 
 
 def parse_snapshot(name: str, reply: Any) -> Snapshot:
     """Return what :func:`read_command` found out about a channel."""
-    epoch, offset, base, prev, value, entries, now = reply
+    epoch, offset, past, value, entries, now = reply
     position = Position(epoch.decode(), offset)
     events = []
     for entry_id, fields in entries:
@@ -253,4 +308,10 @@ def parse_snapshot(name: str, reply: Any) -> Snapshot:
                     entry[b"s"].decode(),
                 )
             )
-    return Snapshot(name, position, base, prev.decode(), value, events)
+    return Snapshot(name, position, _parse_past(past.decode()), value, events)
+
+
+def _parse_past(text: str) -> list[Past]:
+    """Read ``epoch:offset:exact`` of each epoch."""
+    ended = (entry.split(":") for entry in text.split())
+    return [Past(epoch, int(offset), exact == "1") for epoch, offset, exact in ended]

@@ -123,4 +123,4 @@ def _same_origin(origin: str, pattern: str) -> bool:
     scheme, separator, host = pattern.partition("://")
     if separator and host.startswith("*."):
         return origin.startswith(f"{scheme}://") and origin.endswith(host[1:])
-    return origin == pattern.rstrip("/")
+    return origin in (pattern, pattern.rstrip("/"))  # "file://" is an origin, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from channels_ws4redis.messages import Event, Position
@@ -16,8 +17,12 @@ class Recovery(NamedTuple):
 
     #: True if everything missed is in ``events``.
     complete: bool
+    #: The offset up to which nothing was missing, in the epoch of the snapshot; -1 if unknown.
+    seen: int
     #: What to deliver now, in order.
     events: list[Event]
+    #: Offsets after which Redis may have lost messages without leaving a gap.
+    torn: Sequence[int] = ()
 
 
 class Track:
@@ -28,34 +33,34 @@ class Track:
 
     def __init__(self) -> None:
         self.position: Position | None = None
-        self._moved = False
         self._held: dict[int, Event] = {}
-        #: True from the moment something is missing until the history has been read.
-        self.behind = False
+        self._suspected = False
+
+    @property
+    def behind(self) -> bool:
+        """True while something is missing, or may be, and the history has to be read."""
+        return self.position is not None and (self._suspected or bool(self._held))
 
     def start(self, position: Position) -> None:
-        """Learn where the history stood when a socket read it.
-
-        Of several sockets that connect at once the one that read first counts: what came after its
-        reading is still on the way to it.
-        """
-        if self.position is None or (
-            not self._moved
-            and position.epoch == self.position.epoch
-            and position.offset < self.position.offset
-        ):
+        """Learn where the history stood when a socket read it; later readings are in events."""
+        if self.position is None:
             self.position = position
 
     def suspect(self) -> None:
-        """Hold back everything until the history has been read: the link was lost."""
-        if self.position is not None:
-            self.behind = True
+        """Hold back everything until the history has been read: the link was lost.
+
+        Before the first reading there is nothing to hold back; the suspicion stays until then, as
+        the answer to that reading may already be on its way.
+        """
+        self._suspected = True
 
     def receive(self, event: Event) -> list[Event]:
         """Take an event from the channel layer and return what may be delivered now."""
         if not event.offset:
             return [event]  # from a foreign program, outside of the history
         if self.position is None:
+            # Whatever came before it is in what the sockets are about to read.
+            self._suspected = False
             self._advance(event)
             return [event]
         if not self.behind and event.epoch == self.position.epoch:
@@ -64,7 +69,6 @@ class Track:
                 return [event]
             if event.offset <= self.position.offset:
                 return []  # known already
-        self.behind = True
         if len(self._held) >= MAX_HELD:
             self._held.pop(min(self._held))
         self._held[event.offset] = event
@@ -72,33 +76,36 @@ class Track:
 
     def late(self) -> list[Event]:
         """Return held events that now follow on; a layer may merely have changed the order."""
-        events = self._take_following()
-        if not self._held:
-            self.behind = False
-        return events
+        return [] if self._suspected else self._take_following()
 
     def recover(self, snapshot: Snapshot) -> Recovery:
         """Take the channel's history and return what was missed, then what was held back."""
-        if self.position is None:
-            self.position = snapshot.position
-        missed = snapshot.since(self.position)
+        complete, seen, events, torn = snapshot.since(self.position or snapshot.position)
         self.position = snapshot.position
-        self._moved = True
+        self._suspected = False
         # Held events of another epoch come from before a restart, and the history has the rest.
-        self._held = {
+        held = {
             offset: event
             for offset, event in self._held.items()
-            if event.epoch == self.position.epoch and offset > self.position.offset
+            if event.epoch == self.position.epoch
         }
-        events = missed.events + self._take_following()
-        self.behind = bool(self._held)
-        return Recovery(missed.complete, events)
+        if not complete:
+            # A history shorter than the gap; what arrived after the gap is there all the same.
+            known = {event.offset for event in events if event.offset}
+            late = [e for e in held.values() if seen < e.offset <= self.position.offset]
+            events = sorted(
+                [*events, *(event for event in late if event.offset not in known)],
+                key=lambda event: event.offset or self.position.offset + 1,  # type: ignore[union-attr] # set above
+            )
+            complete = not torn and 0 <= seen == self.position.offset - len(events)
+        self._held = {o: event for o, event in held.items() if o > self.position.offset}
+        return Recovery(complete, seen, events + self._take_following(), torn)
 
     def _take_following(self) -> list[Event]:
         events = []
-        while self.position is not None and (self.position.offset + 1) in self._held:
-            event = self._held[self.position.offset + 1]
-            if event.epoch != self.position.epoch:
+        while self.position is not None:
+            event = self._held.get(self.position.offset + 1)
+            if event is None or event.epoch != self.position.epoch:
                 break
             del self._held[event.offset]
             self._advance(event)
@@ -107,4 +114,3 @@ class Track:
 
     def _advance(self, event: Event) -> None:
         self.position = Position(event.epoch, event.offset)
-        self._moved = True
