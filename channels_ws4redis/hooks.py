@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Callable
 from typing import Any
@@ -9,6 +10,13 @@ from typing import Any
 from asgiref.sync import iscoroutinefunction
 from channels.db import database_sync_to_async
 from django.utils.module_loading import import_string
+
+from channels_ws4redis.exceptions import WebSocketError
+from channels_ws4redis.messages import Event, Frame
+from channels_ws4redis.recipients import Recipient
+
+#: Seconds that a hook's ``websocket.send`` waits for a client that does not read.
+SEND_TIMEOUT = 5.0
 
 
 async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
@@ -26,7 +34,9 @@ async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
         getattr(function, "__call__", None)  # noqa: B004 # asks for the type of the method
     ):
         return await function(*args)
-    return await database_sync_to_async(_run)(function, *args)
+    result = await database_sync_to_async(_run)(function, *args)
+    # A lambda or a decorator may hide that the function behind it is asynchronous.
+    return await result if inspect.isawaitable(result) else result
 
 
 def _run(function: Callable[..., Any], *args: Any) -> Any:
@@ -38,3 +48,53 @@ def overrides(instance: object, base: type, *names: str) -> bool:
     """Tell whether the class of ``instance`` has one of these methods of its own."""
     cls = type(instance)
     return any(getattr(cls, name, None) is not getattr(base, name) for name in names)
+
+
+class HookSocket:
+    """What an overridden ``send_persisted_messages`` gets as ``websocket``, to use in its thread.
+
+    :param recipient: the socket; made on the event loop that it lives on.
+    """
+
+    def __init__(self, recipient: Recipient) -> None:
+        self._recipient = recipient
+        self._loop = asyncio.get_running_loop()
+        #: Every payload sent so far.
+        self.sent: list[bytes] = []
+
+    @property
+    def closed(self) -> bool:
+        """True once the client has gone."""
+        return self._recipient.outbox.closed
+
+    def send(self, message: str | bytes | bytearray, binary: bool | None = None) -> None:
+        """Send a message and wait, as legacy does, until the server has taken it.
+
+        :param binary: True for a binary frame, False for a text frame; by default what is UTF-8
+            goes out as text.
+        :raises channels_ws4redis.exceptions.WebSocketError: if the client has gone or is too slow.
+        """
+        payload = message.encode() if isinstance(message, str) else bytes(message)
+        sending = asyncio.run_coroutine_threadsafe(self._send(payload, binary), self._loop)
+        sending.result()
+
+    async def _send(self, payload: bytes, binary: bool | None) -> None:
+        try:
+            async with asyncio.timeout(SEND_TIMEOUT):
+                await self._recipient.outbox.flush()
+        except TimeoutError:
+            raise WebSocketError("The client does not read.") from None
+        if self.closed:
+            raise WebSocketError("The client has gone.")
+        self.sent.append(payload)
+        self._recipient.outbox.put(self._frame(payload, binary))
+
+    def _frame(self, payload: bytes, binary: bool | None) -> Frame:
+        event = Event("", payload)
+        if self._recipient.labels is not None:
+            return event.protocol_frame("other")
+        if binary is None:
+            return event.raw_frame
+        if binary:
+            return {"type": "websocket.send", "bytes": payload}
+        return {"type": "websocket.send", "text": payload.decode()}

@@ -6,7 +6,6 @@ Pure functions and values; nothing here talks to a network.
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Self
@@ -33,8 +32,9 @@ class RedisMessage(bytes):
 
     def __new__(cls, value: Any) -> Self | None:  # type: ignore[misc] # None: legacy contract
         """Make a message, or None."""
-        if isinstance(value, list) and len(value) == 3 and value[0] == b"message":
-            value = value[2]  # a pub/sub reply of redis-py, as subscriber subclasses pass it on
+        if isinstance(value, list) and len(value) == 3 and isinstance(value[0], bytes):
+            # A pub/sub reply of redis-py, as legacy code passes it on.
+            value = value[2] if value[0] == b"message" else None
         if value is None:
             return None
         if isinstance(value, str):
@@ -151,7 +151,7 @@ def parse_payload(body: dict[str, Any]) -> bytes:
             return str(body["data"]).encode()
         if isinstance(body.get("base64"), str):
             return base64.b64decode(body["base64"], validate=True)
-    except (UnicodeEncodeError, binascii.Error) as error:
+    except ValueError as error:  # of str.encode(), or of b64decode() in several kinds
         raise ProtocolError(f"bad payload: {error}") from error
     raise ProtocolError("'publish' needs 'data' or 'base64'")
 

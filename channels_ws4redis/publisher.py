@@ -30,7 +30,8 @@ class RedisPublisher(RedisStore):
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__()
+        # Passed on, because the __init__ of a mixin may insist on it, as that of legacy did.
+        super().__init__(get_client())
         self._publishers.update(self._get_message_channels(**kwargs))
 
     def pipeline_publish_message(

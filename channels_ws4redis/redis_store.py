@@ -21,7 +21,7 @@ from channels_ws4redis.audiences import (
     identities,
 )
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import get_client
+from channels_ws4redis.connections import get_client, is_own_client
 from channels_ws4redis.delivery import adeliver, deliver
 from channels_ws4redis.messages import RedisMessage
 from channels_ws4redis.persistence import Publication
@@ -42,17 +42,20 @@ class RedisStore:
     _sender = ""
 
     def __init__(self, connection: Any = None) -> None:
-        self.__dict__["_connection"] = connection
+        self._connection = connection
         self._publishers: set[str] = set()
 
     @property
     def _connection(self) -> Any:
         """A synchronous redis-py client, made when first used."""
-        return self.__dict__.get("_connection") or get_client()
+        connection = self.__dict__.get("_connection")
+        return get_client() if connection is None else connection
 
     @_connection.setter
     def _connection(self, connection: Any) -> None:
-        self.__dict__["_connection"] = connection
+        # The process's own is looked up at each use: the settings may change under a publisher that
+        # was made when its module was imported.
+        self.__dict__["_connection"] = None if is_own_client(connection) else connection
 
     @property
     def _expire(self) -> int:
@@ -117,7 +120,7 @@ class RedisStore:
         expire = _as_seconds(self._expire if expire is None else expire)
         return [
             Publication(name, bytes(message), expire, self._sender, key)
-            for name in self._publishers
+            for name in map(_as_text, self._publishers)
         ]
 
     @staticmethod
@@ -186,6 +189,10 @@ def session_key(session: Any) -> str | None:
             return None
     key = session.session_key
     return str(key) if key else None
+
+
+def _as_text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else name
 
 
 def _as_flag(broadcast: Any) -> bool:

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar
 
-from channels_ws4redis.audiences import SELF
+from channels_ws4redis.audiences import audience_arguments
 from channels_ws4redis.conf import settings
+from channels_ws4redis.persistence import Publication
 from channels_ws4redis.redis_store import RedisStore
 
 __all__ = ["RedisSubscriber"]
+
+
+class ChannelName(str):
+    """The name of a channel; legacy had bytes here, which its users decode."""
+
+    __slots__ = ()
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the name as it is."""
+        return str(self)
 
 
 class Subscription:
@@ -21,6 +32,37 @@ class Subscription:
     def __init__(self) -> None:
         #: Channel names as keys, in the order in which they were subscribed.
         self.channels: dict[str, None] = {}
+        #: Called after each change once the socket is open; returns when the change has effect.
+        self.on_change: Callable[[], None] | None = None
+        self._source: Any = None
+
+    @classmethod
+    def of(cls, source: Any) -> Subscription:
+        """Return the subscription that something stands for which legacy code has made.
+
+        Subclasses that repeat the stock body begin with ``self._connection.pubsub()``. What they
+        subscribe on it counts; the connection that redis-py may have made for it is given back.
+        """
+        if isinstance(source, cls):
+            return source
+        self = cls()
+        if source is not None:
+            self._source = source
+            self.settle()
+        return self
+
+    def settle(self) -> None:
+        """Take over what was subscribed on a ``PubSub`` of redis-py, and close that."""
+        if self._source is None:
+            return
+        if patterns := list(getattr(self._source, "patterns", ())):
+            raise NotImplementedError(
+                f"psubscribe{tuple(patterns)!r}: a socket listens on channels, not on patterns; "
+                "subscribe to each channel by its name."
+            )
+        if self._source.channels:
+            self.channels = self.channels | _as_keys(self._source.channels)
+            self._source.close()
 
     @property
     def subscribed(self) -> bool:
@@ -29,22 +71,30 @@ class Subscription:
 
     def subscribe(self, *names: str | bytes) -> None:
         """Listen on further channels."""
-        self.channels |= dict.fromkeys(_as_text(name) for name in names)
+        self.channels = self.channels | _as_keys(names)
+        self._changed()
 
     def unsubscribe(self, *names: str | bytes) -> None:
         """Stop listening on these channels, or on all if none is named."""
-        if not names:
-            self.channels = {}
-        for name in names:
-            self.channels.pop(_as_text(name), None)
+        gone = _as_keys(names) if names else self.channels
+        self.channels = {name: None for name in self.channels if name not in gone}
+        self._changed()
 
     def reset(self) -> None:
         """Stop listening on all channels."""
         self.unsubscribe()
 
+    def close(self) -> None:
+        """Stop listening on all channels."""
+        self.unsubscribe()
 
-def _as_text(name: str | bytes) -> str:
-    return name.decode() if isinstance(name, bytes) else name
+    def _changed(self) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
+
+def _as_keys(names: Iterable[str | bytes]) -> dict[str, None]:
+    return {ChannelName(name.decode() if isinstance(name, bytes) else name): None for name in names}
 
 
 class RedisSubscriber(RedisStore):
@@ -52,6 +102,8 @@ class RedisSubscriber(RedisStore):
 
     Every method may be overridden in a subclass named by ``WS4REDIS_SUBSCRIBER``; overridden ones
     run in a worker thread and may use the ORM.
+
+    :param connection: a synchronous redis-py client.
     """
 
     subscription_channels: ClassVar[list[str]] = [
@@ -67,9 +119,36 @@ class RedisSubscriber(RedisStore):
         "publish-broadcast",
     ]
 
+    #: What the client sent last.
+    _received: bytes | None = None
+
     def __init__(self, connection: Any = None) -> None:
         super().__init__(connection)
         self._subscription = Subscription()
+
+    @property
+    def _subscription(self) -> Subscription:
+        """What the socket listens on; a change has effect at once, also while it is open."""
+        found: Subscription = self.__dict__.setdefault("_subscription", Subscription())
+        return found
+
+    @_subscription.setter
+    def _subscription(self, source: Any) -> None:
+        old: Subscription | None = self.__dict__.get("_subscription")
+        new = self.__dict__["_subscription"] = Subscription.of(source)
+        if old is not None and old is not new:
+            new.on_change, old.on_change = old.on_change, None
+            new._changed()
+
+    def _publications(self, message: Any, expire: int | None, key: str) -> list[Publication]:
+        # A client without ``echo`` does not get back what it sent; what a hook publishes in answer
+        # to that is for it, too.
+        return [
+            publication
+            if publication.payload == self._received
+            else publication._replace(sender="")
+            for publication in super()._publications(message, expire, key)
+        ]
 
     def set_pubsub_channels(self, request: Any, channels: Collection[str]) -> None:
         """Set what the socket publishes to and listens on.
@@ -80,19 +159,22 @@ class RedisSubscriber(RedisStore):
         facility = request.path_info.replace(settings.WEBSOCKET_URL, "", 1)
         self._publishers = set(
             self._get_message_channels(
-                request=request, facility=facility, **_audiences("publish", channels)
+                request=request, facility=facility, **audience_arguments("publish", channels)
             )
         )
-        self._subscription = Subscription()
-        for name in self._get_message_channels(
-            request=request, facility=facility, **_audiences("subscribe", channels)
-        ):
-            self._subscription.subscribe(name)
+        subscription = Subscription()
+        subscription.subscribe(
+            *self._get_message_channels(
+                request=request, facility=facility, **audience_arguments("subscribe", channels)
+            )
+        )
+        self._subscription = subscription
 
     def send_persisted_messages(self, websocket: Any) -> None:
         """Send what is stored to a socket that has just connected.
 
-        The stock body is never called: the consumer replays without leaving the event loop.
+        The stock body runs only where an override calls it: the consumer replays without leaving
+        the event loop.
 
         :param websocket: has ``send(str | bytes)``.
         """
@@ -109,12 +191,3 @@ class RedisSubscriber(RedisStore):
         if self._subscription.subscribed:
             self._subscription.unsubscribe()
             self._subscription.reset()
-
-
-def _audiences(verb: str, channels: Collection[str]) -> dict[str, Any]:
-    return {
-        "users": [SELF] if f"{verb}-user" in channels else [],
-        "groups": [SELF] if f"{verb}-group" in channels else [],
-        "sessions": [SELF] if f"{verb}-session" in channels else [],
-        "broadcast": f"{verb}-broadcast" in channels,
-    }

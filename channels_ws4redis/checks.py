@@ -1,0 +1,256 @@
+"""System checks: what a project, above all one that comes from legacy, typically has wrong."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import redis
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+from django.conf import settings as django_settings
+from django.core import checks
+from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from channels_ws4redis.conf import Settings, settings
+from channels_ws4redis.connections import connection_kwargs
+from channels_ws4redis.layers import RedisChannelLayer
+from channels_ws4redis.subscriber import RedisSubscriber
+
+_LAYER = "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
+
+#: The core layer drops what exceeds its capacity; ours holds so much.
+_ENOUGH_CAPACITY = 10_000
+
+#: The release of redis-py whose blocking reads end after five seconds unless told otherwise.
+_REDIS_WITH_TIMEOUT = 8
+
+
+def register() -> None:
+    """Register all checks with Django."""
+    for check in (check_settings, check_layer, check_hooks, check_leftovers):
+        checks.register(check)
+    for check in (check_publish_policy, check_sessions):
+        checks.register(check, deploy=True)
+
+
+def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find settings whose value makes no sense (E004)."""
+    problems: list[CheckMessage] = []
+    names = [name for name, value in inspect.getmembers(Settings) if isinstance(value, property)]
+    for name in names:
+        try:
+            getattr(settings, name)
+            if name == "WS4REDIS_CONNECTION":
+                connection_kwargs()
+        except ImproperlyConfigured as error:
+            problems.append(checks.Error(str(error), hint=f"Correct {name}.", id="ws4redis.E004"))
+    return problems
+
+
+def check_layer(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find a missing channel layer (E001) and one that loses messages (W001, W002, E003)."""
+    configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
+    if "default" not in configured:
+        return [
+            checks.Error(
+                "CHANNEL_LAYERS has no 'default'; no message can be published or received.",
+                hint=f"Add to the settings: CHANNEL_LAYERS = {_LAYER}",
+                id="ws4redis.E001",
+            )
+        ]
+    layer = get_channel_layer()
+    problems: list[CheckMessage] = []
+    if _is_core(layer):
+        problems += _check_core(layer)
+    if settings.WS4REDIS_LEGACY_SERVERS and not (
+        isinstance(layer, RedisChannelLayer) and layer.stores
+    ):
+        problems.append(
+            checks.Error(
+                "WS4REDIS_LEGACY_SERVERS is set, but with this channel layer nothing that a "
+                "legacy server publishes reaches the sockets here.",
+                hint=f"Set CHANNEL_LAYERS = {_LAYER}, without 'hosts', for the time of the "
+                "migration.",
+                id="ws4redis.E003",
+            )
+        )
+    return problems
+
+
+def _is_core(layer: Any) -> bool:
+    return any(base.__module__ == "channels_redis.core" for base in type(layer).__mro__)
+
+
+def _check_core(layer: Any) -> list[CheckMessage]:
+    problems: list[CheckMessage] = []
+    if int(redis.__version__.partition(".")[0]) >= _REDIS_WITH_TIMEOUT and any(
+        "socket_timeout" not in host and "socket_timeout" not in host.get("address", "")
+        for host in layer.hosts
+        if isinstance(host, dict)
+    ):
+        problems.append(
+            checks.Warning(
+                "channels_redis.core.RedisChannelLayer on redis-py 8 or later times out every "
+                "five seconds when no message arrives.",
+                hint=f"Use CHANNEL_LAYERS = {_LAYER}, or add 'socket_timeout': None to its hosts.",
+                id="ws4redis.W001",
+            )
+        )
+    if layer.capacity < _ENOUGH_CAPACITY:
+        problems.append(
+            checks.Warning(
+                f"channels_redis.core.RedisChannelLayer holds {layer.capacity} messages per "
+                "process and silently drops what exceeds them.",
+                hint=f"Use CHANNEL_LAYERS = {_LAYER}, or set its 'capacity' to "
+                f"{_ENOUGH_CAPACITY} or more.",
+                id="ws4redis.W002",
+            )
+        )
+    return problems
+
+
+def check_hooks(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find hooks that are named by a dotted path and cannot be imported (E002)."""
+    problems: list[CheckMessage] = []
+    outcomes = {
+        "WS4REDIS_ALLOWED_CHANNELS": "grants no channel to anybody",
+        "WS4REDIS_PROCESS_REQUEST": "logs nobody in",
+        "WS4REDIS_SUBSCRIBER": "refuses every socket",
+    }
+    for name, outcome in outcomes.items():
+        problem = _problem_of_hook(getattr(settings, name), name == "WS4REDIS_SUBSCRIBER")
+        if problem:
+            problems.append(
+                checks.Error(
+                    f"{name}: {problem}; until it is corrected the server {outcome}.",
+                    hint=f"Set {name} to the dotted path of an importable "
+                    + ("subclass of RedisSubscriber." if "SUBSCRIBER" in name else "function."),
+                    id="ws4redis.E002",
+                )
+            )
+    return problems
+
+
+def _problem_of_hook(value: Any, is_subscriber: bool) -> str:
+    if isinstance(value, str):
+        try:
+            found = import_string(value)
+        except Exception as error:  # noqa: BLE001 # whatever the project's module raises
+            return f"{value!r} cannot be imported ({error})"
+    else:
+        found = value
+    if is_subscriber and not (isinstance(found, type) and issubclass(found, RedisSubscriber)):
+        return f"{value!r} is no subclass of channels_ws4redis.subscriber.RedisSubscriber"
+    if found is not None and not callable(found):
+        return f"{value!r} cannot be called"
+    return ""
+
+
+def check_leftovers(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find what legacy needed and what is in the way now (W003, W004)."""
+    problems: list[CheckMessage] = []
+    entry_point = getattr(django_settings, "WSGI_APPLICATION", None)
+    if isinstance(entry_point, str) and entry_point.split(".")[0] in (
+        "ws4redis",
+        "channels_ws4redis",
+    ):
+        problems.append(
+            checks.Warning(
+                f"WSGI_APPLICATION still is {entry_point!r}, which serves nothing any more.",
+                hint="Remove it, or name your own wsgi.py; sockets are served by "
+                "ASGI_APPLICATION = '<your project>.asgi.application'.",
+                id="ws4redis.W003",
+            )
+        )
+    if what := _gevent():
+        problems.append(
+            checks.Warning(
+                f"{what}, which legacy needed under uWSGI; an event loop of asyncio would be "
+                "blocked by it.",
+                hint="Remove 'redis.connection.socket = gevent.socket' and gevent's "
+                "monkey.patch_all() from what the ASGI server loads.",
+                id="ws4redis.W004",
+            )
+        )
+    return problems
+
+
+def _gevent() -> str:
+    """Return what gevent has replaced; it is looked for only where the project has loaded it."""
+    if getattr(getattr(redis.connection, "socket", None), "__name__", "") == "gevent.socket":
+        return "redis.connection.socket is gevent's"
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("socket"):
+        return "The standard library is patched by gevent"
+    return ""
+
+
+def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find that anybody may publish to everybody, and a layer for one process only."""
+    problems: list[CheckMessage] = []
+    subscriber = _subscriber()
+    if (
+        settings.WS4REDIS_ALLOWED_CHANNELS is None
+        and subscriber is not None
+        and subscriber.publish_channels
+        and subscriber.set_pubsub_channels is RedisSubscriber.set_pubsub_channels
+    ):
+        problems.append(
+            checks.Warning(
+                "Anyone who can open a socket may publish to everyone, by adding "
+                "'publish-broadcast' to its URL.",
+                hint="Set WS4REDIS_ALLOWED_CHANNELS to a function (request, channels) that "
+                "returns the channels that the request may use.",
+                id="ws4redis.W005",
+            )
+        )
+    if isinstance(_layer(), InMemoryChannelLayer):
+        problems.append(
+            checks.Warning(
+                "The in-memory channel layer brings messages to the sockets of the publishing "
+                "process only.",
+                hint=f"Set CHANNEL_LAYERS = {_LAYER}",
+                id="ws4redis.W006",
+            )
+        )
+    return problems
+
+
+def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Tell that every socket with a user, group or session flag queries the database (I001)."""
+    subscriber = _subscriber()
+    if (
+        settings.SESSION_ENGINE != "django.contrib.sessions.backends.db"
+        or subscriber is None
+        or not _uses_sessions([*subscriber.subscription_channels, *subscriber.publish_channels])
+    ):
+        return []
+    return [
+        checks.Info(
+            "The session is read from the database for every socket that asks for messages to "
+            "its user, auth groups or session; when a server restarts, all of them at once.",
+            hint="Set SESSION_ENGINE = 'django.contrib.sessions.backends.cached_db'.",
+            id="ws4redis.I001",
+        )
+    ]
+
+
+def _uses_sessions(flags: Sequence[str]) -> bool:
+    return any(not flag.endswith("-broadcast") for flag in flags)
+
+
+def _subscriber() -> Any:
+    value = settings.WS4REDIS_SUBSCRIBER
+    if _problem_of_hook(value, is_subscriber=True):
+        return None  # E002 says so
+    return import_string(value) if isinstance(value, str) else value
+
+
+def _layer() -> Any:
+    if "default" not in (getattr(django_settings, "CHANNEL_LAYERS", None) or {}):
+        return None  # E001 says so
+    return get_channel_layer()
