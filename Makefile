@@ -1,0 +1,77 @@
+# What is assumed: make and a Python of at least 3.11. Everything else is fetched into $(VENV).
+
+PYTHON ?= python3
+VENV ?= .venv
+# Narrower requirements, for example DJANGO='django~=5.2.0' REDIS='redis~=7.0'.
+DJANGO ?=
+REDIS ?=
+# Further arguments for pytest, for example PYTEST_ARGS='-k publisher -x'.
+PYTEST_ARGS ?=
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint js bench bench-quick browser clean
+
+help:
+	@echo 'make demo         run the demo and print its address'
+	@echo 'make test         run the tests, with coverage'
+	@echo 'make lint         run the linters and the type checker'
+	@echo 'make js           run the tests of the browser client (needs node)'
+	@echo 'make bench        run the benchmarks (bench-quick: their short form)'
+	@echo 'make clean        remove what the above have made'
+
+demo: $(VENV)/.demo
+	@$(VENV)/bin/python testproject/manage.py demo
+
+test: $(VENV)/.test browser
+	$(VENV)/bin/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: $(VENV)/.dev
+	$(VENV)/bin/python -m ruff check .
+	$(VENV)/bin/python -m ruff format --check .
+	$(VENV)/bin/python -m mypy
+
+js:
+	@command -v node >/dev/null || { echo 'make js needs node, which is not on the PATH.' >&2; exit 1; }
+	node --test tests/js/*.test.mjs
+
+bench: $(VENV)/.test
+	$(VENV)/bin/python -m tests.benchmarks
+
+bench-quick: $(VENV)/.test
+	$(VENV)/bin/python -m tests.benchmarks --quick
+
+# The browser tests skip themselves without a browser, but not where CI=true.
+browser:
+	@command -v chromedriver >/dev/null && command -v chromium >/dev/null && exit 0; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo 'Installing chromium and chromium-driver.'; \
+	    { apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+	        apt-get -qq install -y --no-install-recommends chromium chromium-driver; } >/dev/null \
+	        && exit 0; \
+	fi; \
+	if [ "$${CI:-}" = true ]; then \
+	    echo 'chromium and chromedriver are absent and could not be installed.' >&2; exit 1; \
+	fi; \
+	echo 'Without chromium and chromedriver the browser tests will be skipped.' >&2
+
+$(VENV)/.python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "Python 3.11 or later is needed, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true)." >&2; \
+	    echo "Name another one: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { \
+	    echo "'$(PYTHON) -m venv' failed; on Debian and Ubuntu the package python3-venv is needed." >&2; \
+	    exit 1; }
+	@touch $@
+
+# One stamp per extra; a changed pyproject.toml may ask for other packages.
+$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.python
+	@echo 'Installing the packages that "$*" needs into $(VENV); this is needed once.'
+	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
+	    --editable '.[$*]' $(if $(DJANGO),'$(DJANGO)') $(if $(REDIS),'$(REDIS)')
+	@touch $@
+
+clean:
+	rm -rf $(VENV) .bench build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \
+	    .hypothesis testproject/var
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The demo project; its settings are also the settings of the tests."""
