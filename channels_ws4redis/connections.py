@@ -29,6 +29,10 @@ from channels_ws4redis.conf import settings
 #: release to release (none before 8, five seconds since).
 TIMEOUTS = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0}
 
+#: The newer protocol brings nothing here. With it redis-py 8 switches on notifications about
+#: maintenance, and then its asyncio pool hands out connections that Redis has closed meanwhile.
+DEFAULTS = TIMEOUTS | {"protocol": 2}
+
 #: What only the package's own settings understand; the rest goes to redis-py as it is.
 SENTINEL_KEYS = ("sentinels", "service_name", "sentinel_kwargs")
 
@@ -65,7 +69,7 @@ def make_client(connection: dict[str, Any] | None = None, **overrides: Any) -> r
     """
     # A retry after a timeout could publish twice: redis-py must leave retrying to its caller.
     retry = Retry(NoBackoff(), 0)
-    kwargs = TIMEOUTS | {"retry": retry} | (connection or connection_kwargs()) | overrides
+    kwargs = DEFAULTS | {"retry": retry} | (connection or connection_kwargs()) | overrides
     client = _make_client(redis.Redis, redis.ConnectionPool, Sentinel, kwargs)
     assert isinstance(client, redis.Redis)
     return client
@@ -76,7 +80,7 @@ def make_async_client(
 ) -> redis.asyncio.Redis:
     """Return an asyncio client on a pool of its own; asyncio twin of `make_client`."""
     retry = AsyncRetry(NoBackoff(), 0)
-    kwargs = TIMEOUTS | {"retry": retry} | (connection or connection_kwargs()) | overrides
+    kwargs = DEFAULTS | {"retry": retry} | (connection or connection_kwargs()) | overrides
     client = _make_client(redis.asyncio.Redis, redis.asyncio.ConnectionPool, AsyncSentinel, kwargs)
     assert isinstance(client, redis.asyncio.Redis)
     return client
@@ -88,7 +92,7 @@ def _make_client(
     if "sentinels" in kwargs:
         special = {key: kwargs.pop(key) for key in SENTINEL_KEYS if key in kwargs}
         sentinel = sentinel_class(
-            special["sentinels"], sentinel_kwargs=special.get("sentinel_kwargs") or TIMEOUTS
+            special["sentinels"], sentinel_kwargs=special.get("sentinel_kwargs") or DEFAULTS
         )
         return sentinel.master_for(special.get("service_name", "mymaster"), **kwargs)
     if "url" in kwargs:
@@ -99,6 +103,15 @@ def _make_client(
         for key in ("host", "port", "socket_keepalive", "socket_keepalive_options"):
             kwargs.pop(key, None)
     return client_class(**kwargs)
+
+
+async def disconnect(client: redis.asyncio.Redis) -> None:
+    """Close the connections of an asyncio client, those to sentinels included."""
+    pool: Any = client.connection_pool
+    sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
+    for each in (pool, *(sentinel.connection_pool for sentinel in sentinels)):
+        with contextlib.suppress(*UNREACHABLE):
+            await each.disconnect()
 
 
 _client: redis.Redis | None = None
@@ -272,6 +285,8 @@ class Link:
             self._sender = loop.create_task(self._send())
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
         for outcome in outcomes:
+            if isinstance(outcome, asyncio.CancelledError):
+                raise redis.exceptions.ConnectionError("The link to Redis was closed.")
             if isinstance(outcome, UNREACHABLE):
                 raise outcome
         return outcomes
@@ -285,10 +300,11 @@ class Link:
                 for (_, future), outcome in zip(batch, outcomes, strict=True):
                     _settle(future, outcome)
         finally:
-            self._sender = None
-            for _, future in [*batch, *self._pending]:
-                if not future.done():  # only when this task was cancelled
-                    future.cancel()
+            if self._sender is asyncio.current_task():
+                self._sender = None
+                batch, self._pending = [*batch, *self._pending], []
+            for _, future in batch:
+                future.cancel()  # without effect unless this task was cancelled
 
     async def _execute(self, commands: Sequence[Command]) -> list[Outcome]:
         batch = _Batch(commands)
@@ -305,17 +321,23 @@ class Link:
             return [error] * len(commands)
         return batch.outcomes
 
+    async def renew(self) -> None:
+        """Take a new connection for the next command: this one may be silent for ever."""
+        with contextlib.suppress(*UNREACHABLE):
+            await self._client.connection_pool.disconnect(inuse_connections=False)
+
     async def close(self) -> None:
         """Close the connection; a later command opens a new one."""
         sender, self._sender = self._sender, None
         if sender is not None:
             sender.cancel()
+            # A connection that is just being made is not yet known to the pool.
+            await asyncio.wait([sender])
         # The sender cannot tell them if it was cancelled before its first step.
         pending, self._pending = self._pending, []
         for _, future in pending:
             future.cancel()
-        with contextlib.suppress(*UNREACHABLE):
-            await self._client.connection_pool.disconnect()
+        await disconnect(self._client)
 
 
 def _settle(future: asyncio.Future[Reply], outcome: Outcome) -> None:

@@ -35,7 +35,7 @@ from channels_ws4redis.messages import (
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.outbox import Outbox
+from channels_ws4redis.outbox import Outbox, abort_socket
 from channels_ws4redis.persistence import Snapshot
 from channels_ws4redis.recipients import Recipient
 from channels_ws4redis.requests import WebSocketRequest, authenticate
@@ -93,7 +93,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             if self._overflowed and self._task is not None:
                 self._task.uncancel()
                 self._leave()
-                await self._say_goodbye(TOO_SLOW, SLOW_CLOSE_TIMEOUT)
+                if not await self._say_goodbye(TOO_SLOW, SLOW_CLOSE_TIMEOUT):
+                    abort_socket(self.base_send)
             elif self._accepted:
                 # The server stops. Not all sockets at once, or all clients would come back at once.
                 await asyncio.sleep(random.uniform(0, settings.WS4REDIS_CLOSE_WINDOW))  # noqa: S311
@@ -235,7 +236,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             # What others have set there may be lazy, and ask the database when it is looked at.
             foreign and not all(flag.endswith("-broadcast") for flag in granted)
         ):
-            await database_sync_to_async(_set_channels)(self.subscriber, self.request, granted)
+            await hooks.run(_set_channels, self.subscriber, self.request, granted)
         else:
             self.subscriber.set_pubsub_channels(self.request, granted)
 
@@ -254,7 +255,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         hook = self._replay_hook()
         if hook is not None and not positions:
             websocket = hooks.HookSocket(self.recipient)
-            await database_sync_to_async(hook)(websocket)
+            await hooks.run(hook, websocket)
             # What was published meanwhile may be among what the hook has read and sent.
             self.recipient.forget_held(websocket.sent, snapshots)
             snapshots = []
@@ -362,14 +363,14 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         """Publish what the client sent to the channels that its flags name."""
         assert self.recipient is not None
         assert self.subscriber is not None
-        if payload is None:
-            return
+        if not payload:
+            return  # as legacy does: a client's empty frame must not blank what is stored
         if is_heartbeat(payload):
             self._send_heartbeat()
             return
         self.subscriber._received = payload.encode() if isinstance(payload, str) else payload
         if hooks.overrides(self.subscriber, RedisSubscriber, "publish_message"):
-            await database_sync_to_async(self.subscriber.publish_message)(RedisMessage(payload))
+            await hooks.run(self.subscriber.publish_message, RedisMessage(payload))
         elif self.subscriber._publishers:
             await self.subscriber.apublish_message(payload)
 
@@ -389,12 +390,16 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         if self._task is not None:
             self._task.cancel()
 
-    async def _say_goodbye(self, code: int, seconds: float = CLOSE_TIMEOUT) -> None:
+    async def _say_goodbye(self, code: int, seconds: float = CLOSE_TIMEOUT) -> bool:
+        """Close the socket; False if the server does not take the close frame in time."""
         try:
             async with asyncio.timeout(seconds):
-                await close_socket(self.base_send, code)
+                await close_socket(self.base_send, code, seconds)
+        except TimeoutError:
+            return False
         except Exception:  # whatever a server raises for a socket that is gone already
             logger.debug("The close frame could not be sent", exc_info=True)
+        return True
 
     async def websocket_disconnect(self, message: dict[str, Any]) -> None:
         """End the consumer."""
@@ -417,9 +422,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             subscriber._subscription.on_change = None
         if subscriber is not None and hooks.overrides(subscriber, RedisSubscriber, "release"):
             try:
-                await asyncio.shield(
-                    asyncio.ensure_future(database_sync_to_async(subscriber.release)())
-                )
+                await asyncio.shield(asyncio.ensure_future(hooks.run(subscriber.release)))
             except Exception:
                 logger.exception("The release hook of %s failed", type(subscriber).__name__)
 
@@ -444,7 +447,7 @@ async def _make_subscriber() -> RedisSubscriber:
     cls = _subscriber_class()
     if cls.__init__ is RedisSubscriber.__init__:
         return cls(get_client())
-    subscriber: RedisSubscriber = await database_sync_to_async(cls)(get_client())
+    subscriber: RedisSubscriber = await hooks.run(cls, get_client())
     return subscriber
 
 

@@ -16,13 +16,17 @@ def daphne_protocol(send: Any) -> Any:
     return protocol if hasattr(protocol, "sendCloseFrame") else None
 
 
-async def close_socket(send: Any, code: int) -> None:
+async def close_socket(send: Any, code: int, patience: float = 1.0) -> None:
     """Close an accepted socket with any code that RFC 6455 and its registry know.
+
+    :param patience: seconds after which daphne gives up on a client that does not answer.
 
     The method that daphne calls refuses codes below 3000, so that a server could not even say that
     it is going away; the one below it, which daphne uses for errors of its own, takes them.
     """
     protocol = daphne_protocol(send)
+    if protocol is not None:
+        protocol.closeHandshakeTimeout = patience
     if protocol is None or code >= 3000:
         await send({"type": "websocket.close", "code": code})
     elif protocol.state == protocol.STATE_OPEN:

@@ -52,7 +52,12 @@ async def adeliver(publications: Sequence[Publication], alias: str = "default") 
     link = await connections.get_link()
     events = _events(publications, await link.run(_commands(layer, publications)))
     if not _atomic(layer):
-        await _group_send(layer, events)
+        sending = _group_send(layer, events)
+        home = _home(layer)
+        if home is None or home is _running_loop():
+            await sending
+        else:
+            await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sending, home))
     return events
 
 
@@ -105,8 +110,8 @@ async def _group_send(layer: Any, events: Sequence[Event]) -> None:
 
 def _wait_for(layer: Any, sending: Coroutine[Any, Any, None]) -> None:
     """Run a coroutine of a layer from synchronous code, on a loop that lives on."""
-    home = fanout_loops.get(layer) if isinstance(layer, InMemoryChannelLayer) else None
-    if home is None or not home.is_running():
+    home = _home(layer)
+    if home is None:
         asyncio.run_coroutine_threadsafe(sending, _background_loop()).result()
     elif home is _running_loop():
         # We hold up the very loop that would have to do it; it does so in its next turn, in order.
@@ -115,6 +120,12 @@ def _wait_for(layer: Any, sending: Coroutine[Any, Any, None]) -> None:
         task.add_done_callback(_sending.discard)
     else:
         asyncio.run_coroutine_threadsafe(sending, home).result()
+
+
+def _home(layer: Any) -> asyncio.AbstractEventLoop | None:
+    """Return the only loop on which a layer works, None if it works on any."""
+    home = fanout_loops.get(layer) if isinstance(layer, InMemoryChannelLayer) else None
+    return home if home is not None and home.is_running() else None
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:
@@ -142,9 +153,10 @@ def _background_loop() -> asyncio.AbstractEventLoop:
 
 
 def _after_fork() -> None:
-    """Forget the loop in a forked child: its thread does not exist there."""
+    """Forget all loops in a forked child: their threads do not exist there."""
     global _loop, _loop_lock
     _loop, _loop_lock = None, threading.Lock()
+    fanout_loops.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

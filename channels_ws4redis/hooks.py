@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
-from channels.db import database_sync_to_async
+from channels.db import DatabaseSyncToAsync
 from django.utils.module_loading import import_string
 
 from channels_ws4redis.exceptions import WebSocketError
@@ -17,6 +18,10 @@ from channels_ws4redis.recipients import Recipient
 
 #: Seconds that a hook's ``websocket.send`` waits for a client that does not read.
 SEND_TIMEOUT = 5.0
+
+#: Hooks of one socket run one after the other, those of different sockets side by side: many wait
+#: for a database or another service, and under gevent they did not wait for each other either.
+_threads = ThreadPoolExecutor(16, thread_name_prefix="ws4redis-hook")
 
 
 async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
@@ -34,12 +39,17 @@ async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
         getattr(function, "__call__", None)  # noqa: B004 # asks for the type of the method
     ):
         return await function(*args)
-    result = await database_sync_to_async(_run)(function, *args)
+    result = await run(_consume, function, *args)
     # A lambda or a decorator may hide that the function behind it is asynchronous.
     return await result if inspect.isawaitable(result) else result
 
 
-def _run(function: Callable[..., Any], *args: Any) -> Any:
+async def run(function: Callable[..., Any], *args: Any) -> Any:
+    """Run blocking code of the project in a worker thread, where it may use the ORM."""
+    return await DatabaseSyncToAsync(function, thread_sensitive=False, executor=_threads)(*args)
+
+
+def _consume(function: Callable[..., Any], *args: Any) -> Any:
     result = function(*args)
     return list(result) if inspect.isgenerator(result) else result
 

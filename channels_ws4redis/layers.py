@@ -19,7 +19,12 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import UNREACHABLE, close_with_loop, make_async_client
+from channels_ws4redis.connections import (
+    UNREACHABLE,
+    close_with_loop,
+    disconnect,
+    make_async_client,
+)
 from channels_ws4redis.messages import EVENT_TYPE, Event
 from channels_ws4redis.persistence import ENVELOPE, parse_envelope
 
@@ -57,6 +62,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
     :param hosts: a URL or a dict of redis-py's arguments; by default ``WS4REDIS_CONNECTION``.
     :param prefix: put before the names of pub/sub channels.
     :param capacity: messages that may wait on one channel before further ones are dropped.
+    :param channel_capacity: other capacities, by pattern of the channel's name.
 
     Unlike the layers of channels_redis it says when its link to Redis was lost, bounds its queues,
     and joining a group is done once Redis has confirmed it.
@@ -66,9 +72,15 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
     MAX_NAME_LENGTH = 65536
 
     def __init__(
-        self, hosts: Any = None, prefix: str = "", capacity: int = 10_000, **kwargs: Any
+        self,
+        hosts: Any = None,
+        prefix: str = "",
+        capacity: int = 10_000,
+        channel_capacity: dict[Any, int] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(capacity=capacity, **kwargs)
+        self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.prefix = prefix
         self._connection = _connection_arguments(hosts)
         self._listeners: WeakKeyDictionary[asyncio.AbstractEventLoop, Listener] = (
@@ -86,6 +98,10 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
             # Legacy servers own the channel of the bare name; they would show an envelope to users.
             return f"{self.prefix}{{{group}}}:events"
         return self.prefix + group
+
+    def _pubsub_channel_of(self, channel: str) -> str:
+        """Return the name of the Redis pub/sub channel of a channel, apart from those of groups."""
+        return f"{self.prefix}asgi.channel:{channel}"
 
     def require_valid_group_name(self, name: str) -> bool:
         """Take any non-empty text.
@@ -121,6 +137,9 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         listener = await self._listener()
         name = f"{prefix}{uuid.uuid4().hex}"
         listener.open(name)
+        if not name.startswith(FANOUT_PREFIX):
+            # Whoever is told the name may use it at once, in any process.
+            await listener.subscribe(self._pubsub_channel_of(name), name)
         return name
 
     async def send(self, channel: str, message: dict[str, Any]) -> None:
@@ -128,7 +147,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         self.require_valid_channel_name(channel)
         listener = await self._listener()
         if not listener.put(channel, message):
-            await listener.publish(self.prefix + channel, message)
+            await listener.publish(self._pubsub_channel_of(channel), message)
 
     async def receive(self, channel: str) -> dict[str, Any]:
         """Return the next message of a channel, waiting for it.
@@ -140,8 +159,9 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         if queue.empty() and channel in listener.overflowed:
             listener.overflowed.discard(channel)
             return {"type": RELINKED_TYPE}  # what was dropped has to be made good
-        if not channel.startswith(FANOUT_PREFIX):
-            await listener.subscribe(self.prefix + channel, channel)
+        pubsub_channel = self._pubsub_channel_of(channel)
+        if not channel.startswith(FANOUT_PREFIX) and not listener.hears(pubsub_channel, channel):
+            await listener.subscribe(pubsub_channel, channel)
         try:
             return await queue.get()
         except asyncio.CancelledError:
@@ -156,6 +176,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         :raises redis.exceptions.ConnectionError: if Redis does not confirm it in time.
         """
         self.require_valid_group_name(group)
+        self.require_valid_channel_name(channel)
         listener = await self._listener()
         listener.open(channel)
         await listener.subscribe(self.pubsub_channel(group), channel, group)
@@ -191,7 +212,8 @@ def _connection_arguments(hosts: Any) -> dict[str, Any] | None:
         return None
     host = hosts[0] if isinstance(hosts, list | tuple) and not isinstance(hosts[0], int) else hosts
     if isinstance(host, dict):
-        return {"url": host["address"]} if "address" in host else dict(host)
+        options = dict(host)
+        return {"url": options.pop("address"), **options} if "address" in host else options
     if isinstance(host, str):
         return {"url": host}
     return {"host": host[0], "port": host[1]}
@@ -277,7 +299,8 @@ class Listener:
         if queue is None:
             return False
         try:
-            queue.put_nowait(message)
+            # A copy, as if it came from another process: sender and receiver may change their own.
+            queue.put_nowait(msgpack.unpackb(msgpack.packb(message)))
         except asyncio.QueueFull:
             raise ChannelFull(channel) from None
         return True
@@ -285,6 +308,11 @@ class Listener:
     async def publish(self, pubsub_channel: str, message: dict[str, Any]) -> None:
         """Publish a message of another consumer."""
         await self._client.publish(pubsub_channel, MESSAGE + msgpack.packb(message))
+
+    def hears(self, pubsub_channel: str, channel: str) -> bool:
+        """Tell whether a channel listens, or will again once the link is back."""
+        subscription = self._subscriptions.get(pubsub_channel)
+        return subscription is not None and channel in subscription.channels
 
     async def subscribe(self, pubsub_channel: str, channel: str, group: str = "") -> None:
         """Make a channel listen; returns once Redis has confirmed the subscription.
@@ -339,6 +367,8 @@ class Listener:
 
     async def _command(self, *args: str) -> None:
         """Send a command on the pub/sub connection; if that fails the link is made anew."""
+        if self._connection is None:
+            return  # the link is gone meanwhile; the next one begins with what is wanted then
         try:
             await self._connection.send_command(*args, check_health=False)
         except UNREACHABLE:
@@ -420,7 +450,10 @@ class Listener:
             if not isinstance(reply, list):
                 continue  # the answer to a PING before the first subscription
             if reply[0] == b"message":
-                self._dispatch(reply[1].decode(), reply[2])
+                try:
+                    self._dispatch(reply[1].decode(), reply[2])
+                except Exception:
+                    logger.exception("A message on %r cannot be understood", reply[1])
             elif reply[0] == b"subscribe":
                 subscription = self._subscriptions.get(reply[1].decode())
                 if subscription is not None and not subscription.confirmed.done():
@@ -438,19 +471,20 @@ class Listener:
         subscription = self._subscriptions.get(pubsub_channel)
         if subscription is None or not subscription.confirmed.done():
             return  # for one who has left, though somebody may be about to come back
-        if data.startswith(MESSAGE):
+        if subscription.mirrors:
+            # Before the rest: a client chose these bytes, and may imitate what is looked for below.
+            subscription.mirrors -= 1
+            return
+        bare = settings.WS4REDIS_LEGACY_SERVERS and pubsub_channel == subscription.group
+        if data.startswith(MESSAGE) and not bare:
             # Unpacked per channel, as each consumer may change what it gets.
             for name in list(subscription.channels):
                 self._enqueue(name, msgpack.unpackb(data[len(MESSAGE) :]))
             return
-        if data.startswith(ENVELOPE):
-            # An envelope on the channel of the bare name comes from a process that does not know
-            # yet of legacy servers, and makes no copies.
-            if settings.WS4REDIS_LEGACY_SERVERS and pubsub_channel != subscription.group:
-                self._expect_mirror(subscription.group)
-        elif subscription.mirrors:
-            subscription.mirrors -= 1
-            return
+        # An envelope on the channel of the bare name comes from a process that does not know yet of
+        # legacy servers, and makes no copies.
+        if settings.WS4REDIS_LEGACY_SERVERS and not bare and data.startswith(ENVELOPE):
+            self._expect_mirror(subscription.group)
         message = {"type": EVENT_TYPE, "event": parse_envelope(subscription.group, data)}
         for name in list(subscription.channels):
             if name.startswith(FANOUT_PREFIX):
@@ -489,8 +523,7 @@ class Listener:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-        with contextlib.suppress(*UNREACHABLE):
-            await self._client.connection_pool.disconnect()
+        await disconnect(self._client)
 
 
 #: Keeps tasks that nobody awaits from being collected.

@@ -131,6 +131,19 @@ class Outbox:
         return len(self._frames)
 
 
+def abort_socket(send: Any) -> None:
+    """Drop the connection of a client that cannot even be told to go.
+
+    asyncio would keep what the server has written, and the connection, for as long as the client
+    pleases.
+    """
+    while hasattr(send, "__self__") and hasattr(send.__self__, "real_send"):
+        send = send.__self__.real_send  # Channels' session middleware
+    transport = getattr(getattr(send, "__self__", None), "transport", None)
+    if transport is not None and hasattr(transport, "abort"):
+        transport.abort()
+
+
 def _size(frame: Frame) -> int:
     text = frame.get("text")
     return len(text if text is not None else frame.get("bytes", b""))

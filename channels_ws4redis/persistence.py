@@ -20,6 +20,7 @@ replica, and if nobody is known to have been further.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -194,11 +195,12 @@ def parse_envelope(channel: str, data: bytes) -> Event:
 
     Data without our envelope come from a foreign program and are the payload alone.
     """
-    if not data.startswith(ENVELOPE):
-        return Event(channel, data)
-    head, _, payload = data[len(ENVELOPE) :].partition(b"\n")
-    epoch, offset, sender = head.decode().split(" ")
-    return Event(channel, payload, epoch, int(offset), sender)
+    if data.startswith(ENVELOPE):
+        head, _, payload = data[len(ENVELOPE) :].partition(b"\n")
+        with contextlib.suppress(ValueError):  # it only begins like ours
+            epoch, offset, sender = head.decode().split(" ")
+            return Event(channel, payload, epoch, int(offset), sender)
+    return Event(channel, data)
 
 
 _FETCH = Script("return redis.call('GET', KEYS[1])")

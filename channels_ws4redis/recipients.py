@@ -137,8 +137,10 @@ class Recipient:
         for payload in payloads:
             for index, event in enumerate(held):
                 known = before.get(event.channel)
-                if event.payload == payload and (
-                    known is None or known.value != payload or event.offset <= known.position.offset
+                if (
+                    known is not None
+                    and event.payload == payload
+                    and (known.value != payload or event.offset <= known.position.offset)
                 ):
                     del held[index]
                     break

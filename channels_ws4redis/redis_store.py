@@ -28,6 +28,10 @@ from channels_ws4redis.persistence import Publication
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
 
+#: Seconds, some thirty years. Redis refuses what overflows its clock, and would do so in the middle
+#: of the script that publishes.
+MAX_EXPIRE = 10**9
+
 
 class RedisStore:
     """Names channels and sends messages to them.
@@ -217,10 +221,12 @@ def _legacy_values(values: Any, keyword: str) -> Any:
 
 
 def _deprecated(given: str, remedy: str) -> None:
-    warnings.warn(f"{given} is deprecated; write {remedy}.", DeprecationWarning, stacklevel=6)
+    warnings.warn(f"{given} is deprecated; write {remedy}.", DeprecationWarning, stacklevel=5)
 
 
 def _as_seconds(expire: Any) -> int:
-    if isinstance(expire, bool) or not isinstance(expire, int) or expire < 0:
-        raise ValueError(f"expire={expire!r} is not a whole number of seconds, 0 or more.")
+    if isinstance(expire, bool) or not isinstance(expire, int) or not 0 <= expire <= MAX_EXPIRE:
+        raise ValueError(
+            f"expire={expire!r} is not a whole number of seconds from 0 to {MAX_EXPIRE}."
+        )
     return expire

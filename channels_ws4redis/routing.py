@@ -23,7 +23,7 @@ class FacilityPattern(RegexPattern):
     """
 
     def __init__(self) -> None:
-        super().__init__("")
+        super().__init__("", is_endpoint=True)
 
     @property
     def regex(self) -> re.Pattern[str]:  # type: ignore[override] # a descriptor in Django
@@ -65,7 +65,9 @@ class OriginGuard:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Pass a socket on if the page that opens it may."""
-        allowed = origin_allowed(WebSocketRequest(scope))
+        # A client without Origin is no browser; the request is made only for those that have one.
+        from_page = any(name == b"origin" for name, _ in scope["headers"])
+        allowed = not from_page or origin_allowed(WebSocketRequest(scope))
         await (self.application if allowed else WebsocketDenier())(scope, receive, send)
 
 

@@ -41,6 +41,12 @@ class Track:
         """True while something is missing, or may be, and the history has to be read."""
         return self.position is not None and (self._suspected or bool(self._held))
 
+    def lags(self, position: Position) -> bool:
+        """Tell whether the history had got further than we have."""
+        return self.position is not None and (
+            self.position.epoch == position.epoch and self.position.offset < position.offset
+        )
+
     def start(self, position: Position) -> None:
         """Learn where the history stood when a socket read it; later readings are in events."""
         if self.position is None:
@@ -76,7 +82,13 @@ class Track:
 
     def late(self) -> list[Event]:
         """Return held events that now follow on; a layer may merely have changed the order."""
-        return [] if self._suspected else self._take_following()
+        return self._take_following()
+
+    def ended(self, snapshot: Snapshot) -> list[Event]:
+        """Return held events that follow on in an epoch that has ended; the history lacks them."""
+        if self.position is None or self.position.epoch == snapshot.position.epoch:
+            return []
+        return self._take_following()
 
     def recover(self, snapshot: Snapshot) -> Recovery:
         """Take the channel's history and return what was missed, then what was held back."""

@@ -1,0 +1,106 @@
+"""A TCP proxy that can be cut, or go silent without closing anything."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+#: Bytes read at once.
+CHUNK = 65536
+
+
+class Proxy:
+    """Forwards a loopback port to another one."""
+
+    def __init__(self, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._open = asyncio.Event()
+        self._open.set()
+        self._stalled: list[asyncio.Event] = []
+        self._tasks: set[asyncio.Task[None] | None] = set()
+
+    async def start(self) -> None:
+        """Listen, on the same port as before if there was one."""
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Reset all connections and refuse new ones, until `start`."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    def silence(self) -> None:
+        """Keep all connections and forward nothing, as if a cable had been pulled."""
+        self._open.clear()
+
+    def resume(self) -> None:
+        """Forward again, including what had been held back."""
+        self._open.set()
+
+    def stall(self) -> None:
+        """Let the present connections be silent for ever; new ones work."""
+        self._open.clear()
+        self._stalled.append(self._open)
+        self._open = asyncio.Event()
+        self._open.set()
+
+    def drop(self) -> None:
+        """Reset all connections and take new ones at once."""
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def close(self) -> None:
+        """End the proxy."""
+        for opened in [self._open, *self._stalled]:
+            opened.set()
+        await self.cut()
+        while self._tasks:  # noqa: ASYNC110 # there is nothing to be told by
+            await asyncio.sleep(0.01)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
+        task = asyncio.current_task()
+        self._tasks.add(task)
+        try:
+            await self._connect(reader, writer)
+        finally:
+            self._tasks.discard(task)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        opened = self._open
+        try:
+            await opened.wait()
+            there = await asyncio.open_connection("127.0.0.1", self._target)
+        except OSError:
+            self._writers.discard(writer)
+            writer.transport.abort()
+            return
+        self._writers.add(there[1])
+        ways = [
+            asyncio.ensure_future(_forward(reader, there[1], opened)),
+            asyncio.ensure_future(_forward(there[0], writer, opened)),
+        ]
+        try:
+            await asyncio.wait(ways, return_when="FIRST_COMPLETED")
+        finally:
+            for way in ways:
+                way.cancel()
+            for end in (writer, there[1]):
+                self._writers.discard(end)
+                end.transport.abort()
+
+
+async def _forward(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event
+) -> None:
+    with contextlib.suppress(OSError):
+        while chunk := await reader.read(CHUNK):
+            await opened.wait()
+            writer.write(chunk)
+            await writer.drain()
