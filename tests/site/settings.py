@@ -5,6 +5,7 @@ It holds a JSON object of settings, so that a test can start a server with setti
 
 import json
 import os
+from pathlib import Path
 
 from testproject.settings import *  # noqa: F403 # a settings module builds on another one this way
 
@@ -20,5 +21,11 @@ LOGGING = {
     "root": {"handlers": ["console"], "level": "WARNING"},
     "loggers": {"daphne.server": {"level": "INFO"}},  # says where it listens
 }
+
+# Pages for the tests in a browser, and a folder of files that such a test has fetched.
+_SITE = Path(__file__).parent
+TEMPLATES[0]["DIRS"] = [_SITE / "templates"]  # noqa: F405
+_FETCHED = os.environ.get("WS4REDIS_TEST_STATIC")
+STATICFILES_DIRS = [_SITE / "static", *([_FETCHED] if _FETCHED else [])]
 
 globals().update(json.loads(os.environ.get("WS4REDIS_TEST_SETTINGS", "{}")))

@@ -1,0 +1,1 @@
+"""Benchmarks of this package beside its rivals: ``python -m tests.benchmarks``."""

@@ -1,0 +1,126 @@
+"""Runs the benchmark: ``python -m tests.benchmarks [--quick]``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+
+from tests.benchmarks import cases, machine, picture, publishing, report, servers
+from tests.benchmarks.cases import FULL, QUICK, Bench, BrokenError
+from tests.benchmarks.contenders import DELIVERING, IDLE, Contender
+from tests.benchmarks.outcome import Outcome, lost
+
+CASES = ("fan-out", "users", "idle", "publish")
+
+
+def main() -> int:
+    """Run what the command line asks for; a failure, but no slowness, makes the status non-zero."""
+    arguments = _arguments()
+    sizes = QUICK if arguments.quick else FULL
+    if arguments.rounds:
+        sizes = dataclasses.replace(sizes, rounds=arguments.rounds)
+    limit = machine.raise_file_limit()
+    if limit < 3 * max(sizes.fan_out):
+        print(f"warning: only {limit} files may be open; see ulimit -n", file=sys.stderr)
+    began = time.monotonic()
+    contenders = [
+        contender
+        for contender in DELIVERING
+        if (contender.quick or not arguments.quick)
+        and (not arguments.only or contender.key in arguments.only)
+    ]
+    try:
+        with servers.work_folder() as folder, servers.redis_server(folder) as redis:
+            bench = Bench(folder, redis, sizes, [])
+            outcome = _run(bench, contenders, arguments.cases, quick=arguments.quick)
+            text = report.render(outcome, sizes, redis.version, _command(arguments))
+    except (BrokenError, servers.StartError) as error:
+        print(f"broken: {error}", file=sys.stderr)
+        return 1
+    _write(arguments.output, text, outcome)
+    print(f"\n{text}\n{time.monotonic() - began:.0f} s; written to {arguments.output}")
+    return _lost(outcome)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a small run, for its exit status")
+    parser.add_argument("--rounds", type=int, help="how often each figure is measured")
+    parser.add_argument("--cases", nargs="+", choices=CASES, default=CASES)
+    keys = [contender.key for contender in DELIVERING]
+    parser.add_argument("--only", nargs="+", choices=keys, help="only these contenders")
+    parser.add_argument("--output", type=Path, help="folder for the report, picture and figures")
+    arguments = parser.parse_args()
+    if arguments.output is None:
+        arguments.output = servers.CACHE / ("quick" if arguments.quick else "full")
+    return arguments
+
+
+def _command(arguments: argparse.Namespace) -> str:
+    return "python -m tests.benchmarks " + " ".join(sys.argv[1:]) if sys.argv[1:] else "make bench"
+
+
+def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick: bool) -> Outcome:
+    for contender in contenders:
+        try:
+            contender.prepare()
+            contender.command(bench.folder, 1)
+        except servers.UnavailableError as reason:
+            bench.missing[contender.key] = str(reason)
+            print(f"without {contender.label}: {reason}")
+    for contender in DELIVERING:
+        if contender not in contenders:
+            bench.missing.setdefault(contender.key, "left out of this run")
+    outcome = Outcome(missing=bench.missing)
+    if "publish" in wanted:
+        outcome.published = publishing.run(bench, quick=quick)
+    if "fan-out" in wanted:
+        for count in bench.sizes.fan_out:
+            outcome.fan_out[count] = cases.alternate(bench, contenders, count, "broadcast")
+    if "idle" in wanted:
+        bare = [one for one in IDLE if one.quick or not quick]
+        servers_of_bare = {one.server for one in bare}
+        ours = [one for one in contenders if one.feed == "package"]
+        idle = [*bare, *(one for one in ours if one.server in servers_of_bare)]
+        count = bench.sizes.idle
+        outcome.idle[count] = cases.alternate(bench, idle, count, "idle")
+    if "users" in wanted:
+        bench.cookies = cases.accounts(bench)
+        count = bench.sizes.users
+        outcome.users[count] = cases.alternate(bench, contenders, count, "users")
+    return outcome
+
+
+def _write(folder: Path, text: str, outcome: Outcome) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.is_relative_to(servers.CACHE):
+        (servers.CACHE / ".gitignore").write_text("*\n")
+    (folder / "benchmark.md").write_text(text)
+    (folder / "benchmark.svg").write_text(picture.draw(outcome))
+    figures = dataclasses.asdict(outcome)
+    figures["published"] = [
+        {"recipients": recipients, "persist": persist, "results": results}
+        for (recipients, persist), results in outcome.published.items()
+    ]
+    (folder / "benchmark.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def _lost(outcome: Outcome) -> int:
+    """Return 1 if this package has lost a message, which is a defect whatever its speed."""
+    for results in (*outcome.fan_out.values(), *outcome.users.values()):
+        for key, rounds in results.items():
+            if not key.startswith("package-"):
+                continue
+            surplus = sum(one["surplus"] for one in rounds)
+            if lost(rounds) or surplus:
+                print(f"broken: {key}: {lost(rounds)} lost, {surplus} twice", file=sys.stderr)
+                return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

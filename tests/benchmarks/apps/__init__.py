@@ -1,0 +1,1 @@
+"""The applications and settings that the contenders serve."""

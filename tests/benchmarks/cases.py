@@ -1,0 +1,192 @@
+"""What is measured with sockets: one run of one contender, and the alternating rounds of a case."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks import machine, servers
+from tests.benchmarks.contenders import Contender
+
+Results = dict[str, list[dict[str, Any]]]
+
+
+class BrokenError(Exception):
+    """A run has failed, which is no question of speed."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything a run of the suite does."""
+
+    rounds: int
+    fan_out: tuple[int, ...]
+    users: int
+    idle: int
+    recipients: tuple[int, ...]
+    seconds: float
+    payload_bytes: int = 128
+    users_window: int = 32
+    #: Messages per second to single users, few enough for every contender but the core layer.
+    users_rate: int = 1000
+    single_messages: int = 20
+    single_pause: float = 0.15
+    connecting_at_once: int = 32
+    settle: float = 1.0
+
+
+FULL = Sizes(
+    rounds=3,
+    fan_out=(10, 100, 500, 2000),
+    users=2000,
+    idle=2000,
+    recipients=(1, 10, 1000),
+    seconds=3.0,
+)
+QUICK = Sizes(
+    rounds=1,
+    fan_out=(10, 100),
+    users=100,
+    idle=200,
+    recipients=(1, 10, 100),
+    seconds=0.7,
+    single_messages=5,
+    settle=0.5,
+)
+
+
+@dataclass
+class Bench:
+    """What all runs share."""
+
+    folder: Path
+    redis: servers.RedisServer
+    sizes: Sizes
+    cookies: list[str]
+    #: Why a contender is not measured, by its key.
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def environment(self, layer: str, port: int = 0) -> dict[str, str]:
+        """Return what servers, publishers and their settings read."""
+        return {
+            "BENCH_REDIS_URL": self.redis.url,
+            "BENCH_DATABASE": str(self.folder / "users.sqlite3"),
+            "BENCH_LAYER": layer,
+            "BENCH_PORT": str(port),
+            "DJANGO_SETTINGS_MODULE": "tests.benchmarks.apps.settings",
+            "PYTHONPATH": str(servers.ROOT),
+            "PYTHONWARNINGS": "ignore",
+        }
+
+
+def run_once(bench: Bench, contender: Contender, count: int, audience: str) -> dict[str, Any]:
+    """Start a contender, put sockets on it, and return what the load generator has measured."""
+    sizes = bench.sizes
+    port = machine.free_port()
+    environment = bench.environment(contender.layer, port)
+    sockets: list[tuple[str, str | None]]
+    if audience == "users":
+        sockets = [
+            (f"/ws/bench?subscribe-user&user=user{i}", bench.cookies[i]) for i in range(count)
+        ]
+    else:
+        sockets = [("/ws/bench?subscribe-broadcast", None)] * count
+    feed = [contender.python(), "-m", "tests.benchmarks.feed", contender.feed]
+    plan = {
+        "port": port,
+        "redis_url": bench.redis.url,
+        "sockets": sockets,
+        "first_sockets": min(10, count),
+        "audience": audience,
+        "feed": [] if audience == "idle" else [*feed, str(sizes.payload_bytes)],
+        "environment": environment,
+        "seconds": sizes.seconds,
+        "window": sizes.users_window if audience == "users" else contender.window,
+        "paced_rate": sizes.users_rate if audience == "users" else 0,
+        "warm_up": 200 if audience == "users" else 5,
+        "single_messages": sizes.single_messages * (10 if audience == "users" else 1),
+        "single_pause": sizes.single_pause / (10 if audience == "users" else 1),
+        "connecting_at_once": sizes.connecting_at_once,
+        "settle": sizes.settle,
+    }
+    bench.redis.client().flushall()
+    log = bench.folder / f"{contender.key}.log"
+    command = contender.command(bench.folder, port)
+    with servers.running(command, port, environment, log) as server:
+        load = subprocess.run(
+            [sys.executable, "-m", "tests.benchmarks.load"],
+            input=json.dumps(plan | {"server_pid": server.pid}),
+            capture_output=True,
+            text=True,
+            cwd=servers.ROOT,
+            check=False,
+            timeout=300,
+        )
+    if load.returncode:
+        tail = log.read_text(errors="replace")[-2000:]
+        raise BrokenError(f"{contender.label}, {count} sockets:\n{load.stderr[-3000:]}\n{tail}")
+    result: dict[str, Any] = json.loads(load.stdout)
+    if result["closed"]:
+        raise BrokenError(f"{contender.label} has closed {result['closed']} of {count} sockets")
+    return result
+
+
+def alternate(bench: Bench, contenders: Iterable[Contender], count: int, audience: str) -> Results:
+    """Run the contenders in turn, several rounds, each round beginning with another one."""
+    able = [contender for contender in contenders if count <= contender.most_sockets]
+
+    def run(contender: Contender) -> dict[str, Any]:
+        result = run_once(bench, contender, count, audience)
+        _tell(contender.label, count, audience, result)
+        return result
+
+    return rounds(bench, able, run)
+
+
+def rounds(
+    bench: Bench, contenders: list[Contender], run: Callable[[Contender], dict[str, Any]]
+) -> Results:
+    """Call ``run`` for each contender that is not missing, in a rotating order."""
+    results: Results = {contender.key: [] for contender in contenders}
+    for number in range(bench.sizes.rounds):
+        start = number % len(contenders)
+        for contender in contenders[start:] + contenders[:start]:
+            if contender.key not in bench.missing:
+                results[contender.key].append(run(contender))
+    return results
+
+
+def _tell(label: str, count: int, audience: str, result: dict[str, Any]) -> None:
+    line = f"  {audience:9} {count:5}  {label:32}"
+    if "saturated" in result:
+        saturated = result["saturated"]
+        line += f"{saturated['server_cpu'] * 1e6:8.1f} µs/delivery {saturated['rate']:9.0f}/s"
+        line += f"  (server {saturated['server_share']:.0%}, load {saturated['load_share']:.0%})"
+    if "paced" in result:
+        paced = result["paced"]
+        line += f"  paced {paced['server_cpu'] * 1e6:6.1f} µs at {paced['rate']:4.0f}/s"
+    connect = result["connect"]
+    line += f"  connect {connect['rate']:6.0f}/s {connect['server_cpu'] * 1e6:6.0f} µs"
+    line += f"  {result['bytes_per_socket'] / 1024:6.1f} KiB/socket"
+    print(line, flush=True)
+
+
+def accounts(bench: Bench) -> list[str]:
+    """Make the users and return their session cookies."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.benchmarks.accounts", str(bench.sizes.users)],
+        env={"PATH": "/usr/bin:/bin"} | bench.environment("none"),
+        cwd=servers.ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise BrokenError(done.stderr)
+    cookies: list[str] = json.loads(done.stdout)
+    return cookies

@@ -1,0 +1,179 @@
+"""What must hold: ratios within one run, of medians over its rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.benchmarks.outcome import Outcome, median, ratio
+
+
+@dataclass(frozen=True)
+class Target:
+    """A figure, its bound, and how to find it in an outcome."""
+
+    figure: str
+    bound: float
+    find: Callable[[Outcome], float | None]
+    at_least: bool = False
+
+    def holds(self, outcome: Outcome) -> bool | None:
+        """Tell whether the bound is kept; None if the run lacks a contender for it."""
+        found = self.find(outcome)
+        if found is None:
+            return None
+        return found >= self.bound if self.at_least else found <= self.bound
+
+    @property
+    def text(self) -> str:
+        """The bound, with its direction."""
+        return f"{'≥' if self.at_least else '≤'} {self.bound:g}"
+
+
+def _fan_out(count: int, key: str, *path: str) -> Callable[[Outcome], float | None]:
+    return lambda outcome: median(outcome.fan_out.get(count, {}).get(key), *path)
+
+
+def _users(key: str) -> Callable[[Outcome], float | None]:
+    def find(outcome: Outcome) -> float | None:
+        largest = outcome.users[max(outcome.users)] if outcome.users else {}
+        return median(largest.get(key), "paced", "server_cpu")
+
+    return find
+
+
+def _idle(key: str) -> Callable[[Outcome], float | None]:
+    def find(outcome: Outcome) -> float | None:
+        largest = outcome.idle[max(outcome.idle)] if outcome.idle else {}
+        return median(largest.get(key), "bytes_per_socket")
+
+    return find
+
+
+def _connects(key: str) -> Callable[[Outcome], float | None]:
+    def find(outcome: Outcome) -> float | None:
+        return _fan_out(max(outcome.fan_out, default=0), key, "connect", "rate")(outcome)
+
+    return find
+
+
+def _published(recipients: int, key: str, *, persist: bool = True) -> Callable[..., float | None]:
+    return lambda outcome: median(
+        outcome.published.get((recipients, persist), {}).get(key), "median"
+    )
+
+
+def _new_connections(outcome: Outcome) -> float | None:
+    figures = [
+        median(results.get("package"), "new_connections") for results in outcome.published.values()
+    ]
+    return max((figure for figure in figures if figure is not None), default=None)
+
+
+def _growth(key: str, figure: str) -> Callable[[Outcome], float | None]:
+    def find(outcome: Outcome) -> float | None:
+        few, many = min(outcome.fan_out, default=0), max(outcome.fan_out, default=0)
+        return ratio(
+            _fan_out(many, key, "single", figure)(outcome),
+            _fan_out(few, key, "single", figure)(outcome),
+        )
+
+    return find
+
+
+def _ratio(
+    above: Callable[[Outcome], float | None], below: Callable[[Outcome], float | None]
+) -> Callable[[Outcome], float | None]:
+    return lambda outcome: ratio(above(outcome), below(outcome))
+
+
+_CPU = ("saturated", "server_cpu")
+_RATE = ("saturated", "rate")
+
+TARGETS = [
+    Target(
+        "fan-out, 500 sockets, daphne: CPU per delivery ÷ ceiling on daphne",
+        1.10,
+        _ratio(_fan_out(500, "package-daphne", *_CPU), _fan_out(500, "ceiling-daphne", *_CPU)),
+    ),
+    Target(
+        "fan-out, 500 sockets, daphne: rate ÷ legacy",
+        1.6,
+        _ratio(_fan_out(500, "package-daphne", *_RATE), _fan_out(500, "legacy", *_RATE)),
+        at_least=True,
+    ),
+    Target(
+        "fan-out, 500 sockets, daphne: textbook consumer's CPU ÷ ours",
+        5,
+        _ratio(_fan_out(500, "pubsub-daphne", *_CPU), _fan_out(500, "package-daphne", *_CPU)),
+        at_least=True,
+    ),
+    Target(
+        "fan-out, 500 sockets, uvicorn: CPU per delivery ÷ ceiling on uvicorn",
+        1.35,
+        _ratio(_fan_out(500, "package-uvicorn", *_CPU), _fan_out(500, "ceiling-uvicorn", *_CPU)),
+    ),
+    Target(
+        "fan-out, 500 sockets, uvicorn: rate ÷ legacy",
+        4,
+        _ratio(_fan_out(500, "package-uvicorn", *_RATE), _fan_out(500, "legacy", *_RATE)),
+        at_least=True,
+    ),
+    *(
+        Target(
+            f"distinct users, {server}: CPU per delivery ÷ textbook consumer",
+            0.5,
+            _ratio(_users(f"package-{server}"), _users(f"pubsub-{server}")),
+        )
+        for server in ("daphne", "uvicorn")
+    ),
+    Target(
+        "publish_message, stored, 1 channel ÷ legacy",
+        0.6,
+        _ratio(_published(1, "package"), _published(1, "legacy")),
+    ),
+    Target(
+        "publish_message, stored, 1,000 users ÷ legacy",
+        0.12,
+        _ratio(_published(1000, "package"), _published(1000, "legacy")),
+    ),
+    Target(
+        "publish_message, stored, 1,000 users ÷ bare pipeline",
+        1.5,
+        _ratio(_published(1000, "package"), _published(1000, "bare")),
+    ),
+    Target("new Redis connections per publish after the first", 0, _new_connections),
+    *(
+        Target(
+            f"resident memory per idle socket, {server} ÷ bare consumer",
+            1.10,
+            _ratio(
+                _idle(f"package-{server}"),
+                _idle(f"bare-{server}"),
+            ),
+        )
+        for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"connect rate, {server} ÷ textbook consumer",
+            1.0,
+            _ratio(
+                _connects(f"package-{server}"),
+                _connects(f"pubsub-{server}"),
+            ),
+            at_least=True,
+        )
+        for server in ("daphne", "uvicorn")
+    ),
+    Target(
+        "Redis bytes per publish, most sockets ÷ fewest",
+        1.05,
+        _growth("package-uvicorn", "redis_bytes"),
+    ),
+    Target(
+        "Redis commands per publish, most sockets ÷ fewest",
+        1.05,
+        _growth("package-uvicorn", "redis_commands"),
+    ),
+]

@@ -1,0 +1,207 @@
+"""The system checks, each with what it finds and what it leaves alone."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import pytest
+import redis.connection
+from channels.layers import channel_layers
+from django.core.checks import run_checks
+from django.core.checks.registry import registry
+
+from channels_ws4redis.subscriber import RedisSubscriber
+
+OWN = {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}
+CORE = {"BACKEND": "channels_redis.core.RedisChannelLayer"}
+
+
+class BroadcastOnly(RedisSubscriber):
+    """Listens on broadcasts, publishes nothing."""
+
+    subscription_channels = ["subscribe-broadcast"]  # noqa: RUF012 # as legacy projects write it
+    publish_channels = []  # noqa: RUF012
+
+
+def allow(request, channels):
+    """Allow everything."""
+    return channels
+
+
+@pytest.fixture(autouse=True)
+def good_project(settings):
+    """A project with which nothing is wrong."""
+    settings.CHANNEL_LAYERS = {"default": OWN}
+    settings.WS4REDIS_ALLOWED_CHANNELS = allow
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+    yield
+    channel_layers.backends.clear()
+
+
+def found(*, deploy: bool = False) -> dict[str, str]:
+    """Return the ids of what our checks find, with message and remedy."""
+    channel_layers.backends.clear()
+    return {
+        problem.id: f"{problem.msg} {problem.hint}"
+        for problem in run_checks(include_deployment_checks=deploy)
+        if problem.id.startswith("ws4redis.")
+    }
+
+
+def test_nothing_wrong():
+    """A good project gets no message, at deployment neither."""
+    assert found(deploy=True) == {}
+    assert any(check.__name__ == "check_layer" for check in registry.registered_checks)
+
+
+@pytest.mark.parametrize("layers", [{}, None, {"other": OWN}])
+def test_no_layer(settings, layers):
+    """E001: there is no default channel layer."""
+    settings.CHANNEL_LAYERS = layers
+    problems = found()
+    assert list(problems) == ["ws4redis.E001"]
+    assert "channels_ws4redis.layers.RedisChannelLayer" in problems["ws4redis.E001"]
+
+
+@pytest.mark.parametrize("name", ["ALLOWED_CHANNELS", "PROCESS_REQUEST", "SUBSCRIBER"])
+@pytest.mark.parametrize(
+    "value", ["common.redis", "tests.test_checks.missing", "tests.test_checks.OWN", "nodots", 7]
+)
+def test_hooks(settings, name, value):
+    """E002: a hook cannot be imported, or is not what it must be."""
+    setattr(settings, f"WS4REDIS_{name}", value)
+    problems = found(deploy=True)
+    assert "ws4redis.E002" in problems
+    assert f"WS4REDIS_{name}" in problems["ws4redis.E002"]
+
+
+def test_good_hooks(settings):
+    """Hooks that can be imported are left alone."""
+    settings.WS4REDIS_ALLOWED_CHANNELS = "tests.test_checks.allow"
+    settings.WS4REDIS_PROCESS_REQUEST = "tests.test_checks.allow"
+    settings.WS4REDIS_SUBSCRIBER = "tests.test_checks.BroadcastOnly"
+    assert found() == {}
+
+
+@pytest.mark.parametrize(
+    ("layer", "wrong"),
+    [
+        (OWN, False),
+        (OWN | {"CONFIG": {"hosts": ["redis://localhost:6380"]}}, True),
+        ({"BACKEND": "channels.layers.InMemoryChannelLayer"}, True),
+    ],
+)
+def test_legacy_servers(settings, layer, wrong):
+    """E003: the layer does not hear what legacy servers publish."""
+    settings.CHANNEL_LAYERS = {"default": layer}
+    assert found() == {}
+    settings.WS4REDIS_LEGACY_SERVERS = True
+    assert list(found()) == (["ws4redis.E003"] if wrong else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WS4REDIS_EXPIRE", "soon"),
+        ("WS4REDIS_CONNECTION", {"port": "redis"}),
+        ("WS4REDIS_HISTORY", 0),
+    ],
+)
+def test_values(settings, name, value):
+    """E004: a setting has a value that makes no sense."""
+    setattr(settings, name, value)
+    problems = found()
+    assert list(problems) == ["ws4redis.E004"]
+    assert name in problems["ws4redis.E004"]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "redis_py", "wrong"),
+    [
+        (["redis://localhost"], "8.1.0", True),
+        (["redis://localhost?socket_timeout=60"], "8.1.0", False),
+        ([{"address": "redis://localhost", "socket_timeout": None}], "8.1.0", False),
+        ([("localhost", 6379)], "8.1.0", True),
+        ([("localhost", 6379)], "7.4.0", False),
+    ],
+)
+def test_core_layer_times_out(settings, monkeypatch, hosts, redis_py, wrong):
+    """W001: channels_redis' core layer on redis-py 8 without a socket timeout."""
+    monkeypatch.setattr("redis.__version__", redis_py)
+    settings.CHANNEL_LAYERS = {"default": CORE | {"CONFIG": {"hosts": hosts, "capacity": 10_000}}}
+    assert list(found()) == (["ws4redis.W001"] if wrong else [])
+
+
+@pytest.mark.parametrize(("capacity", "wrong"), [(100, True), (10_000, False)])
+def test_core_layer_capacity(settings, capacity, wrong):
+    """W002: channels_redis' core layer drops what exceeds its capacity."""
+    hosts = [{"address": "redis://localhost", "socket_timeout": None}]
+    settings.CHANNEL_LAYERS = {"default": CORE | {"CONFIG": {"hosts": hosts, "capacity": capacity}}}
+    assert list(found()) == (["ws4redis.W002"] if wrong else [])
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "wrong"),
+    [
+        ("ws4redis.django_runserver.application", True),
+        ("channels_ws4redis.django_runserver.application", True),
+        ("mysite.wsgi.application", False),
+        (None, False),
+    ],
+)
+def test_wsgi_application(settings, entry_point, wrong):
+    """W003: WSGI_APPLICATION still points to ws4redis."""
+    settings.WSGI_APPLICATION = entry_point
+    assert list(found()) == (["ws4redis.W003"] if wrong else [])
+
+
+def test_gevent_in_redis(monkeypatch):
+    """W004: redis-py has been given gevent's sockets."""
+    module = types.ModuleType("gevent.socket")
+    monkeypatch.setattr(redis.connection, "socket", module)
+    assert list(found()) == ["ws4redis.W004"]
+
+
+@pytest.mark.parametrize("patched", [True, False])
+def test_gevent_patches(monkeypatch, patched):
+    """W004: gevent has patched the standard library; to have it imported is harmless."""
+    module = types.ModuleType("gevent.monkey")
+    module.is_module_patched = lambda name: patched  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "gevent.monkey", module)
+    assert list(found()) == (["ws4redis.W004"] if patched else [])
+
+
+@pytest.mark.parametrize(
+    ("subscriber", "wrong"),
+    [(None, True), ("tests.test_checks.BroadcastOnly", False)],
+)
+def test_publish_policy(settings, subscriber, wrong):
+    """W005: at deployment, that anyone may publish to everyone."""
+    settings.WS4REDIS_ALLOWED_CHANNELS = None
+    settings.WS4REDIS_SUBSCRIBER = subscriber
+    assert found() == {}
+    assert list(found(deploy=True)) == (["ws4redis.W005"] if wrong else [])
+
+
+def test_layer_for_one_process(settings):
+    """W006: at deployment, that the layer reaches one process only."""
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+    assert found() == {}
+    assert list(found(deploy=True)) == ["ws4redis.W006"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "subscriber", "told"),
+    [
+        ("db", None, True),
+        ("db", "tests.test_checks.BroadcastOnly", False),
+        ("cached_db", None, False),
+    ],
+)
+def test_sessions(settings, engine, subscriber, told):
+    """I001: at deployment, that every socket may ask the database for its session."""
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    settings.WS4REDIS_SUBSCRIBER = subscriber
+    assert found() == {}
+    assert list(found(deploy=True)) == (["ws4redis.I001"] if told else [])

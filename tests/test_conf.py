@@ -1,0 +1,121 @@
+"""Settings: names, defaults, types, and that they are read when they are used."""
+
+from __future__ import annotations
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from channels_ws4redis.conf import Settings
+from channels_ws4redis.conf import settings as conf
+
+DEFAULTS = {
+    "WEBSOCKET_URL": "/ws/",
+    "WS4REDIS_CONNECTION": {"host": "localhost", "port": 6379, "db": 0, "password": None},
+    "WS4REDIS_PREFIX": None,
+    "WS4REDIS_EXPIRE": 3600,
+    "WS4REDIS_HISTORY": 1,
+    "WS4REDIS_META_EXPIRE": 86400,
+    "WS4REDIS_HEARTBEAT": None,
+    "WS4REDIS_SUBSCRIBER": "channels_ws4redis.subscriber.RedisSubscriber",
+    "WS4REDIS_ALLOWED_CHANNELS": None,
+    "WS4REDIS_PROCESS_REQUEST": None,
+    "WS4REDIS_ALLOWED_ORIGINS": (),
+    "WS4REDIS_OUTBOX_MESSAGES": 2000,
+    "WS4REDIS_OUTBOX_BYTES": 1024 * 1024,
+    "WS4REDIS_CLOSE_WINDOW": 2.0,
+    "WS4REDIS_LEGACY_SERVERS": False,
+    "SESSION_COOKIE_NAME": "sessionid",
+    "SESSION_ENGINE": "django.contrib.sessions.backends.db",
+}
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_defaults(settings, name):
+    """Every setting may be left out."""
+    if hasattr(settings, name):
+        delattr(settings, name)
+    assert getattr(Settings(), name) == DEFAULTS[name]
+
+
+def test_csrf_trusted_origins(settings):
+    """Django's own list of trusted origins is read too."""
+    assert list(conf.CSRF_TRUSTED_ORIGINS) == []
+    settings.CSRF_TRUSTED_ORIGINS = ["https://a.example"]
+    assert conf.CSRF_TRUSTED_ORIGINS == ["https://a.example"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "read"),
+    [
+        ("WEBSOCKET_URL", "/stream", "/stream"),
+        ("WS4REDIS_CONNECTION", {"host": "h"}, {"host": "h"}),
+        ("WS4REDIS_CONNECTION", "redis://h", "redis://h"),
+        ("WS4REDIS_CONNECTION", None, DEFAULTS["WS4REDIS_CONNECTION"]),
+        ("WS4REDIS_PREFIX", "ws", "ws"),
+        ("WS4REDIS_EXPIRE", 0, 0),
+        ("WS4REDIS_EXPIRE", None, 0),
+        ("WS4REDIS_EXPIRE", 7200, 7200),
+        ("WS4REDIS_HEARTBEAT", "", None),
+        ("WS4REDIS_HEARTBEAT", "#", "#"),
+        ("WS4REDIS_HEARTBEAT", b"--heartbeat--", "--heartbeat--"),
+        ("WS4REDIS_SUBSCRIBER", None, DEFAULTS["WS4REDIS_SUBSCRIBER"]),
+        ("WS4REDIS_SUBSCRIBER", dict, dict),
+        ("WS4REDIS_ALLOWED_CHANNELS", "a.b", "a.b"),
+        ("WS4REDIS_ALLOWED_CHANNELS", len, len),
+        ("WS4REDIS_PROCESS_REQUEST", "a.b", "a.b"),
+        ("WS4REDIS_ALLOWED_ORIGINS", None, ()),
+        ("WS4REDIS_ALLOWED_ORIGINS", "https://a.example", ["https://a.example"]),
+        ("WS4REDIS_ALLOWED_ORIGINS", ["*"], ["*"]),
+        ("WS4REDIS_HISTORY", 1000, 1000),
+        ("WS4REDIS_META_EXPIRE", 60, 60),
+        ("WS4REDIS_CLOSE_WINDOW", 0, 0),
+        ("WS4REDIS_CLOSE_WINDOW", 0.5, 0.5),
+        ("WS4REDIS_LEGACY_SERVERS", 1, True),
+    ],
+)
+def test_values(name, value, read):
+    """A setting is read at the moment it is used, so that override_settings works."""
+    with override_settings(**{name: value}):
+        assert getattr(conf, name) == read
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("WS4REDIS_CONNECTION", 6379, "must be a dict or a redis:// URL"),
+        ("WS4REDIS_CONNECTION", ["localhost"], "must be a dict or a redis:// URL"),
+        ("WS4REDIS_EXPIRE", -1, "at least 0"),
+        ("WS4REDIS_EXPIRE", "3600", "at least 0"),
+        ("WS4REDIS_EXPIRE", True, "at least 0"),
+        ("WS4REDIS_EXPIRE", 1.5, "at least 0"),
+        ("WS4REDIS_HISTORY", 0, "at least 1"),
+        ("WS4REDIS_HISTORY", None, "at least 1"),
+        ("WS4REDIS_META_EXPIRE", 59, "at least 60"),
+        ("WS4REDIS_OUTBOX_MESSAGES", 0, "at least 1"),
+        ("WS4REDIS_OUTBOX_BYTES", "1M", "at least 1"),
+        ("WS4REDIS_CLOSE_WINDOW", -0.1, "number of seconds"),
+        ("WS4REDIS_CLOSE_WINDOW", "2", "number of seconds"),
+        ("WS4REDIS_CLOSE_WINDOW", False, "number of seconds"),
+    ],
+)
+def test_wrong_values(settings, name, value, complaint):
+    """A value that makes no sense raises ImproperlyConfigured with the name and the value."""
+    setattr(settings, name, value)
+    with pytest.raises(ImproperlyConfigured, match=complaint) as caught:
+        getattr(conf, name)
+    assert name in str(caught.value)
+    assert repr(value) in str(caught.value)
+
+
+def test_overrides(settings):
+    """What code assigned at run time wins over Django's settings, and is checked as well."""
+    own = Settings()
+    settings.WS4REDIS_EXPIRE = 10
+    own.overrides["WS4REDIS_EXPIRE"] = 20
+    assert own.WS4REDIS_EXPIRE == 20
+    own.overrides["WS4REDIS_EXPIRE"] = "20"
+    with pytest.raises(ImproperlyConfigured):
+        _ = own.WS4REDIS_EXPIRE
+    del own.overrides["WS4REDIS_EXPIRE"]
+    assert own.WS4REDIS_EXPIRE == 10

@@ -1,0 +1,182 @@
+"""Every form of WS4REDIS_CONNECTION, end to end: stored, published, and heard by a socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import ipaddress
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from testproject.embedded import RedisServer, find_free_port, find_server_binary
+from tests.clients import Visitor
+from tests.servers import ROOT
+
+
+@pytest.fixture
+def server() -> Iterator[RedisServer]:
+    """A Redis server of the test's own."""
+    with RedisServer(port=0) as server:
+        yield server
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for 127.0.0.1, with its key, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "certificate.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def tls_port(server: RedisServer, certificate: Path) -> Iterator[int]:
+    """A port that speaks TLS in front of the server, whose binary is built without it."""
+    port = find_free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.tls_proxy", str(port), str(server.port), str(certificate)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout is not None
+    with process.stdout:
+        assert process.stdout.readline() == b"ready\n"
+        yield port
+        process.kill()
+        process.wait()
+
+
+async def assert_works(serve, connection, kind: str = "daphne") -> None:
+    """Start a site with this connection, and see that it stores, publishes and hears."""
+    visitor = Visitor(serve(kind, settings={"WS4REDIS_CONNECTION": connection}))
+    async with visitor.socket("/ws/foo?subscribe-broadcast&publish-broadcast&echo") as socket:
+        await visitor.publish("Hello", facility="foo", broadcast=True)
+        assert await socket.receive() == "Hello"
+        await socket.send("there")
+        assert await socket.receive() == "there"
+    async with visitor.socket("/ws/foo?subscribe-broadcast") as socket:
+        assert await socket.receive() == "there"
+    assert (await visitor.arequest("/test/fetch?facility=foo")).body == b"there"
+
+
+async def test_partial_dict(serve, server):
+    """A dict may name the port alone, as text, with an empty password."""
+    await assert_works(serve, {"port": str(server.port), "password": "", "db": "2"})
+    assert redis.Redis(port=server.port, db=2).get("broadcast:foo") == b"there"
+
+
+async def test_url(serve, server):
+    """A URL does as well."""
+    await assert_works(serve, server.url)
+
+
+@pytest.mark.parametrize("as_url", [True, False])
+async def test_unix_socket(serve, as_url):
+    """A path of a UNIX socket, in a dict or a URL."""
+    with RedisServer() as server:
+        path = server.url.removeprefix("unix://").partition("?")[0]
+        await assert_works(serve, server.url if as_url else {"unix_socket_path": path})
+
+
+@pytest.mark.parametrize("as_url", [True, False])
+async def test_tls(serve, tls_port, certificate, as_url):
+    """TLS, by ``ssl`` in a dict or a rediss:// URL, with the certificate verified."""
+    if as_url:
+        connection = f"rediss://127.0.0.1:{tls_port}/0?ssl_ca_certs={certificate}"
+    else:
+        connection = {
+            "host": "127.0.0.1",
+            "port": tls_port,
+            "ssl": True,
+            "ssl_ca_certs": str(certificate),
+        }
+    await assert_works(serve, connection)
+
+
+@contextlib.contextmanager
+def sentinel(master: RedisServer, folder: Path) -> Iterator[int]:
+    """Run a sentinel that fails over within two seconds."""
+    port = find_free_port()
+    configuration = folder / "sentinel.conf"
+    configuration.write_text(
+        f"port {port}\nbind 127.0.0.1\ndir {folder}\n"
+        f"sentinel monitor main 127.0.0.1 {master.port} 1\n"
+        "sentinel down-after-milliseconds main 500\n"
+        "sentinel failover-timeout main 2000\n"
+    )
+    process = subprocess.Popen(
+        [find_server_binary(), str(configuration), "--sentinel"],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield port
+    finally:
+        process.kill()
+        process.wait()
+
+
+def replicas(port: int) -> list[dict]:
+    """Return the replicas that a sentinel knows and can reach."""
+    with contextlib.suppress(redis.exceptions.ConnectionError), redis.Redis(port=port) as client:
+        return [
+            replica
+            for replica in client.sentinel_slaves("main")
+            if replica["master-link-status"] == "ok"
+        ]
+    return []
+
+
+async def test_sentinel(serve, server, tmp_path):
+    """With sentinels a site finds the master, and finds the new one after a failover."""
+    options = {"replicaof": f"127.0.0.1 {server.port}"}
+    with RedisServer(port=0, options=options) as replica, sentinel(server, tmp_path) as port:
+        deadline = time.monotonic() + 30
+        while not replicas(port):
+            assert time.monotonic() < deadline, "the sentinel has not found the replica"
+            await asyncio.sleep(0.1)
+        connection = {"sentinels": [["127.0.0.1", port]], "service_name": "main", "db": "0"}
+        await assert_works(serve, connection)
+        visitor = Visitor(serve(settings={"WS4REDIS_CONNECTION": connection}))
+        async with visitor.socket("/ws/foo?subscribe-broadcast") as socket:
+            assert await socket.receive() == "there"
+            server.kill()
+            body = {"to": {"facility": "foo", "broadcast": True}, "messages": ["after"]}
+            while (await visitor.arequest("/test/publish", body)).status != 200:
+                assert time.monotonic() < deadline + 30, "nothing can be published any more"
+                await asyncio.sleep(0.2)
+            assert await socket.receive() == "after"
+        assert redis.Redis(port=replica.port).get("broadcast:foo") == b"after"

@@ -1,0 +1,228 @@
+"""Storing and sending on every channel layer, from every place that code may publish from."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import threading
+
+import pytest
+import redis
+from asgiref.sync import async_to_sync, sync_to_async
+from channels.layers import get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_ws4redis.delivery import adeliver, deliver
+from channels_ws4redis.fanout import get_fanout
+from channels_ws4redis.persistence import Publication
+from channels_ws4redis.publisher import RedisPublisher
+from testproject.embedded import RedisServer
+from tests.listeners import LAYERS, PATIENCE, Listener, all_left, close_layer, configuration
+
+
+@pytest.fixture(params=LAYERS)
+def layer_name(request, settings, redis_url):
+    """Every channel layer in turn is the project's."""
+    settings.CHANNEL_LAYERS = configuration(request.param, redis_url)
+    return request.param
+
+
+@pytest.fixture
+async def listen(layer_name):
+    """Open sockets on channels; they are gone at the end of the test."""
+    fanout = get_fanout(get_channel_layer())
+    listeners = []
+
+    async def start(*channels):
+        listeners.append(Listener(fanout))
+        return await listeners[-1].join(*channels)
+
+    yield start
+    for listener in listeners:
+        listener.leave()
+    await all_left()
+    await close_layer(get_channel_layer())
+
+
+def broadcast():
+    """Return a publisher to everyone."""
+    return RedisPublisher(facility="foo", broadcast=True)
+
+
+async def test_from_a_thread(listen, redis_client):
+    """What a plain thread publishes is stored and arrives, in order."""
+    listener = await listen("broadcast:foo")
+
+    def work():
+        publisher = broadcast()
+        for number in range(20):
+            publisher.publish_message(str(number))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert [await listener.receive() for _ in range(20)] == [str(number) for number in range(20)]
+    await asyncio.to_thread(thread.join)
+    assert redis_client.get("broadcast:foo") == b"19"
+
+
+async def test_from_a_view(listen):
+    """So does what a synchronous view publishes in asgiref's thread."""
+    listener = await listen("broadcast:foo")
+    await sync_to_async(broadcast().publish_message)("Hello")
+    assert await listener.receive() == "Hello"
+
+
+async def test_from_the_loop(listen):
+    """Synchronous publishing in the thread of the event loop works as well, and keeps order."""
+    listener = await listen("broadcast:foo")
+    for number in range(20):
+        broadcast().publish_message(str(number))
+    assert [await listener.receive() for _ in range(20)] == [str(number) for number in range(20)]
+
+
+async def test_from_a_coroutine(listen):
+    """So does asynchronous publishing, many at once included."""
+    listener = await listen("broadcast:foo")
+    for number in range(20):
+        await broadcast().apublish_message(str(number))
+    assert [await listener.receive() for _ in range(20)] == [str(number) for number in range(20)]
+    await asyncio.gather(*(broadcast().apublish_message(str(number)) for number in range(20)))
+    got = {await listener.receive() for _ in range(20)}
+    assert got == {str(number) for number in range(20)}
+
+
+async def test_async_to_sync(listen):
+    """A thread without a loop may wrap the asynchronous method, at a price."""
+    listener = await listen("broadcast:foo")
+    await asyncio.to_thread(async_to_sync(broadcast().apublish_message), "Hello")
+    assert await listener.receive() == "Hello"
+
+
+async def test_bytes(listen):
+    """Payloads arrive as they were, on every layer."""
+    listener = await listen("broadcast:foo")
+    for payload in (b"\xff\x00", b"\x00ws4redis x 1 \n", b"\x00asgi x", b"x" * 100_000):
+        await broadcast().apublish_message(payload)
+        got = await listener.receive()
+        assert (got if isinstance(got, bytes) else got.encode()) == payload
+
+
+async def test_several_channels(listen):
+    """One publish to several audiences arrives on each."""
+    names = ["broadcast:foo", "user:john@x:foo", "group:a%3Ab:foo", "session:key:foo"]
+    listeners = [await listen(name) for name in names]
+    publisher = RedisPublisher(
+        facility="foo", broadcast=True, users=["john@x"], groups=["a:b"], sessions=["key"]
+    )
+    assert publisher._publishers == set(names)
+    await asyncio.to_thread(publisher.publish_message, "Hello")
+    assert [await listener.receive() for listener in listeners] == ["Hello"] * 4
+
+
+async def test_nobody_listens(layer_name, redis_client):
+    """Publishing without a listener anywhere stores the message all the same."""
+    broadcast().publish_message("one")
+    await asyncio.to_thread(broadcast().publish_message, "two")
+    await broadcast().apublish_message("three")
+    assert redis_client.get("broadcast:foo") == b"three"
+    await close_layer(get_channel_layer())
+
+
+def test_without_any_loop(layer_name, redis_client):
+    """In a process without any event loop publishing works, on every layer."""
+    broadcast().publish_message("one")
+    assert redis_client.get("broadcast:foo") == b"one"
+    asyncio.run(close_layer(get_channel_layer()))
+
+
+def publish_in_child():
+    """Publish in a forked child."""
+    broadcast().publish_message("from the child")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+async def test_forked_child(listen, layer_name, redis_client):
+    """A child forked off while the parent's loops are running publishes, and is not held up."""
+    listener = await listen("broadcast:foo")
+    await asyncio.to_thread(broadcast().publish_message, "from the parent")
+    assert await listener.receive() == "from the parent"
+    child = multiprocessing.get_context("fork").Process(target=publish_in_child)
+    child.start()
+    await asyncio.to_thread(child.join, PATIENCE)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    assert child.exitcode == 0
+    assert redis_client.get("broadcast:foo") == b"from the child"
+    if layer_name != "memory":  # which has no other process
+        assert await listener.receive() == "from the child"
+
+
+def test_events():
+    """Delivering returns the events with their places in the history."""
+    publications = [Publication("broadcast:foo", b"x", 10), Publication("broadcast:bar", b"x", 10)]
+    first, second = deliver(publications), deliver(publications)
+    assert [event.offset for event in first + second] == [1, 1, 2, 2]
+    assert {event.channel for event in first} == {"broadcast:foo", "broadcast:bar"}
+    assert first[0].epoch == second[0].epoch
+    assert deliver([]) == []
+
+
+async def test_events_async():
+    """So does the asynchronous twin."""
+    publication = Publication("broadcast:foo", b"x", 10)
+    events = await adeliver([publication, publication])
+    assert [event.offset for event in events] == [1, 2]
+    assert await adeliver([]) == []
+
+
+@pytest.mark.parametrize("channel_layers", [{}, {"other": {"BACKEND": "x"}}])
+async def test_no_layer(settings, channel_layers):
+    """Without a channel layer publishing tells which setting is missing."""
+    settings.CHANNEL_LAYERS = channel_layers
+    with pytest.raises(ImproperlyConfigured, match="CHANNEL_LAYERS = "):
+        broadcast().publish_message("Hello")
+    with pytest.raises(ImproperlyConfigured, match="RedisChannelLayer"):
+        await broadcast().apublish_message("Hello")
+
+
+async def test_layer_alias(settings, redis_client, redis_url):
+    """A subclass may use another of the project's layers."""
+    settings.CHANNEL_LAYERS = {"mine": configuration("redis", redis_url)["default"]}
+
+    class MyPublisher(RedisPublisher):
+        channel_layer_alias = "mine"
+
+    MyPublisher(facility="foo", broadcast=True).publish_message("one")
+    await MyPublisher(facility="foo", broadcast=True).apublish_message("two")
+    assert redis_client.hget("{broadcast:foo}:meta", "offset") == b"2"
+
+
+@pytest.mark.parametrize("name", ["own redis", "pubsub", "core"])
+async def test_layer_is_down(settings, free_port, name, redis_client):
+    """If only the layer's Redis is down, publishing raises after the message was stored."""
+    settings.CHANNEL_LAYERS = configuration(name, f"redis://127.0.0.1:{free_port}")
+    publications = [Publication("broadcast:foo", b"x", 10)]
+    with pytest.raises((redis.exceptions.ConnectionError, OSError)):
+        deliver(publications)
+    with pytest.raises((redis.exceptions.ConnectionError, OSError)):
+        await adeliver(publications)
+    assert redis_client.get("broadcast:foo") == b"x"
+    await close_layer(get_channel_layer())
+
+
+async def test_layer_of_its_own_redis(settings):
+    """With a Redis of the layer's own, messages are stored in one and sent through the other."""
+    with RedisServer(port=0) as server:
+        settings.CHANNEL_LAYERS = configuration("own redis", server.url)
+        layer = get_channel_layer()
+        fanout = get_fanout(layer)
+        listener = await Listener(fanout).join("broadcast:foo")
+        await broadcast().apublish_message("one")
+        await asyncio.to_thread(broadcast().publish_message, "two")
+        assert [await listener.receive(), await listener.receive()] == ["one", "two"]
+        with redis.Redis.from_url(server.url) as client:
+            assert client.keys() == []
+        listener.leave()
+        await all_left()
+        await close_layer(layer)

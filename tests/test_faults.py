@@ -1,0 +1,406 @@
+"""Redis fails in every way it can, under real servers with open sockets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+
+import pytest
+import redis
+
+from channels_ws4redis.messages import SUBPROTOCOL
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.torture.proxy import Proxy
+from testproject.embedded import RedisServer
+from tests.clients import Socket, Visitor
+from tests.servers import AsgiServer
+
+PATH = "/ws/fault?subscribe-broadcast"
+
+#: Seconds in which all sockets must receive again once Redis is back.
+RECOVERY = 5
+
+SERVER_SETTINGS = {"WS4REDIS_HISTORY": 100}
+
+
+@pytest.fixture
+def persistent() -> Iterator[RedisServer]:
+    """A Redis that comes back with its data."""
+    with RedisServer(port=0, appendonly=True, options={"appendfsync": "always"}) as server:
+        yield server
+
+
+@pytest.fixture
+def forgetful() -> Iterator[RedisServer]:
+    """A Redis that comes back empty."""
+    with RedisServer(port=0) as server:
+        yield server
+
+
+@pytest.fixture
+async def proxy(persistent: RedisServer) -> AsyncIterator[Proxy]:
+    """A link to Redis that can be cut."""
+    proxy = Proxy(persistent.port)
+    await proxy.start()
+    yield proxy
+    await proxy.close()
+
+
+@pytest.fixture
+def at(settings) -> Callable[[str], None]:
+    """Let this process publish to a Redis."""
+
+    def point(url: str) -> None:
+        settings.WS4REDIS_CONNECTION = url
+        settings.WS4REDIS_HISTORY = 100
+
+    return point
+
+
+async def publish(*messages: str, **kwargs) -> None:
+    """Publish from a thread, as Django's views do."""
+    publisher = RedisPublisher(facility="fault", broadcast=True)
+    for message in messages:
+        await asyncio.to_thread(publisher.publish_message, message, **kwargs)
+
+
+async def hello(socket: Socket, positions: dict | None = None) -> dict:
+    """Begin to speak the package's own protocol and return what is said of the channel."""
+    await socket.send_json({"type": "hello", "positions": positions or {}})
+    return (await socket.receive_json())["channels"]["broadcast"]
+
+
+async def texts(socket: Socket, count: int) -> list[str]:
+    """Return the data of the next frames, or their types if they are no messages."""
+    frames = [json.loads(text) for text in await socket.receive_many(count)]
+    return [frame.get("data", frame["type"]) for frame in frames]
+
+
+async def check(site: AsgiServer, fault: Callable[[], Awaitable[list[str]]]) -> None:
+    """Cause a fault and see that a raw socket and one with positions get what it has published."""
+    async with (
+        Visitor(site).socket(PATH) as raw,
+        Visitor(site).socket(PATH, subprotocols=[SUBPROTOCOL]) as speaking,
+    ):
+        await hello(speaking)
+        await publish("before")
+        assert await raw.receive() == "before"
+        assert await texts(speaking, 1) == ["before"]
+        expected = await fault()
+        await publish("after")
+        begun = time.monotonic()
+        assert await raw.receive_many(len(expected) + 1) == [*expected, "after"]
+        assert await texts(speaking, len(expected) + 1) == [*expected, "after"]
+        assert time.monotonic() - begun < RECOVERY
+
+
+@pytest.mark.parametrize("how", ["restart", "kill"])
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_redis_restarts_with_its_data(serve, persistent, at, kind: str, how: str) -> None:
+    """Open sockets stay open and miss nothing, not even what came before the link was back."""
+    at(persistent.url)
+    site = serve(kind, settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+
+    async def fault() -> list[str]:
+        await asyncio.to_thread(getattr(persistent, "stop" if how == "restart" else how))
+        await asyncio.sleep(1)
+        await asyncio.to_thread(persistent.start)
+        await publish("at once", "and again")
+        return ["at once", "and again"]
+
+    await check(site, fault)
+
+
+async def test_redis_restarts_twice(serve, persistent, at) -> None:
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+
+    async def fault() -> list[str]:
+        await asyncio.to_thread(persistent.restart)
+        await publish("one")
+        await asyncio.to_thread(persistent.restart)
+        await publish("two")
+        return ["one", "two"]
+
+    await check(site, fault)
+
+
+@pytest.mark.parametrize("layer", ["redis", "pubsub"])
+async def test_the_link_is_cut_for_two_seconds(serve, persistent, proxy, at, layer: str) -> None:
+    at(persistent.url)
+    link = f"redis://127.0.0.1:{proxy.port}/0"
+    site = serve(layer=layer, settings=SERVER_SETTINGS, REDIS_URL=link)
+
+    async def fault() -> list[str]:
+        await proxy.cut()
+        await publish("one", "two")
+        await asyncio.sleep(2)
+        await publish("three")
+        await proxy.start()
+        return ["one", "two", "three"]
+
+    if layer == "redis":
+        await check(site, fault)
+        return
+    # This process has our own layer; a third-party one is published to by the server itself.
+    visitor = Visitor(site)
+    async with visitor.socket(PATH) as raw:
+        await visitor.publish("before", facility="fault", broadcast=True)
+        assert await raw.receive() == "before"
+        expected = await fault()
+        assert await raw.receive_many(3) == expected
+
+
+async def test_the_link_goes_silent_without_being_closed(serve, persistent, proxy, at) -> None:
+    """A half-open connection is noticed by itself, though nothing is ever heard of it."""
+    at(persistent.url)
+    link = f"redis://127.0.0.1:{proxy.port}/0"
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=link)
+
+    async def fault() -> list[str]:
+        proxy.stall()
+        await publish("one", "two")
+        return ["one", "two"]
+
+    async with Visitor(site).socket(PATH) as raw:
+        await publish("before")
+        assert await raw.receive() == "before"
+        expected = await fault()
+        assert await raw.receive_many(2) == expected
+
+
+async def test_redis_hangs_for_a_while(serve, persistent, at) -> None:
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+
+    async def fault() -> list[str]:
+        persistent.pause()
+        await asyncio.sleep(4)
+        persistent.resume()
+        return []
+
+    await check(site, fault)
+
+
+async def test_redis_restarts_empty(serve, forgetful, at) -> None:
+    """Whoever can be told is told, and the sockets stay open."""
+    at(forgetful.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=forgetful.url)
+    async with (
+        Visitor(site).socket(PATH) as raw,
+        Visitor(site).socket(PATH, subprotocols=[SUBPROTOCOL]) as speaking,
+    ):
+        await hello(speaking)
+        await publish("before")
+        assert await texts(speaking, 1) == ["before"]
+        await asyncio.to_thread(forgetful.restart)
+        await publish("after")
+        assert await texts(speaking, 2) == ["lost", "after"]
+        assert await raw.receive_many(2) == ["before", "after"]
+
+
+async def test_the_history_is_flushed(serve, persistent, at) -> None:
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+    async with Visitor(site).socket(PATH, subprotocols=[SUBPROTOCOL]) as speaking:
+        await hello(speaking)
+        await publish("before")
+        position = await speaking.receive_json()
+        client = redis.Redis.from_url(persistent.url)
+        client.flushall()
+        client.close()
+        await publish("after")
+        frames = [await speaking.receive_json() for _ in range(2)]
+        assert [frame["type"] for frame in frames] == ["lost", "message"]
+        assert [frame["offset"] for frame in frames] == [0, 1]
+    async with Visitor(site).socket(PATH, subprotocols=[SUBPROTOCOL]) as speaking:
+        old = {key: position[key] for key in ("epoch", "offset")}
+        welcome = await hello(speaking, {"broadcast": old})
+        assert welcome["recovered"] is False
+        assert welcome["replay"] == 1
+        assert await texts(speaking, 1) == ["after"]
+
+
+async def test_what_was_not_stored_is_reported_lost(serve, persistent, proxy, at) -> None:
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=f"redis://127.0.0.1:{proxy.port}/0")
+    async with Visitor(site).socket(PATH, subprotocols=[SUBPROTOCOL]) as speaking:
+        await hello(speaking)
+        await proxy.cut()
+        await publish("stored")
+        await publish("not stored", expire=0)
+        await publish("stored too")
+        await proxy.start()
+        assert await texts(speaking, 3) == ["stored", "lost", "stored too"]
+
+
+async def test_scripts_are_flushed(serve, persistent, at) -> None:
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+
+    async def fault() -> list[str]:
+        client = redis.Redis.from_url(persistent.url)
+        client.script_flush()
+        client.close()
+        return []
+
+    await check(site, fault)
+
+
+async def test_a_socket_cannot_be_opened_while_redis_is_away(serve, persistent, at) -> None:
+    """It is told to try again later, and can once Redis is back."""
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+    await asyncio.to_thread(persistent.stop)
+    async with Visitor(site).socket(PATH) as raw:
+        assert await raw.close_code() == 1013
+    await asyncio.to_thread(persistent.start)
+    async with Visitor(site).socket(PATH) as raw:
+        await publish("after")
+        assert await raw.receive() == "after"
+
+
+async def test_many_sockets_that_come_back_cost_a_handful_of_round_trips(
+    serve, persistent, at
+) -> None:
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+    client = redis.Redis.from_url(persistent.url)
+    visitor = Visitor(site)
+    async with visitor.socket(PATH, subprotocols=[SUBPROTOCOL]) as first:
+        position = await hello(first)
+    await publish(*(str(index) for index in range(50)))
+    old = {key: position[key] for key in ("epoch", "offset")}
+
+    async def come_back() -> None:
+        async with visitor.socket(PATH, subprotocols=[SUBPROTOCOL]) as socket:
+            welcome = await hello(socket, {"broadcast": old})
+            assert welcome["recovered"] is True
+            assert await texts(socket, 50) == [str(index) for index in range(50)]
+
+    client.config_resetstat()
+    await asyncio.gather(*(come_back() for _ in range(100)))
+    stats = client.info("commandstats")
+    client.close()
+    calls = sum(stats.get(f"cmdstat_{name}", {"calls": 0})["calls"] for name in ("eval", "evalsha"))
+    assert calls <= 100
+
+
+# Publishing
+
+
+def expect_failure(error: type[Exception], seconds: float) -> None:
+    """Publishing raises that error, in that time."""
+    begun = time.monotonic()
+    with pytest.raises(error):
+        RedisPublisher(facility="fault", broadcast=True).publish_message("x")
+    assert time.monotonic() - begun < seconds
+
+
+def test_publishing_to_no_redis_fails_at_once(at, free_port: int) -> None:
+    at(f"redis://127.0.0.1:{free_port}/0")
+    expect_failure(redis.exceptions.ConnectionError, 1)
+
+
+def test_publishing_with_a_wrong_password_fails_at_once(at) -> None:
+    with RedisServer(port=0, password="right") as server:
+        at(f"redis://:wrong@127.0.0.1:{server.port}/0")
+        expect_failure(redis.exceptions.AuthenticationError, 1)
+
+
+def test_publishing_to_a_hanging_redis_fails_in_bounded_time(at, persistent) -> None:
+    at(persistent.url)
+    RedisPublisher(facility="fault", broadcast=True).publish_message("x")
+    persistent.pause()
+    try:
+        expect_failure(redis.exceptions.TimeoutError, 8)
+    finally:
+        persistent.resume()
+
+
+async def test_publishing_again_after_a_timeout_delivers_once(serve, persistent, at) -> None:
+    """With an idempotency key, whether the first attempt got through or not."""
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+    client = redis.Redis.from_url(persistent.url)
+    async with Visitor(site).socket(PATH) as raw:
+        client.client_pause(6000, all=False)  # writes wait, and are then carried out
+        with pytest.raises(redis.exceptions.TimeoutError):
+            await publish("once", idempotency_key="key")
+        client.client_unpause()
+        await publish("once", idempotency_key="key")
+        await publish("end")
+        assert await raw.receive_many(2) == ["once", "end"]
+    client.close()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("replicaof", "127.0.0.1 1", redis.exceptions.ReadOnlyError),
+        ("maxmemory", "1", redis.exceptions.OutOfMemoryError),
+    ],
+)
+async def test_a_redis_that_cannot_be_written_to(
+    serve, persistent, at, option: str, value: str, error: type[Exception]
+) -> None:
+    """Publishing fails loudly; who connects gets what there is, also after Redis has restarted."""
+    at(persistent.url)
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+    await publish("stored")
+    await asyncio.to_thread(persistent.restart)
+    client = redis.Redis.from_url(persistent.url)
+    if option == "replicaof":
+        client.replicaof(*value.split())
+    else:
+        client.config_set(option, value)
+    expect_failure(error, 2)
+    async with Visitor(site).socket(PATH) as raw:
+        assert await raw.receive() == "stored"
+    if option == "replicaof":
+        client.replicaof("NO", "ONE")
+    else:
+        client.config_set(option, "0")
+    client.close()
+    async with Visitor(site).socket(PATH) as raw:
+        await publish("new")
+        assert await raw.receive_many(2) == ["stored", "new"]
+
+
+def test_a_forked_process_does_not_share_its_parents_connections(at, redis_url: str) -> None:
+    at(redis_url)
+    publisher = RedisPublisher(facility="fault", broadcast=True)
+    publisher.publish_message("parent")
+    children = []
+    for _ in range(3):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                for _ in range(50):
+                    publisher.publish_message("child")
+                os._exit(0)
+            except BaseException:  # noqa: BLE001 # nothing may get into pytest a second time
+                os._exit(1)
+        children.append(pid)
+    for _ in range(50):
+        publisher.publish_message("parent")
+    assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children] == [0, 0, 0]
+    client = redis.Redis.from_url(redis_url)
+    assert int(client.hget("{broadcast:fault}:meta", "offset")) == 201
+    client.close()
+
+
+async def test_what_a_stock_layer_drops_is_made_good(serve, at, redis_url: str) -> None:
+    """The in-memory layer keeps 100 messages per channel and forgets the rest without a word."""
+    at(redis_url)
+    site = serve(
+        layer="memory", settings={"WS4REDIS_HISTORY": 1000, "WS4REDIS_OUTBOX_MESSAGES": 5000}
+    )
+    visitor = Visitor(site)
+    async with visitor.socket(PATH) as raw:
+        messages = [str(index) for index in range(400)]
+        await visitor.publish(*messages, facility="fault", broadcast=True)
+        assert await raw.receive_many(400) == messages

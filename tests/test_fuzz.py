@@ -1,0 +1,182 @@
+"""Whatever a client sends, the server answers with silence, a message or a close code."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import uuid
+
+import pytest
+import websockets
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from channels_ws4redis.audiences import parse_flags
+from channels_ws4redis.messages import (
+    SUBPROTOCOL,
+    ProtocolError,
+    parse_frame,
+    parse_payload,
+    parse_positions,
+)
+from channels_ws4redis.persistence import parse_envelope
+from tests.clients import Visitor
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=12,
+)
+POSITION = st.fixed_dictionaries(
+    {}, optional={"epoch": st.text() | JSON, "offset": st.integers() | JSON}
+)
+FRAME = st.fixed_dictionaries(
+    {"type": st.sampled_from(["hello", "publish", "ping", "pong", "x", ""]) | JSON},
+    optional={
+        "positions": st.dictionaries(st.text() | st.just("broadcast"), POSITION | JSON) | JSON,
+        "data": st.text() | JSON,
+        "base64": st.text() | st.from_regex(r"[A-Za-z0-9+/]*={0,2}", fullmatch=True) | JSON,
+    },
+)
+
+
+@given(st.text() | st.builds(json.dumps, JSON) | st.builds(json.dumps, FRAME))
+def test_a_frame_is_understood_or_refused(text: str) -> None:
+    try:
+        body = parse_frame(text)
+    except ProtocolError:
+        return
+    for parse in (parse_payload, lambda body: parse_positions(body.get("positions", {}))):
+        with contextlib.suppress(ProtocolError):
+            parse(body)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, '{"a":' * 100_000, "1" * 10_000, '{"type":"hello","positions":[]}', "NaN", ""],
+    ids=["deep list", "deep object", "long number", "positions", "nan", "empty"],
+)
+def test_hostile_json_is_refused(text: str) -> None:
+    with pytest.raises(ProtocolError):
+        parse_positions(parse_frame(text).get("positions"))
+
+
+@given(st.binary())
+def test_any_query_string_has_flags(query: bytes) -> None:
+    flags = parse_flags(query, ["subscribe-broadcast"])
+    assert set(flags.channels) <= {"subscribe-broadcast"}
+
+
+@given(st.binary() | st.binary().map(b"\0ws4redis ".__add__))
+def test_what_a_foreign_program_publishes_is_a_payload(data: bytes) -> None:
+    event = parse_envelope("broadcast:foo", data)
+    assert event.payload == data
+    assert event.raw_frame
+
+
+# Through real servers. One socket takes many frames, as a connection is what costs time.
+
+
+@pytest.fixture(params=["daphne", "uvicorn"])
+def target(request: pytest.FixtureRequest, serve):
+    """A server."""
+    return serve(request.param)
+
+
+async def still_serves(server) -> None:
+    """The server serves others, and has not printed a traceback."""
+    async with Visitor(server).socket("/ws/other?subscribe-broadcast&publish-broadcast&echo") as s:
+        await s.send("alive")
+        assert await s.receive() == "alive"
+    assert "Traceback" not in server.log, server.log
+
+
+FLAGS = "subscribe-broadcast&publish-broadcast&echo"
+
+
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.text() | st.binary(max_size=2000), min_size=30, max_size=60))
+def test_a_raw_client_gets_back_what_it_sent(target, frames: list[str | bytes]) -> None:
+    """Byte for byte: text as text, and binary as text if it is UTF-8."""
+
+    async def run() -> None:
+        facility = uuid.uuid4().hex  # nothing is stored there
+        async with Visitor(target).socket(f"/ws/{facility}?{FLAGS}") as socket:
+            for frame in [*frames, "end"]:
+                data = frame.encode() if isinstance(frame, str) else frame
+                await socket.send(frame)
+                if data:
+                    answer = await socket.receive()
+                    assert (answer.encode() if isinstance(answer, str) else answer) == data
+        await still_serves(target)
+
+    asyncio.run(run())
+
+
+@settings(
+    max_examples=3, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(st.lists(st.builds(json.dumps, FRAME) | st.builds(json.dumps, JSON), min_size=40))
+def test_a_client_of_the_protocol_is_answered_or_closed(target, frames: list[str]) -> None:
+    async def send(frame: str) -> int | None:
+        async with Visitor(target).socket("/ws/v1?" + FLAGS, subprotocols=[SUBPROTOCOL]) as socket:
+            try:
+                await socket.send(frame)
+                await socket.send_json({"type": "ping"})
+                while (await socket.receive_json())["type"] != "pong":
+                    pass
+            except websockets.ConnectionClosed:
+                return socket.connection.close_code
+            return None
+
+    async def run() -> None:
+        for begin in range(0, len(frames), 10):
+            codes = await asyncio.gather(*map(send, frames[begin : begin + 10]))
+            assert set(codes) <= {None, 4500}
+        await still_serves(target)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/ws/%00?subscribe-broadcast",
+        "/ws/%ff%fe?subscribe-broadcast",
+        "/ws/a%0d%0ab?subscribe-broadcast",
+        "/ws/" + "x" * 4000 + "?subscribe-broadcast",
+        "/ws/?subscribe-broadcast",
+        "/ws/%7B%7D%7Bx%7D?subscribe-broadcast",
+        "/ws/x?" + "subscribe-broadcast&" * 300,
+        "/ws/x?%ff=%00&&&=&subscribe-user=%F0",
+        "/ws/%F0%9F%98%80/%3A%25?subscribe-broadcast",
+    ],
+)
+async def test_any_path_is_served_or_refused(site, path: str) -> None:
+    status = 101
+    try:
+        async with Visitor(site).socket(path) as socket:
+            await socket.send("x")
+    except websockets.InvalidStatus as error:
+        status = error.response.status_code
+    assert status in (101, 400, 403, 404)
+    assert "Traceback" not in site.log, site.log
+
+
+async def test_a_second_hello_is_refused(site) -> None:
+    async with Visitor(site).socket("/ws/x?" + FLAGS, subprotocols=[SUBPROTOCOL]) as socket:
+        for _ in range(2):
+            await socket.send_json({"type": "hello", "positions": {}})
+        assert (await socket.receive_json())["type"] == "welcome"
+        assert await socket.close_code() == 4500
+
+
+async def test_a_client_that_says_nothing_is_closed(site) -> None:
+    """After ten seconds, as its events would be held back for ever."""
+    async with Visitor(site).socket("/ws/x?" + FLAGS, subprotocols=[SUBPROTOCOL]) as socket:
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(socket.connection.recv(), 9)
+        assert await socket.close_code() == 4500

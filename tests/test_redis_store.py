@@ -1,0 +1,271 @@
+"""The base of publishers and subscribers: names, expire times, stored bytes, deprecated forms."""
+
+from __future__ import annotations
+
+import types
+import warnings
+
+import pytest
+import redis
+from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.sessions.backends.signed_cookies import SessionStore
+
+from channels_ws4redis.connections import get_client, make_client
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore, own_identities
+
+
+def request(user=None, session=None):
+    """Return as much of a request as names an audience."""
+    return types.SimpleNamespace(user=user, session=session)
+
+
+def names(**kwargs):
+    """Return the names that a publisher publishes to."""
+    return RedisPublisher(**kwargs)._publishers
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected"),
+    [
+        ({}, set()),
+        ({"broadcast": True}, {"broadcast:foo"}),
+        ({"broadcast": False}, set()),
+        ({"broadcast": None}, set()),
+        ({"users": ["john", "mary"]}, {"user:john:foo", "user:mary:foo"}),
+        ({"users": None, "groups": None, "sessions": None}, set()),
+        ({"groups": ["a:b"]}, {"group:a%3Ab:foo"}),
+        ({"sessions": ["key"]}, {"session:key:foo"}),
+        (
+            {"broadcast": True, "users": ["a"], "groups": ["a"], "sessions": ["a"]},
+            {"broadcast:foo", "user:a:foo", "group:a:foo", "session:a:foo"},
+        ),
+        ({"users": [User(username="john")]}, {"user:john:foo"}),
+        ({"users": [AnonymousUser()]}, set()),
+        ({"users": False, "groups": False, "sessions": False}, set()),
+    ],
+)
+@pytest.mark.parametrize("prefix", [None, "", "ws"])
+def test_names(settings, prefix, kwargs, expected):
+    """Every audience has its names, any combination of them."""
+    settings.WS4REDIS_PREFIX = prefix
+    if prefix:
+        expected = {f"{prefix}:{name}" for name in expected}
+    assert names(facility="foo", **kwargs) == expected
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        None,
+        object(),
+        request(),
+        request(AnonymousUser(), SessionStore()),
+        request(AnonymousUser(), {"ws4redis:memberof": ["chatters"]}),
+        request(User(username=""), None),
+    ],
+)
+def test_nobody(request_):
+    """SELF without a user, an auth group or a saved session publishes to nobody."""
+    everybody = {"users": [SELF], "groups": [SELF], "sessions": [SELF]}
+    assert names(facility="foo", request=request_, **everybody) == set()
+
+
+class Session(dict):
+    """A session that has been saved."""
+
+    session_key = "key"
+
+
+def test_self():
+    """SELF is the user, every auth group in the session, and the session of the request."""
+    john = request(User(username="john@x"), Session({"ws4redis:memberof": ["a", "b: 1", ""]}))
+    assert names(facility="foo", request=john, users=[SELF], groups=[SELF, "c"], sessions=SELF) == {
+        "user:john@x:foo",
+        "group:a:foo",
+        "group:b%3A 1:foo",
+        "group:c:foo",
+        "session:key:foo",
+    }
+
+
+@pytest.mark.parametrize(
+    ("member_of", "expected"),
+    [
+        (["a", "b"], ["a", "b"]),
+        ("room", ["room"]),
+        ("", []),
+        (None, []),
+        ([], []),
+        ([7, "", None], ["7"]),
+    ],
+)
+def test_auth_groups_of_the_session(member_of, expected):
+    """The application may write room names of its own into the session, a single one as well."""
+    found = request(User(username="john"), Session({"ws4redis:memberof": member_of}))
+    assert own_identities(found, "group") == expected
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "expected", "remedy"),
+    [
+        ({"broadcast": 1}, {"broadcast:foo"}, "broadcast=True"),
+        ({"broadcast": 0}, set(), "broadcast=False"),
+        ({"users": True}, {"user:john:foo"}, r"users=\[SELF\]"),
+        ({"groups": True}, {"group:a:foo"}, r"groups=\[SELF\]"),
+        ({"sessions": True}, {"session:key:foo"}, r"sessions=\[SELF\]"),
+        ({"users": "mary"}, {"user:mary:foo"}, r"users=\['mary'\]"),
+        ({"groups": "a"}, {"group:a:foo"}, r"groups=\['a'\]"),
+    ],
+)
+def test_deprecated_forms(kwargs, expected, remedy):
+    """Short forms of legacy work, with a warning in the caller's file that tells the remedy."""
+    john = request(User(username="john"), Session({"ws4redis:memberof": ["a"]}))
+    with pytest.warns(DeprecationWarning, match=remedy) as caught:
+        assert names(facility="foo", request=john, **kwargs) == expected
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("broadcast", ["True", "", "no", [], ["john"], 2, object()])
+def test_wrong_broadcast(broadcast):
+    """What is neither true nor false raises a ValueError with the value."""
+    with pytest.raises(ValueError, match="neither True nor False") as caught:
+        RedisPublisher(facility="foo", broadcast=broadcast)
+    assert repr(broadcast) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"users": 7}, {"groups": b"a"}, {"sessions": [{}]}, {"facility": None}]
+)
+def test_wrong_values(kwargs):
+    """Values that name nobody by mistake are refused when the publisher is made."""
+    with pytest.raises(ValueError, match=next(iter(kwargs))):
+        RedisPublisher(**({"facility": "foo"} | kwargs))
+
+
+@pytest.mark.parametrize("kwargs", [{"user": ["john"]}, {"facillity": "foo"}])
+def test_misspelt_arguments(kwargs):
+    """An argument that does not exist is a TypeError."""
+    with pytest.raises(TypeError, match=next(iter(kwargs))):
+        RedisPublisher(**kwargs)
+
+
+@pytest.mark.parametrize("prefix", [None, "ws"])
+@pytest.mark.parametrize("payload", [b"\x00\xff\r\n", "☃".encode(), b"{}", b"x" * 1_000_000])
+def test_stored_bytes(settings, redis_client, prefix, payload):
+    """The message is stored under the documented key, byte for byte, with its time to live."""
+    settings.WS4REDIS_PREFIX = prefix
+    RedisPublisher(facility="foobar", broadcast=True).publish_message(payload)
+    key = "ws:broadcast:foobar" if prefix else "broadcast:foobar"
+    assert redis_client.get(key) == payload
+    assert 3598 <= redis_client.ttl(key) <= 3600
+
+
+@pytest.mark.parametrize("message", ["Hello", b"Hello", bytearray(b"Hello"), RedisMessage("Hello")])
+def test_kinds_of_message(redis_client, message):
+    """Text, bytes and a RedisMessage are the same message."""
+    RedisPublisher(facility="foo", broadcast=True).publish_message(message)
+    assert redis_client.get("broadcast:foo") == b"Hello"
+
+
+@pytest.mark.parametrize("message", [None, 1, {"a": 1}, ["a"], True])
+def test_no_message(redis_client, message):
+    """What is no message raises a ValueError, and nothing is stored."""
+    with pytest.raises(ValueError, match="pass str"):
+        RedisPublisher(facility="foo", broadcast=True).publish_message(message)
+    assert redis_client.keys("*") == []
+
+
+def test_heartbeat_is_not_published(settings, redis_client):
+    """The heartbeat is not a message."""
+    settings.WS4REDIS_HEARTBEAT = "--heartbeat--"
+    RedisPublisher(facility="foo", broadcast=True).publish_message("--heartbeat--")
+    assert redis_client.keys("*") == []
+
+
+@pytest.mark.parametrize(
+    ("setting", "expire", "ttl"),
+    [(3600, None, 3600), (60, None, 60), (60, 10, 10), (0, 10, 10), (None, 10, 10), (60, 1, 1)],
+)
+def test_expire(settings, redis_client, setting, expire, ttl):
+    """WS4REDIS_EXPIRE is how long a message is stored, unless the call says otherwise."""
+    settings.WS4REDIS_EXPIRE = setting
+    RedisPublisher(facility="foo", broadcast=True).publish_message("Hello", expire)
+    assert ttl - 1 <= redis_client.ttl("broadcast:foo") <= ttl
+    assert 0 < redis_client.pttl("broadcast:foo") <= ttl * 1000
+
+
+@pytest.mark.parametrize(("setting", "expire"), [(3600, 0), (0, None), (None, None), (0, 0)])
+def test_no_expire(settings, redis_client, setting, expire):
+    """Without an expire time nothing is stored, and an older stored message stays as it is."""
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    settings.WS4REDIS_EXPIRE = setting
+    publisher.publish_message("not stored", expire=expire)
+    assert redis_client.get("broadcast:foo") is None
+    publisher.publish_message("stored", expire=100)
+    publisher.publish_message("not stored", expire=expire)
+    assert redis_client.get("broadcast:foo") == b"stored"
+    assert 98 <= redis_client.ttl("broadcast:foo") <= 100
+
+
+@pytest.mark.parametrize("expire", [-1, 1.5, "60", True, float("inf"), 10**18])
+def test_wrong_expire(redis_client, expire):
+    """An expire time that cannot be meant raises a ValueError, and nothing is published."""
+    with pytest.raises(ValueError, match="expire="):
+        RedisPublisher(facility="foo", broadcast=True).publish_message("Hello", expire)
+    assert redis_client.keys("*") == []
+
+
+def test_expire_of_a_publisher(redis_client):
+    """A publisher may have an expire time of its own, set the way legacy code does."""
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    assert publisher._expire == 3600
+    publisher._expire = 7
+    publisher.publish_message("Hello")
+    assert 6 <= redis_client.ttl("broadcast:foo") <= 7
+
+
+def test_publishing_to_nobody(redis_client):
+    """Without any channel there is nothing to do, and nothing is asked of Redis."""
+    get_client().ping()
+    before = redis_client.info("stats")["total_commands_processed"]
+    RedisPublisher(facility="foo").publish_message("Hello")
+    assert redis_client.info("stats")["total_commands_processed"] == before + 1
+    assert redis_client.keys("*") == []
+
+
+def test_own_connection(settings, redis_client, redis_url, free_port):
+    """A store may be given a client of its own, at once or later, and uses it."""
+    settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
+    client = redis.Redis.from_url(redis_url)
+    store = RedisStore(client)
+    assert store._connection is client
+    store._publishers.add("broadcast:foo")
+    store.publish_message("Hello")
+    store = RedisStore()
+    store._publishers = {"broadcast:bar"}
+    with pytest.raises(redis.exceptions.ConnectionError):
+        store.publish_message("Hello")
+    store._connection = client
+    store.publish_message("Hello")
+    assert redis_client.mget("broadcast:foo", "broadcast:bar") == [b"Hello", b"Hello"]
+    client.close()
+
+
+def test_process_client_is_looked_up(redis_url, settings):
+    """A store that was given the process's own client follows the settings like all others."""
+    store = RedisStore(get_client())
+    settings.WS4REDIS_CONNECTION = redis_url + "?socket_timeout=1"
+    assert store._connection is get_client()
+    other = make_client()
+    store._connection = other
+    assert store._connection is other
+
+
+def test_no_warnings():
+    """The documented ways to address an audience are no deprecated ones."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        RedisPublisher(
+            facility="foo", broadcast=True, users=["john"], groups=("a",), sessions=[SELF]
+        )

@@ -1,0 +1,127 @@
+"""Routing, in the process: what a server would be told for every path and origin."""
+
+from __future__ import annotations
+
+import pytest
+from channels.routing import URLRouter
+from channels.testing import WebsocketCommunicator
+from django.urls import path
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels_ws4redis.routing import (
+    FacilityPattern,
+    OriginGuard,
+    Router,
+    application,
+    router,
+    websocket_urlpatterns,
+)
+
+
+async def accepting(scope, receive, send):
+    """Accept a socket, to tell its facility as the subprotocol."""
+    await receive()
+    facility = scope.get("url_route", {"kwargs": {}})["kwargs"].get("facility")
+    await send({"type": "websocket.accept", "subprotocol": facility})
+
+
+async def failing(scope, receive, send):
+    """Fail in a way that a router must not mistake for an unknown path."""
+    raise ValueError("something else")
+
+
+def routes(view=accepting):
+    """Return the package's own pattern in front of another application."""
+    pattern = websocket_urlpatterns[0]
+    return [type(pattern)(pattern.pattern, view)]
+
+
+async def connect(application, path, **headers):
+    """Open a socket in the process and return whether it was accepted, and its subprotocol."""
+    socket = WebsocketCommunicator(
+        application, path, [(name.encode(), value.encode()) for name, value in headers.items()]
+    )
+    accepted, answer = await socket.connect()
+    await socket.wait()
+    return accepted, answer
+
+
+@pytest.mark.parametrize(
+    ("path", "facility"),
+    [
+        ("/ws/foo", "foo"),
+        ("/ws/", ""),
+        ("/ws/a//b/", "a//b/"),
+        ("/ws/x%0Ay", "x\ny"),
+        ("/ws/ä", "ä"),
+    ],
+)
+async def test_facility(path, facility):
+    """The router hands the rest of the path to the consumer."""
+    assert await connect(Router(routes()), path) == (True, facility)
+
+
+@pytest.mark.parametrize("path", ["/", "/w", "/ws", "/wsx", "/elsewhere/ws/foo", "/WS/foo"])
+async def test_unknown_path(path):
+    """A path that is not under WEBSOCKET_URL is refused before a consumer sees it."""
+    accepted, code = await connect(router, path)
+    assert (accepted, code) == (False, 1000)
+
+
+async def test_websocket_url(settings):
+    """WEBSOCKET_URL is read for every socket."""
+    settings.WEBSOCKET_URL = "/stream"
+    assert await connect(Router(routes()), "/stream/foo") == (True, "/foo")
+    assert (await connect(Router(routes()), "/ws/foo"))[0] is False
+
+
+async def test_errors_pass():
+    """An error of the application itself is no unknown path."""
+    with pytest.raises(ValueError, match="something else"):
+        await connect(Router(routes(failing)), "/ws/foo")
+
+
+async def test_in_a_router_of_the_project():
+    """The patterns fit into a project's own URLRouter, beside its routes."""
+    mine = URLRouter([path("mine/", accepting), *routes()])
+    assert await connect(mine, "/mine/") == (True, None)
+    assert await connect(mine, "/ws/foo") == (True, "foo")
+
+
+async def test_nested_router():
+    """Inside another router an unknown path is refused as well."""
+    nested = URLRouter([path("", Router(routes()))])
+    assert await connect(nested, "/ws/foo") == (True, "foo")
+    assert (await connect(nested, "/elsewhere"))[0] is False
+
+
+@pytest.mark.parametrize(
+    ("headers", "allowed"),
+    [
+        ({}, True),
+        ({"host": "testserver"}, True),
+        ({"host": "testserver", "origin": "http://testserver"}, True),
+        ({"host": "testserver", "origin": "http://evil.example"}, False),
+        ({"host": "evil.example", "origin": "http://evil.example"}, False),
+    ],
+)
+async def test_origin(headers, allowed):
+    """The guard passes on what may pass and refuses the rest."""
+    assert (await connect(OriginGuard(accepting), "/ws/foo", **headers))[0] is allowed
+
+
+def test_application_is_guarded():
+    """What a project includes is the router behind the guard."""
+    assert isinstance(application, OriginGuard)
+    assert application.application is router
+
+
+@given(st.text())
+def test_pattern(facility):
+    """The pattern takes any facility, and its regular expression takes what has no line break."""
+    pattern = FacilityPattern()
+    assert pattern.match(f"ws/{facility}") == ("", (), {"facility": facility})
+    if "\n" not in facility:
+        assert pattern.regex.match(f"ws/{facility}")["facility"] == facility
+    assert str(pattern) == "ws/"

@@ -1,0 +1,97 @@
+"""Stopping a server: every client is told to come back, not all at once, and hooks run."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from contextlib import AsyncExitStack
+
+import pytest
+
+from channels_ws4redis.messages import SUBPROTOCOL
+from channels_ws4redis.subscriber import RedisSubscriber
+from tests.clients import Socket, Visitor
+
+#: Sockets that are open when the server is told to stop.
+SOCKETS = 30
+
+#: Seconds over which daphne is told to spread the closing.
+WINDOW = 2.0
+
+
+class CountingSubscriber(RedisSubscriber):
+    """Counts in Redis how many sockets have been released."""
+
+    def release(self) -> None:
+        """Count."""
+        super().release()
+        self._connection.incr("released")
+
+
+async def stop(server, sockets: list[Socket]) -> tuple[float, list[int | None], list[float]]:
+    """Stop a server and return how long it took, and each socket's close code and when it came."""
+    begun = time.monotonic()
+
+    async def end(socket: Socket) -> tuple[int | None, float]:
+        return await socket.close_code(), time.monotonic() - begun
+
+    stopping = asyncio.ensure_future(asyncio.to_thread(server.stop, signal.SIGTERM))
+    ends = await asyncio.gather(*map(end, sockets))
+    await stopping
+    return time.monotonic() - begun, [code for code, _ in ends], [when for _, when in ends]
+
+
+@pytest.mark.parametrize(("kind", "code"), [("daphne", 1001), ("uvicorn", 1012)])
+@pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL], ids=["raw", "v1"])
+async def test_every_socket_is_told_to_come_back(
+    serve, redis_client, kind: str, code: int, subprotocol: str | None
+) -> None:
+    server = serve(
+        kind,
+        settings={
+            "WS4REDIS_SUBSCRIBER": "tests.test_shutdown.CountingSubscriber",
+            "WS4REDIS_CLOSE_WINDOW": WINDOW,
+        },
+    )
+    visitor = Visitor(server)
+    async with AsyncExitStack() as stack:
+        sockets = [
+            await stack.enter_async_context(
+                visitor.socket(
+                    "/ws/stop?subscribe-broadcast",
+                    subprotocols=None if subprotocol is None else [subprotocol],
+                )
+            )
+            for _ in range(SOCKETS)
+        ]
+        seconds, codes, times = await stop(server, sockets)
+    assert codes == [code] * SOCKETS
+    assert seconds < WINDOW + 8
+    assert int(redis_client.get("released")) == SOCKETS
+    if kind == "daphne":
+        # uvicorn closes them itself, all at once; there the clients' jitter has to do.
+        assert max(times) - min(times) > WINDOW / 2
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_nothing_holds_up_the_end(serve, kind: str) -> None:
+    """Not a client that never says hello, nor one that reads nothing, nor a Redis that is away."""
+    server = serve(kind)
+    visitor = Visitor(server)
+    async with (
+        visitor.socket("/ws/stop?subscribe-broadcast", subprotocols=[SUBPROTOCOL]),
+        visitor.socket("/ws/stop?subscribe-broadcast"),
+    ):
+        begun = time.monotonic()
+        await asyncio.to_thread(server.stop, signal.SIGTERM)
+        assert time.monotonic() - begun < WINDOW + 8
+
+
+async def test_a_stopped_server_can_be_started_again_at_once(serve) -> None:
+    server = serve()
+    async with Visitor(server).socket("/ws/stop?subscribe-broadcast") as socket:
+        await stop(server, [socket])
+    server.start()
+    async with Visitor(server).socket("/ws/stop?subscribe-broadcast"):
+        pass

@@ -1,0 +1,71 @@
+"""A shortened run of the torture test, and the oracle's own arithmetic."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from django.core.management import call_command
+
+from channels_ws4redis.torture.oracle import Facility, Ledger, Tally, percentile
+
+#: WS4REDIS_TEST_TORTURE=120 makes it thorough.
+SECONDS = os.environ.get("WS4REDIS_TEST_TORTURE", "20")
+
+
+def ledger(*entries: int | str, published: int) -> Tally:
+    """Return the counts of a client that saw these numbers and reports."""
+    facility = Facility("foo", [float(index) for index in range(published)])
+    ledger = Ledger(facility)
+    for entry in entries:
+        if isinstance(entry, int):
+            ledger.take(entry, 100.0)
+        else:
+            ledger.report()
+    tally = Tally()
+    ledger.close(tally)
+    return tally
+
+
+@pytest.mark.parametrize(
+    ("entries", "counts"),
+    [
+        ([1, 2, 3, 4], (0, 0, 0, 0)),
+        ([1, 2, 4], (0, 0, 0, 1)),
+        ([1, 2, "lost", 4], (0, 0, 1, 0)),
+        (["lost", 4], (0, 0, 3, 0)),
+        ([1, 2, "lost"], (0, 0, 2, 0)),
+        ([1, 2], (0, 0, 0, 2)),
+        ([1, "lost", 2, 4], (0, 0, 0, 1)),
+        ([1, 2, 2, 3, 4], (1, 0, 0, 0)),
+        ([1, 3, 2, 4], (0, 1, 0, 0)),
+    ],
+)
+def test_the_oracle_counts(entries: list[int | str], counts: tuple[int, ...]) -> None:
+    tally = ledger(*entries, published=4)
+    found = tally.duplicated, tally.reordered, tally.reported_lost, tally.lost_unreported
+    assert found == counts
+    assert tally.violated == bool(tally.duplicated or tally.reordered or tally.lost_unreported)
+
+
+def test_being_whole_begins_with_a_message_sent_after_the_fault() -> None:
+    ledger = Ledger(Facility("foo", [1.0, 5.0, 9.0]))
+    ledger.fault_ended(4.0)
+    ledger.take(1, 4.5)
+    assert ledger.whole == []
+    ledger.take(2, 5.5)
+    assert ledger.whole == [1.5]
+
+
+def test_percentile() -> None:
+    assert percentile([], 99) == 0
+    assert percentile([1.0, 2.0, 3.0, 4.0], 50) == 3.0
+    assert percentile([1.0], 99) == 1.0
+
+
+@pytest.mark.parametrize("server", ["daphne", "uvicorn"])
+def test_nothing_is_lost_unreported(capsys, server: str) -> None:
+    """The command itself fails if a client was not told the truth."""
+    call_command("ws4redis_torture", "--seconds", SECONDS, "--clients", "30", "--server", server)
+    output = capsys.readouterr().out
+    assert "lost without a report              0" in output
