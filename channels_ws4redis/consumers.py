@@ -357,7 +357,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     def _on_silent_client(self) -> None:
         if self.recipient is not None:
-            self.recipient.outbox.put({"type": "websocket.close", "code": PROTOCOL_ERROR})
+            # A slow network is no reason to stay away for ever.
+            self.recipient.outbox.put({"type": "websocket.close", "code": TOO_SLOW})
 
     async def _publish(self, payload: str | bytes | None) -> None:
         """Publish what the client sent to the channels that its flags name."""

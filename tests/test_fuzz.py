@@ -179,4 +179,4 @@ async def test_a_client_that_says_nothing_is_closed(site) -> None:
     async with Visitor(site).socket("/ws/x?" + FLAGS, subprotocols=[SUBPROTOCOL]) as socket:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(socket.connection.recv(), 9)
-        assert await socket.close_code() == 4500
+        assert await socket.close_code() == 4002
