@@ -1,17 +1,12 @@
-"""Connections to Redis: one pool per process for synchronous code, one link per event loop."""
+"""Connections to Redis: how they are made from the settings, and the process's own client."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import functools
-import hashlib
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import Any
 
 import redis
 import redis.asyncio
@@ -105,6 +100,10 @@ def _make_client(
     return client_class(**kwargs)
 
 
+#: What redis-py raises when Redis cannot be reached.
+UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+
+
 async def disconnect(client: redis.asyncio.Redis) -> None:
     """Close the connections of an asyncio client, those to sentinels included."""
     pool: Any = client.connection_pool
@@ -144,6 +143,11 @@ def forget_connections() -> None:
     _generation += 1
 
 
+def generation() -> int:
+    """Return a number that changes whenever `forget_connections` is called."""
+    return _generation
+
+
 def _renew_lock() -> None:
     """Replace the lock in a forked child: another thread may have held it at the fork."""
     global _lock
@@ -157,220 +161,6 @@ def _on_setting_changed(*, setting: str, **_: Any) -> None:
 
 setting_changed.connect(_on_setting_changed)
 os.register_at_fork(after_in_child=_renew_lock)
-
-
-@dataclass(frozen=True, slots=True)
-class Script:
-    """A Lua script whose first line gives it the run id of the server it runs on.
-
-    Redis forgets its scripts when it restarts, so a script that is still known proves that the
-    server has not restarted since, and ``RUN`` in it is right without a look-up per call.
-    """
-
-    body: str
-
-    def source(self, run_id: str) -> str:
-        """Return the text for the server with this run id."""
-        return f"local RUN = '{run_id}'\n{self.body}"
-
-    def sha(self, run_id: str) -> str:
-        """Return the digest under which that server knows the script."""
-        return _sha(self.body, run_id)
-
-
-@functools.lru_cache(maxsize=64)
-def _sha(body: str, run_id: str) -> str:
-    # SHA-1 is the name that EVALSHA asks for; nothing depends on its strength.
-    return hashlib.sha1(Script(body).source(run_id).encode(), usedforsecurity=False).hexdigest()
-
-
-class Command(NamedTuple):
-    """A run of a script, as plain values, so that both kinds of client can send it."""
-
-    script: Script
-    keys: Sequence[str]
-    args: Sequence[str | bytes | int]
-
-
-Reply = Any
-Outcome = Reply | Exception
-
-#: What redis-py raises when Redis cannot be reached.
-UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
-
-
-class _Batch:
-    """Commands on their way through one pipeline; the body that `run` and `Link` share.
-
-    A script that Redis does not know (restart, ``SCRIPT FLUSH``, first use) is sent in full; it has
-    not run before, so nothing happens twice. ``SCRIPT LOAD`` would not do: Redis before 7 writes it
-    to the append-only file and to replicas, which would then know the script under a run id that
-    is not theirs.
-    """
-
-    #: Run id of the server that this process talked to last.
-    run_id = ""
-
-    def __init__(self, commands: Sequence[Command]) -> None:
-        self.commands = commands
-        self.outcomes: list[Outcome] = [None] * len(commands)
-        self.due: Sequence[int] = range(len(commands))
-        self._unknown: set[Script] = set()
-
-    def fill(self, pipeline: Any) -> None:
-        """Put every command that has not run yet into a pipeline of either kind."""
-        for index in self.due:
-            script, keys, args = self.commands[index]
-            if script in self._unknown:
-                self._unknown.discard(script)
-                run = "EVAL", script.source(self.run_id)
-            else:
-                run = "EVALSHA", script.sha(self.run_id)
-            pipeline.execute_command(*run, len(keys), *keys, *args)
-
-    def take(self, replies: Sequence[Outcome]) -> bool:
-        """Keep the replies of a pipeline; tell whether there must be a second run."""
-        lost = []
-        for index, reply in zip(self.due, replies, strict=True):
-            self.outcomes[index] = reply
-            if isinstance(reply, redis.exceptions.NoScriptError):
-                lost.append(index)
-        self.due = lost
-        return bool(lost)
-
-    def prepare(self, info: Any) -> None:
-        """Get ready for a second run on the server that answered ``INFO server`` thus."""
-        # First for this batch alone: another thread may be talking to another server.
-        _Batch.run_id = self.run_id = str(info.get("run_id", ""))
-        self._unknown = {self.commands[index].script for index in self.due}
-
-
-def run(client: redis.Redis, commands: Sequence[Command]) -> list[Outcome]:
-    """Run scripts in one pipeline and return their replies or exceptions, in order.
-
-    :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
-    :raises redis.exceptions.TimeoutError: if it does not answer in time.
-    """
-    batch = _Batch(commands)
-    for _ in range(2):
-        pipeline = client.pipeline(transaction=False)
-        batch.fill(pipeline)
-        if not batch.take(pipeline.execute(raise_on_error=False)):
-            break
-        batch.prepare(client.info("server"))
-    return batch.outcomes
-
-
-class Link:
-    """The connection of one event loop to Redis, shared by every coroutine in it.
-
-    Commands given while others are under way leave together in the next pipeline: five hundred
-    sockets that connect at once cost a handful of round trips on one connection.
-    """
-
-    def __init__(self) -> None:
-        self._client = make_async_client(max_connections=2)
-        self._pending: list[tuple[Command, asyncio.Future[Reply]]] = []
-        self._sender: asyncio.Task[None] | None = None
-
-    async def run(self, commands: Sequence[Command]) -> list[Outcome]:
-        """Run scripts and return their replies or exceptions, in order; asyncio twin of `run`.
-
-        :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
-        """
-        loop = asyncio.get_running_loop()
-        futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
-        self._pending.extend(zip(commands, futures, strict=True))
-        if self._sender is None:
-            self._sender = loop.create_task(self._send())
-        outcomes = await asyncio.gather(*futures, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, asyncio.CancelledError):
-                raise redis.exceptions.ConnectionError("The link to Redis was closed.")
-            if isinstance(outcome, UNREACHABLE):
-                raise outcome
-        return outcomes
-
-    async def _send(self) -> None:
-        batch: list[tuple[Command, asyncio.Future[Reply]]] = []
-        try:
-            while self._pending:
-                batch, self._pending = self._pending, []
-                outcomes = await self._execute([command for command, _ in batch])
-                for (_, future), outcome in zip(batch, outcomes, strict=True):
-                    _settle(future, outcome)
-        finally:
-            if self._sender is asyncio.current_task():
-                self._sender = None
-                batch, self._pending = [*batch, *self._pending], []
-            for _, future in batch:
-                future.cancel()  # without effect unless this task was cancelled
-
-    async def _execute(self, commands: Sequence[Command]) -> list[Outcome]:
-        batch = _Batch(commands)
-        try:
-            for _ in range(2):
-                pipeline = self._client.pipeline(transaction=False)
-                batch.fill(pipeline)
-                if not batch.take(await pipeline.execute(raise_on_error=False)):
-                    break
-                batch.prepare(await self._client.info("server"))
-        except UNREACHABLE as error:
-            return [_as_redis_error(error)] * len(commands)
-        except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
-            return [error] * len(commands)
-        return batch.outcomes
-
-    async def renew(self) -> None:
-        """Take a new connection for the next command: this one may be silent for ever."""
-        with contextlib.suppress(*UNREACHABLE):
-            await self._client.connection_pool.disconnect(inuse_connections=False)
-
-    async def close(self) -> None:
-        """Close the connection; a later command opens a new one."""
-        sender, self._sender = self._sender, None
-        if sender is not None:
-            sender.cancel()
-            # A connection that is just being made is not yet known to the pool.
-            await asyncio.wait([sender])
-        # The sender cannot tell them if it was cancelled before its first step.
-        pending, self._pending = self._pending, []
-        for _, future in pending:
-            future.cancel()
-        await disconnect(self._client)
-
-
-def _settle(future: asyncio.Future[Reply], outcome: Outcome) -> None:
-    if future.done():
-        return  # whoever waited was cancelled
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
-
-
-def _as_redis_error(error: Exception) -> Exception:
-    if isinstance(error, redis.exceptions.RedisError):
-        return error
-    return redis.exceptions.ConnectionError(str(error))
-
-
-_links: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Link, Any]] = WeakKeyDictionary()
-
-
-async def get_link() -> Link:
-    """Return the running event loop's link to Redis."""
-    loop = asyncio.get_running_loop()
-    found = _links.get(loop)
-    if found is not None:
-        generation, link, _ = found
-        if generation == _generation:
-            return link
-        del _links[loop]
-        await link.close()
-    link = Link()
-    _links[loop] = _generation, link, await close_with_loop(link.close)
-    return link
 
 
 async def close_with_loop(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:

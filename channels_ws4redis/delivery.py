@@ -9,56 +9,64 @@ from collections.abc import Coroutine, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import redis
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_ws4redis import connections, persistence
+from channels_ws4redis import links
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import Command, Outcome
+from channels_ws4redis.connections import get_client
 from channels_ws4redis.layers import RedisChannelLayer, group_name
 from channels_ws4redis.messages import EVENT_TYPE, Event
-from channels_ws4redis.persistence import Publication
+from channels_ws4redis.persistence import Publication, parse_published, publish_commands
+from channels_ws4redis.scripts import Command, Outcome, Reply
 
 #: The loops on which a layer's fan-outs live. The in-memory layer works on those only.
 fanout_loops: WeakKeyDictionary[Any, asyncio.AbstractEventLoop] = WeakKeyDictionary()
 
+#: Channels that one run of the script serves: few enough not to hold up Redis for a millisecond.
+_channels_at_once = 50
 
-def deliver(
-    publications: Sequence[Publication], alias: str = "default", client: Any = None
-) -> list[Event]:
-    """Store messages and send them to their groups; return them with their offsets.
 
-    With our own layer that is one round trip, in which Redis numbers, stores and publishes each
-    message at once. With any other layer the message is stored first and sent afterwards.
+def deliver(publication: Publication, alias: str = "default", client: Any = None) -> None:
+    """Store a message and send it to its groups.
+
+    With our own layer that is one round trip, in which Redis numbers, stores and publishes the
+    message at once. With any other layer it is stored first and sent afterwards.
 
     :param client: a redis-py client other than the process's own.
-    :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses a message.
+    :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses the message on a
+        channel; the others have got it then.
     """
-    if not publications:
-        return []
+    if not publication.channels:
+        return
     layer = _layer(alias)
-    replies = connections.run(client or connections.get_client(), _commands(layer, publications))
-    events = _events(publications, replies)
+    client = client or get_client()
+    replies = links.run(client, _commands(layer, publication))
+    if _crosses_slots(replies):
+        replies = links.run(client, _commands(layer, publication))
+    stored = _checked(replies)
     if not _atomic(layer):
-        _wait_for(layer, _group_send(layer, events))
-    return events
+        _wait_for(layer, _group_send(layer, parse_published(publication, stored)))
 
 
-async def adeliver(publications: Sequence[Publication], alias: str = "default") -> list[Event]:
-    """Store messages and send them to their groups; asyncio twin of `deliver`."""
-    if not publications:
-        return []
+async def adeliver(publication: Publication, alias: str = "default") -> None:
+    """Store a message and send it to its groups; asyncio twin of `deliver`."""
+    if not publication.channels:
+        return
     layer = _layer(alias)
-    link = await connections.get_link()
-    events = _events(publications, await link.run(_commands(layer, publications)))
+    link = await links.get_link()
+    replies = await link.run(_commands(layer, publication))
+    if _crosses_slots(replies):
+        replies = await link.run(_commands(layer, publication))
+    stored = _checked(replies)
     if not _atomic(layer):
-        sending = _group_send(layer, events)
+        sending = _group_send(layer, parse_published(publication, stored))
         home = _home(layer)
         if home is None or home is _running_loop():
             await sending
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sending, home))
-    return events
 
 
 def _layer(alias: str) -> Any:
@@ -75,24 +83,30 @@ def _atomic(layer: Any) -> bool:
     return isinstance(layer, RedisChannelLayer) and layer.stores
 
 
-def _commands(layer: Any, publications: Sequence[Publication]) -> list[Command]:
+def _commands(layer: Any, publication: Publication) -> list[Command]:
     mirror = settings.WS4REDIS_LEGACY_SERVERS
-    atomic = _atomic(layer)
-    return [
-        persistence.publish_command(
-            publication, layer.pubsub_channel(publication.channel) if atomic else "", mirror
-        )
-        for publication in publications
-    ]
+    affixes = layer.pubsub_affixes(mirror) if _atomic(layer) else None
+    return publish_commands(publication, affixes, mirror, _channels_at_once)
 
 
-def _events(publications: Sequence[Publication], replies: Sequence[Outcome]) -> list[Event]:
-    events = []
-    for publication, reply in zip(publications, replies, strict=True):
+def _crosses_slots(replies: Sequence[Outcome]) -> bool:
+    """Tell whether a script was refused, before it ran, for channels of different slots.
+
+    A Redis in cluster mode does that, be it of one node only. It is asked for one at a time then.
+    """
+    global _channels_at_once
+    refused = any(isinstance(reply, redis.exceptions.ClusterCrossSlotError) for reply in replies)
+    if refused and _channels_at_once > 1:
+        _channels_at_once = 1
+        return True
+    return False
+
+
+def _checked(replies: Sequence[Outcome]) -> Sequence[Reply]:
+    for reply in replies:
         if isinstance(reply, Exception):
             raise reply
-        events.append(persistence.parse_published(publication, reply))
-    return events
+    return replies
 
 
 async def _group_send(layer: Any, events: Sequence[Event]) -> None:

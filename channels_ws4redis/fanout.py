@@ -17,7 +17,7 @@ import redis
 from channels.layers import InMemoryChannelLayer
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import UNREACHABLE, get_link
+from channels_ws4redis.connections import UNREACHABLE
 from channels_ws4redis.delivery import fanout_loops
 from channels_ws4redis.layers import (
     FANOUT_PREFIX,
@@ -26,6 +26,7 @@ from channels_ws4redis.layers import (
     RedisChannelLayer,
     group_name,
 )
+from channels_ws4redis.links import get_link
 from channels_ws4redis.messages import EVENT_TYPE, Event, is_heartbeat, json_frame
 from channels_ws4redis.persistence import Snapshot, parse_snapshot, read_command
 from channels_ws4redis.recipients import Recipient

@@ -26,7 +26,7 @@ from channels_ws4redis.connections import (
     make_async_client,
 )
 from channels_ws4redis.messages import EVENT_TYPE, Event
-from channels_ws4redis.persistence import ENVELOPE, parse_envelope
+from channels_ws4redis.persistence import ENVELOPE, Affixes, parse_envelope
 
 logger = logging.getLogger(__name__)
 
@@ -92,12 +92,16 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         """True if one script can store a message and send it: the layer's Redis is the store's."""
         return self._connection is None
 
-    def pubsub_channel(self, group: str) -> str:
-        """Return the name of the Redis pub/sub channel of a group."""
-        if settings.WS4REDIS_LEGACY_SERVERS:
+    def pubsub_affixes(self, legacy_servers: bool) -> Affixes:
+        """Return what the names of the Redis pub/sub channels of groups have around them."""
+        if legacy_servers:
             # Legacy servers own the channel of the bare name; they would show an envelope to users.
-            return f"{self.prefix}{{{group}}}:events"
-        return self.prefix + group
+            return Affixes(f"{self.prefix}{{", "}:events")
+        return Affixes(self.prefix, "")
+
+    def _pubsub_channel_of_group(self, group: str) -> str:
+        head, tail = self.pubsub_affixes(settings.WS4REDIS_LEGACY_SERVERS)
+        return f"{head}{group}{tail}"
 
     def _pubsub_channel_of(self, channel: str) -> str:
         """Return the name of the Redis pub/sub channel of a channel, apart from those of groups."""
@@ -179,7 +183,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         self.require_valid_channel_name(channel)
         listener = await self._listener()
         listener.open(channel)
-        await listener.subscribe(self.pubsub_channel(group), channel, group)
+        await listener.subscribe(self._pubsub_channel_of_group(group), channel, group)
         if settings.WS4REDIS_LEGACY_SERVERS and channel.startswith(FANOUT_PREFIX):
             # No prefix of the layer's: it is the very channel that legacy publishes on.
             await listener.subscribe(group, channel, group)
@@ -187,14 +191,14 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group."""
         listener = await self._listener()
-        await listener.unsubscribe(self.pubsub_channel(group), channel)
+        await listener.unsubscribe(self._pubsub_channel_of_group(group), channel)
         await listener.unsubscribe(group, channel)
 
     async def group_send(self, group: str, message: dict[str, Any]) -> None:
         """Send a message to every channel in a group."""
         self.require_valid_group_name(group)
         listener = await self._listener()
-        await listener.publish(self.pubsub_channel(group), message)
+        await listener.publish(self._pubsub_channel_of_group(group), message)
 
     async def close_channel(self, channel: str) -> None:
         """Forget a channel, its groups and, with the last channel, the connection."""

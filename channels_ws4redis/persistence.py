@@ -5,10 +5,12 @@ Per channel name C there are three keys, in one Redis Cluster slot:
 ``C``
     the last stored message, as raw bytes, exactly where and how legacy ws4redis keeps it;
 ``{C}:history``
-    a stream of the last messages; the id of an entry is its offset;
+    a stream of the last messages; the id of an entry is its offset. With ``WS4REDIS_HISTORY = 1``
+    there is none, as ``C`` is all that it would hold;
 ``{C}:meta``
-    a hash with the epoch and the offset of the channel. It outlives the history, so that a client
-    can be told "you have missed nothing" after the entries have expired.
+    a hash with the epoch and the offset of the channel, and with offset, sender and check sum of
+    the message in ``C``. It outlives the history, so that a client can be told "you have missed
+    nothing" after the entries have expired.
 
 The **epoch** is the identity of a history. It changes when Redis has lost the hash, and when Redis
 has restarted, because a server that comes back with an older snapshot hands out offsets for the
@@ -22,12 +24,14 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import Command, Script
 from channels_ws4redis.messages import Event, Position
+from channels_ws4redis.scripts import Command, Script
 
 #: First bytes of a published event; what does not begin so was published by a foreign program.
 ENVELOPE = b"\0ws4redis "
@@ -35,71 +39,104 @@ ENVELOPE = b"\0ws4redis "
 #: Seconds for which an idempotency key is remembered.
 ONCE_EXPIRE = 86400
 
-# pcall: whoever may not ask for INFO is told that nothing is certain.
-_META = """
+# pcall: whoever may not ask for INFO is told that nothing is certain, and a key of another type is
+# no history. Other errors are raised as the tables that redis.pcall returns, because Redis before 7
+# would put their codes into a sentence.
+_LUA = """
+local function call(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then error(reply) end
+  return reply
+end
+
 local function info_has(section, line)
   local info = redis.pcall('INFO', section)
   return type(info) == 'string' and string.find(info, line, 1, true)
 end
-local meta = redis.call('HMGET', KEYS[3], 'epoch', 'offset', 'run', 'past')
-local epoch, offset, past = meta[1], tonumber(meta[2]) or 0, meta[4] or ''
-local renewed = not epoch or meta[3] ~= RUN
-if not epoch then
-  offset, past = 0, ''
-elseif renewed then
-  local exact = '0'
-  if info_has('persistence', 'aof_enabled:1') and info_has('replication', 'second_repl_offset:-1')
-  then exact = '1' end
-  past = epoch .. ':' .. offset .. ':' .. exact .. ' ' .. past
-  if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
+
+-- Returns the epoch if there is one, the offset, the epochs before, whether a new one begins now,
+-- and offset, check sum and sender of the message that was stored last.
+local function find(meta)
+  local found = redis.pcall('HMGET', meta,
+    'epoch', 'offset', 'run', 'past', 'stored', 'check', 'sender')
+  local epoch, offset, past = found[1], tonumber(found[2]) or 0, found[4] or ''
+  if not epoch then return nil, 0, '', true, {} end
+  local stored = found[5] and {found[5], found[6], found[7]} or {}
+  local renewed = found[3] ~= RUN
+  if renewed then
+    local exact = '0'
+    if info_has('persistence', 'aof_enabled:1') and info_has('replication', 'second_repl_offset:-1')
+    then exact = '1' end
+    past = epoch .. ':' .. offset .. ':' .. exact .. ' ' .. past
+    if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
+  end
+  return epoch, offset, past, renewed, stored
 end
 """
 
+# A failure on one channel keeps no other channel from its message.
 _PUBLISH = Script(
-    _META
+    _LUA
+    + f"local ONCE_EXPIRE = {ONCE_EXPIRE}"
     + """
-local payload, expire, size, meta_expire = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4]
-if KEYS[4] then
-  local done = redis.call('GET', KEYS[4])
-  if done then
-    return {epoch or '', tonumber(done), 0}
+local payload, check, sender, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local expire, meta_expire, size, keys_each = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local mirrors, head, tail = ARGV[9] == '1', ARGV[10], ARGV[11]
+local ends = expire > 0 and size > 1 and redis.call('TIME')[1] + expire
+local envelope_end = ' ' .. sender .. '\\n' .. payload
+
+local function publish(name, history, meta, once)
+  local epoch, offset, past, renewed = find(meta)
+  if once then
+    local done = call('GET', once)
+    if done then return epoch or '', done end
   end
-end
-if renewed then
-  if not epoch then redis.call('DEL', KEYS[2]) end
-  epoch = ARGV[5]
-  redis.call('HSET', KEYS[3], 'epoch', epoch, 'run', RUN, 'past', past)
-end
-offset = redis.call('HINCRBY', KEYS[3], 'offset', 1)
-redis.call('EXPIRE', KEYS[3], meta_expire)
-if expire > 0 then
-  redis.call('SET', KEYS[1], payload, 'EX', expire)
-  if size == 1 then
-    redis.call('XADD', KEYS[2], 'MAXLEN', 1, offset .. '-0', 'p', payload, 's', ARGV[6])
-    redis.call('EXPIRE', KEYS[2], expire)
+  if renewed then
+    if not epoch then call('DEL', history) end
+    epoch = fresh
+    call('HSET', meta, 'epoch', epoch, 'run', RUN, 'past', past)
+  end
+  offset = offset + 1
+  if expire > 0 then
+    call('HSET', meta, 'offset', offset, 'stored', offset, 'check', check, 'sender', sender)
+    call('SET', name, payload, 'EX', expire)
+    if size > 1 then
+      call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x', ends)
+      if call('TTL', history) < expire then call('EXPIRE', history, expire) end
+    end
   else
-    local now = redis.call('TIME')
-    redis.call('XADD', KEYS[2], 'MAXLEN', size, offset .. '-0',
-      'p', payload, 's', ARGV[6], 'x', now[1] + expire)
-    if redis.call('TTL', KEYS[2]) < expire then redis.call('EXPIRE', KEYS[2], expire) end
+    call('HSET', meta, 'offset', offset)
+  end
+  call('EXPIRE', meta, meta_expire)
+  if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
+  if head then
+    call('PUBLISH', head .. name .. tail,
+      '\\0ws4redis ' .. epoch .. ' ' .. offset .. envelope_end)
+  end
+  if mirrors then call('PUBLISH', name, payload) end
+  return epoch, offset
+end
+
+local positions, failure = {}, nil
+for first = 1, #KEYS, keys_each do
+  local done, epoch, offset = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
+  if not done then
+    failure = failure or epoch
+  elseif not head then
+    positions[#positions + 1] = epoch .. ' ' .. offset
   end
 end
-if KEYS[4] then redis.call('SET', KEYS[4], offset, 'EX', ARGV[8]) end
-local receivers = 0
-if ARGV[7] ~= '' then
-  receivers = redis.call('PUBLISH', ARGV[7],
-    '\\0ws4redis ' .. epoch .. ' ' .. offset .. ' ' .. ARGV[6] .. '\\n' .. payload)
-end
-if ARGV[9] == '1' then receivers = receivers + redis.call('PUBLISH', KEYS[1], payload) end
-return {epoch, offset, receivers}
+if type(failure) == 'string' then return redis.error_reply(failure) end
+return failure or (head and 1) or table.concat(positions, ' ')
 """
 )
 
 # pcall: a full or read-only Redis must not keep anyone from connecting to what it has, nor a key
 # of another type under a channel's name from reading the other channels.
 _READ = Script(
-    _META
+    _LUA
     + """
+local epoch, offset, past, renewed, stored = find(KEYS[3])
 local ended = tonumber(string.match(past, ARGV[3] .. ':(%d+):') or ARGV[4])
 local torn = tonumber(ARGV[4]) > ended
 if torn then past = string.gsub(past, ':1 ', ':0 ') end
@@ -114,18 +151,19 @@ if renewed or torn then
     redis.call('EXPIRE', KEYS[3], ARGV[2])
   end
 end
-local value, entries = redis.pcall('GET', KEYS[1]), redis.pcall('XRANGE', KEYS[2], '-', '+')
+local value, entries = redis.pcall('GET', KEYS[1]), {}
 if type(value) == 'table' then value = false end
+if ARGV[5] ~= '1' then entries = redis.pcall('XRANGE', KEYS[2], '-', '+') end
 if entries.err then entries = {} end
-return {epoch, offset, past, value, entries, redis.call('TIME')[1]}
+return {epoch, offset, past, value, stored, entries, redis.call('TIME')[1]}
 """
 )
 
 
 class Publication(NamedTuple):
-    """One message for one channel."""
+    """One message for some channels."""
 
-    channel: str
+    channels: Sequence[str]
     payload: bytes
     #: Seconds to store the message; 0 leaves an older stored message in place.
     expire: int
@@ -135,35 +173,63 @@ class Publication(NamedTuple):
     key: str = ""
 
 
-def publish_command(publication: Publication, pubsub_channel: str, mirror: bool) -> Command:
-    """Return the command that stores a message and, if ``pubsub_channel``, publishes it.
+class Affixes(NamedTuple):
+    """What stands before and after a channel's name in the name of its Redis pub/sub channel."""
+
+    head: str
+    tail: str
+
+
+def publish_commands(
+    publication: Publication, affixes: Affixes | None, mirror: bool, at_once: int
+) -> list[Command]:
+    """Return the commands that store a message and, if there are ``affixes``, publish it.
 
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
+    :param at_once: the number of channels that one run of the script serves.
     """
-    name, payload, expire, sender, key = publication
-    keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
-    if key:
-        keys.append(f"{{{name}}}:once:{key}")
+    channels, payload, expire, sender, key = publication
     args: list[str | bytes | int] = [
         payload,
-        expire,
-        settings.WS4REDIS_HISTORY,
-        _meta_expire(expire),
-        _new_epoch(),
+        _check(payload),
         sender,
-        pubsub_channel,
-        ONCE_EXPIRE,
+        _new_epoch(),
+        expire,
+        _meta_expire(expire),
+        settings.WS4REDIS_HISTORY,
+        4 if key else 3,  # keys of a channel
         int(mirror),
+        *(affixes or ()),
     ]
-    return Command(_PUBLISH, keys, args)
+    names = [_keys(name, key) for name in channels]
+    return [
+        Command(_PUBLISH, list(chain.from_iterable(names[first : first + at_once])), args)
+        for first in range(0, len(names), at_once)
+    ]
 
 
-def parse_published(publication: Publication, reply: Any) -> Event:
-    """Return the event of a message that has been stored, with its place in the history."""
-    epoch, offset, _ = reply
-    return Event(
-        publication.channel, publication.payload, epoch.decode(), offset, publication.sender
-    )
+def _keys(name: str, once: str = "") -> list[str]:
+    keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
+    if once:
+        keys.append(f"{{{name}}}:once:{once}")
+    return keys
+
+
+def _check(payload: bytes) -> int:
+    """Return what tells our stored message from one that a foreign program has put in its place."""
+    return zlib.crc32(payload)
+
+
+def parse_published(publication: Publication, replies: Iterable[bytes]) -> list[Event]:
+    """Return the events of a message that was stored and not published, with their positions."""
+    words = b" ".join(replies).decode().split(" ")
+    _, payload, _, sender, _ = publication
+    return [
+        Event(channel, payload, epoch, int(offset), sender)
+        for channel, epoch, offset in zip(
+            publication.channels, words[::2], words[1::2], strict=True
+        )
+    ]
 
 
 def read_command(name: str, witness: Position | None = None) -> Command:
@@ -172,14 +238,15 @@ def read_command(name: str, witness: Position | None = None) -> Command:
     :param witness: a position that events have reached for certain. If it lies beyond what a
         restarted Redis came back with, Redis has lost some.
     """
-    keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
     epoch, offset = witness or Position("", 0)
-    # "none", as an empty pattern would match anything.
-    return Command(
-        _READ,
-        keys,
-        [_new_epoch(), _meta_expire(settings.WS4REDIS_EXPIRE), epoch or "none", offset],
-    )
+    args: list[str | bytes | int] = [
+        _new_epoch(),
+        _meta_expire(settings.WS4REDIS_EXPIRE),
+        epoch or "none",  # as an empty pattern would match anything
+        offset,
+        settings.WS4REDIS_HISTORY,
+    ]
+    return Command(_READ, _keys(name), args)
 
 
 def _meta_expire(expire: int) -> int:
@@ -244,6 +311,8 @@ class Snapshot(NamedTuple):
     value: bytes | None
     #: The history, oldest first, without what has expired.
     events: list[Event]
+    #: Offset of our last stored message if a foreign program has stored another in its place.
+    replaced: int = 0
 
     def replay(self) -> list[Event]:
         """Return the messages for a client that has no position.
@@ -283,6 +352,8 @@ class Snapshot(NamedTuple):
                 torn.append(end)
         events = [event for event in self.events if event.offset > seen]
         complete = not torn and len(events) == self.position.offset - seen
+        if self.value is not None and not complete and self.replaced > seen:
+            events.append(Event(self.channel, self.value))  # it is what is current
         return Missed(complete, seen, events, torn)
 
     def succeeds(self, epoch: str) -> bool:
@@ -295,22 +366,22 @@ class Snapshot(NamedTuple):
 
 def parse_snapshot(name: str, reply: Any) -> Snapshot:
     """Return what :func:`read_command` found out about a channel."""
-    epoch, offset, past, value, entries, now = reply
+    epoch, offset, past, value, stored, entries, now = reply
     position = Position(epoch.decode(), offset)
     events = []
     for entry_id, fields in entries:
         entry = dict(zip(fields[::2], fields[1::2], strict=True))
         if int(entry.get(b"x", now)) >= int(now):
-            events.append(
-                Event(
-                    name,
-                    entry[b"p"],
-                    position.epoch,
-                    int(entry_id.partition(b"-")[0]),
-                    entry[b"s"].decode(),
-                )
-            )
-    return Snapshot(name, position, _parse_past(past.decode()), value, events)
+            at = int(entry_id.partition(b"-")[0])
+            events.append(Event(name, entry[b"p"], position.epoch, at, entry[b"s"].decode()))
+    replaced = 0
+    if value is not None and stored:
+        at, check, sender = int(stored[0]), int(stored[1]), stored[2].decode()
+        if check != _check(value):
+            replaced = at
+        elif not events or at > events[-1].offset:
+            events.append(Event(name, value, position.epoch, at, sender))
+    return Snapshot(name, position, _parse_past(past.decode()), value, events, replaced)
 
 
 def _parse_past(text: str) -> list[Past]:

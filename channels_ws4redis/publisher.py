@@ -8,7 +8,8 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from channels_ws4redis.audiences import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.connections import get_client, get_link
+from channels_ws4redis.connections import get_client
+from channels_ws4redis.links import get_link
 from channels_ws4redis.persistence import fetch_command
 from channels_ws4redis.redis_store import RedisStore, own_identities
 

@@ -90,12 +90,12 @@ class RedisStore:
         :raises ValueError: if the message or the expire time cannot be what was meant.
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         """
-        publications = self._publications(message, expire, idempotency_key)
-        send = partial(deliver, publications, self.channel_layer_alias, self._connection)
+        publication = self._publication(message, expire, idempotency_key)
+        arguments = publication, self.channel_layer_alias, self._connection
         if on_commit:
-            transaction.on_commit(send)
+            transaction.on_commit(partial(deliver, *arguments))
         else:
-            send()
+            deliver(*arguments)
 
     async def apublish_message(
         self,
@@ -108,24 +108,22 @@ class RedisStore:
 
         There is no ``on_commit``, as Django has no transactions in asynchronous code.
         """
-        publications = self._publications(message, expire, idempotency_key)
-        await adeliver(publications, self.channel_layer_alias)
+        publication = self._publication(message, expire, idempotency_key)
+        await adeliver(publication, self.channel_layer_alias)
 
-    def _publications(self, message: Any, expire: int | None, key: str) -> list[Publication]:
+    def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
         if message is None:
             raise ValueError(
                 "The message is None; pass str, bytes or RedisMessage. "
                 "(RedisMessage(…) gives None for the heartbeat, which is never published.)"
             )
+        channels = [_as_text(name) for name in self._publishers]
         if not isinstance(message, RedisMessage):
             message = RedisMessage(message)
             if message is None:
-                return []  # the heartbeat
+                message, channels = b"", []  # the heartbeat
         expire = _as_seconds(self._expire if expire is None else expire)
-        return [
-            Publication(name, bytes(message), expire, self._sender, key)
-            for name in map(_as_text, self._publishers)
-        ]
+        return Publication(channels, bytes(message), expire, self._sender, key)
 
     @staticmethod
     def get_prefix() -> str:
@@ -154,6 +152,8 @@ class RedisStore:
             (USER, "users", users),
             (SESSION, "sessions", sessions),
         ):
+            if values == ():
+                continue  # the default, and cheaper so
             for identity in identities(_legacy_values(values, keyword), keyword):
                 if isinstance(identity, SelfType):
                     names.extend(name(audience, own) for own in own_identities(request, audience))

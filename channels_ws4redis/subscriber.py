@@ -140,15 +140,12 @@ class RedisSubscriber(RedisStore):
             new.on_change, old.on_change = old.on_change, None
             new._changed()
 
-    def _publications(self, message: Any, expire: int | None, key: str) -> list[Publication]:
+    def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
+        publication = super()._publication(message, expire, key)
         # A client without ``echo`` does not get back what it sent; what a hook publishes in answer
         # to that is for it, too.
-        return [
-            publication
-            if publication.payload == self._received
-            else publication._replace(sender="")
-            for publication in super()._publications(message, expire, key)
-        ]
+        own = publication.payload == self._received
+        return publication if own else publication._replace(sender="")
 
     def set_pubsub_channels(self, request: Any, channels: Collection[str]) -> None:
         """Set what the socket publishes to and listens on.

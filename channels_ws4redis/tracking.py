@@ -109,7 +109,8 @@ class Track:
                 [*events, *(event for event in late if event.offset not in known)],
                 key=lambda event: event.offset or self.position.offset + 1,  # type: ignore[union-attr] # set above
             )
-            complete = not torn and 0 <= seen == self.position.offset - len(events)
+            found = sum(1 for event in events if event.offset)
+            complete = not torn and 0 <= seen == self.position.offset - found
         self._held = {o: event for o, event in held.items() if o > self.position.offset}
         return Recovery(complete, seen, events + self._take_following(), torn)
 

@@ -6,30 +6,21 @@ import asyncio
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import redis
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from channels_ws4redis import connections
 from channels_ws4redis.connections import (
-    Command,
-    Script,
     close_with_loop,
     connection_kwargs,
     disconnect,
     get_client,
-    get_link,
     make_async_client,
     make_client,
 )
 from testproject.embedded import RedisServer, find_free_port, find_server_binary
-
-ECHO = Script("return {ARGV[1], KEYS[1]}")
-COUNT = Script("return redis.call('INCR', KEYS[1])")
-FAIL = Script("return redis.call('INCR')")
 
 
 @pytest.fixture
@@ -37,12 +28,6 @@ def server():
     """A server of the test's own, to stop and to pause."""
     with RedisServer(port=0) as server:
         yield server
-
-
-def commands_processed(client):
-    """Return how often the server has been asked for anything, by command."""
-    stats = client.info("commandstats")
-    return {name.removeprefix("cmdstat_"): stat["calls"] for name, stat in stats.items()}
 
 
 @pytest.mark.parametrize(
@@ -169,191 +154,6 @@ def test_client_follows_the_settings(server, redis_url):
         assert get_client().info("server")["tcp_port"] == server.port
     assert get_client() is not first
     assert get_client().ping()
-
-
-async def test_link_follows_the_settings(server, redis_client):
-    """So does the event loop's link."""
-    link = await get_link()
-    assert await get_link() is link
-    await link.run([Command(COUNT, ["count"], [])])
-    with override_settings(WS4REDIS_CONNECTION=server.url):
-        other = await get_link()
-        assert other is not link
-        assert await other.run([Command(COUNT, ["count"], [])]) == [1]
-    assert await (await get_link()).run([Command(COUNT, ["count"], [])]) == [2]
-    assert redis_client.get("count") == b"2"
-
-
-def run(commands):
-    """Run commands on the synchronous client."""
-    return connections.run(get_client(), commands)
-
-
-async def arun(commands):
-    """Run commands on the loop's link."""
-    return await (await get_link()).run(commands)
-
-
-@pytest.fixture(params=["sync", "async"])
-def either(request):
-    """Both ways to run commands, as a coroutine function."""
-
-    async def call(commands):
-        return run(commands) if request.param == "sync" else await arun(commands)
-
-    return call
-
-
-async def test_replies(either):
-    """Replies come in the order of the commands, errors among them without spoiling the others."""
-    replies = await either(
-        [
-            Command(ECHO, ["key"], [b"\xff"]),
-            Command(FAIL, ["key"], []),
-            Command(COUNT, ["count"], []),
-            Command(COUNT, ["count"], []),
-        ]
-    )
-    assert replies[0] == [b"\xff", b"key"]
-    assert isinstance(replies[1], redis.exceptions.ResponseError)
-    assert replies[2:] == [1, 2]
-    assert await either([]) == []
-
-
-async def test_script_flush(either, redis_client):
-    """A Redis that has forgotten the scripts is told again, and nothing runs twice."""
-    await either([Command(COUNT, ["count"], [])])
-    redis_client.script_flush()
-    assert await either([Command(COUNT, ["count"], []), Command(COUNT, ["count"], [])]) == [2, 3]
-
-
-async def test_some_scripts_are_unknown(either, redis_client):
-    """Only what has not run is run again once its script has been loaded."""
-    await either([Command(COUNT, ["count"], [])])
-    fresh = Script(f"return {time.time_ns()}")
-    replies = await either([Command(COUNT, ["count"], []), Command(fresh, [], [])])
-    assert replies[0] == 2
-    assert redis_client.get("count") == b"2"
-
-
-async def test_script_knows_the_run_id(either, redis_client):
-    """In a script RUN is the identity of the server's run."""
-    assert await either([Command(Script("return RUN"), [], [])]) == [
-        redis_client.info("server")["run_id"].encode()
-    ]
-
-
-async def test_restart(either, server):
-    """After a restart of Redis everything works on, and scripts see the new run."""
-    with override_settings(WS4REDIS_CONNECTION=server.url):
-        script = Script("return RUN")
-        before = await either([Command(script, [], [])])
-        await asyncio.to_thread(server.restart)  # the loop notices that its connection is closed
-        after = await either([Command(script, [], [])])
-        assert before != after
-
-
-async def test_killed_connections(either, redis_client):
-    """A connection that Redis has closed is replaced without an error."""
-    await either([Command(COUNT, ["count"], [])])
-    kill = "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"
-    await asyncio.to_thread(redis_client.execute_command, *kill)
-    assert await either([Command(COUNT, ["count"], [])]) == [2]
-
-
-async def test_redis_is_down(either, free_port):
-    """With Redis down a command fails at once, as redis-py's ConnectionError."""
-    with override_settings(WS4REDIS_CONNECTION={"host": "127.0.0.1", "port": free_port}):
-        began = time.monotonic()
-        with pytest.raises(redis.exceptions.ConnectionError):
-            await either([Command(COUNT, ["count"], [])])
-        assert time.monotonic() - began < 2
-
-
-async def test_redis_hangs(either, server):
-    """A Redis that does not answer is given up after the timeout, and works again afterwards."""
-    connection = {"url": server.url, "socket_timeout": 0.2}
-    with override_settings(WS4REDIS_CONNECTION=connection):
-        await either([Command(COUNT, ["count"], [])])
-        server.pause()
-        try:
-            with pytest.raises(redis.exceptions.TimeoutError):
-                await either([Command(COUNT, ["count"], [])])
-        finally:
-            server.resume()
-        replies = await either([Command(COUNT, ["count"], [])])
-        assert replies[0] in (2, 3)  # whether the one that timed out was run is for Redis to know
-
-
-async def test_coroutines_share_a_pipeline(redis_client):
-    """What many coroutines ask for at once goes through one connection in a few pipelines."""
-    await arun([Command(COUNT, ["count"], [])])
-    before = redis_client.info("stats")
-    replies = await asyncio.gather(*(arun([Command(COUNT, ["count"], [])]) for _ in range(500)))
-    after = redis_client.info("stats")
-    assert sorted(reply for (reply,) in replies) == list(range(2, 502))
-    assert after["total_connections_received"] == before["total_connections_received"]
-    assert after["total_reads_processed"] - before["total_reads_processed"] < 50
-
-
-async def test_cancelled_caller():
-    """Whoever is cancelled while waiting leaves the others alone."""
-    await arun([Command(COUNT, ["count"], [])])
-    tasks = [asyncio.create_task(arun([Command(COUNT, ["count"], [])])) for _ in range(3)]
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-    tasks[1].cancel()
-    replies = await asyncio.gather(*tasks, return_exceptions=True)
-    assert isinstance(replies[1], asyncio.CancelledError)
-    assert [replies[0], replies[2]] == [[2], [4]]
-    assert await arun([Command(COUNT, ["count"], [])]) == [5]
-
-
-async def test_commands_that_cannot_be_sent():
-    """A command that cannot even be encoded fails by itself; the link works on."""
-    outcomes = await arun([Command(ECHO, ["\ud800"], ["x"])])
-    assert isinstance(outcomes[0], UnicodeEncodeError)
-    assert await arun([Command(COUNT, ["count"], [])]) == [1]
-
-
-async def test_close_and_reopen(redis_client):
-    """A closed link opens again when it is used."""
-    link = await get_link()
-    assert await link.run([Command(COUNT, ["count"], [])]) == [1]
-    await link.close()
-    assert await link.run([Command(COUNT, ["count"], [])]) == [2]
-
-
-@pytest.mark.parametrize("turns", range(5))
-async def test_close_while_busy(turns):
-    """Closing a link fails those who wait for it, leaves nobody waiting, and it opens again."""
-    link = await get_link()
-    waiting = [asyncio.create_task(link.run([Command(COUNT, ["a"], [])])) for _ in range(3)]
-    for _ in range(turns):
-        await asyncio.sleep(0)
-    closing = asyncio.create_task(link.close())
-    await asyncio.sleep(0)
-    later = asyncio.create_task(link.run([Command(COUNT, ["b"], [])]))
-    async with asyncio.timeout(5):
-        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
-            assert isinstance(outcome, list | redis.exceptions.ConnectionError)
-        await closing
-        assert isinstance(
-            (await asyncio.gather(later, return_exceptions=True))[0], list | Exception
-        )
-        assert isinstance((await link.run([Command(COUNT, ["c"], [])]))[0], int)
-
-
-def test_connection_ends_with_its_loop(redis_client):
-    """A loop that ends closes its link: no connection is left, and nothing warns."""
-
-    def ours():
-        return [client for client in redis_client.client_list() if client["name"] == ""]
-
-    before = len(ours())
-    for _ in range(3):
-        assert len(asyncio.run(arun([Command(ECHO, ["a"], ["b"])]))) == 1
-    assert len(ours()) <= before
 
 
 def test_close_with_loop():

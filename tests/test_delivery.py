@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import threading
+import time
 
 import pytest
 import redis
@@ -12,6 +13,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_ws4redis import delivery
 from channels_ws4redis.delivery import adeliver, deliver
 from channels_ws4redis.fanout import get_fanout
 from channels_ws4redis.persistence import Publication
@@ -158,22 +160,38 @@ async def test_forked_child(listen, layer_name, redis_client):
         assert await listener.receive() == "from the child"
 
 
-def test_events():
-    """Delivering returns the events with their places in the history."""
-    publications = [Publication("broadcast:foo", b"x", 10), Publication("broadcast:bar", b"x", 10)]
-    first, second = deliver(publications), deliver(publications)
-    assert [event.offset for event in first + second] == [1, 1, 2, 2]
-    assert {event.channel for event in first} == {"broadcast:foo", "broadcast:bar"}
-    assert first[0].epoch == second[0].epoch
-    assert deliver([]) == []
+async def test_nobody(redis_client):
+    """A message for no channel is no message, and needs not even a channel layer."""
+    deliver(Publication([], b"x", 10))
+    await adeliver(Publication([], b"x", 10))
+    assert redis_client.keys() == []
 
 
-async def test_events_async():
-    """So does the asynchronous twin."""
-    publication = Publication("broadcast:foo", b"x", 10)
-    events = await adeliver([publication, publication])
-    assert [event.offset for event in events] == [1, 2]
-    assert await adeliver([]) == []
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Redis in cluster mode that is alone and has all slots."""
+    monkeypatch.setattr(delivery, "_channels_at_once", delivery._channels_at_once)
+    with RedisServer(port=0, options={"cluster-enabled": "yes"}) as server:
+        client = redis.Redis.from_url(server.url)
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+            time.sleep(0.01)
+        yield client, server.url
+        client.close()
+
+
+async def test_cluster_mode(settings, cluster):
+    """A Redis that takes no channels of different slots at once gets them one by one."""
+    client, settings.WS4REDIS_CONNECTION = cluster
+    names = ["user:john:foo", "user:mary:foo", "user:ann:foo"]
+    for publish in (deliver, adeliver):
+        delivery._channels_at_once = 50
+        for _ in range(2):
+            outcome = publish(Publication(names, b"x", 10))
+            if outcome is not None:
+                await outcome
+    assert [client.get(name) for name in names] == [b"x"] * 3
+    assert [client.hget(f"{{{name}}}:meta", "offset") for name in names] == [b"4"] * 3
 
 
 @pytest.mark.parametrize("channel_layers", [{}, {"other": {"BACKEND": "x"}}])
@@ -202,11 +220,11 @@ async def test_layer_alias(settings, redis_client, redis_url):
 async def test_layer_is_down(settings, free_port, name, redis_client):
     """If only the layer's Redis is down, publishing raises after the message was stored."""
     settings.CHANNEL_LAYERS = configuration(name, f"redis://127.0.0.1:{free_port}")
-    publications = [Publication("broadcast:foo", b"x", 10)]
+    publication = Publication(["broadcast:foo"], b"x", 10)
     with pytest.raises((redis.exceptions.ConnectionError, OSError)):
-        deliver(publications)
+        deliver(publication)
     with pytest.raises((redis.exceptions.ConnectionError, OSError)):
-        await adeliver(publications)
+        await adeliver(publication)
     assert redis_client.get("broadcast:foo") == b"x"
     await close_layer(get_channel_layer())
 

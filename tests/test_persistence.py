@@ -7,14 +7,14 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from channels_ws4redis import connections
-from channels_ws4redis.messages import Position
+from channels_ws4redis import links
+from channels_ws4redis.messages import Event, Position
 from channels_ws4redis.persistence import (
     Publication,
     Snapshot,
     parse_published,
     parse_snapshot,
-    publish_command,
+    publish_commands,
     read_command,
 )
 from testproject.embedded import RedisServer
@@ -22,19 +22,34 @@ from testproject.embedded import RedisServer
 NAME = "broadcast:foo"
 
 
+def publish_to(
+    client: redis.Redis,
+    channels: list[str],
+    payload: bytes,
+    expire: int = 60,
+    sender: str = "",
+    key: str = "",
+    at_once: int = 10,
+) -> list[Event]:
+    """Publish a message to some channels and return its events."""
+    publication = Publication(channels, payload, expire, sender, key)
+    commands = publish_commands(publication, None, mirror=False, at_once=at_once)
+    replies = links.run(client, commands)
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return parse_published(publication, replies)
+
+
 def publish(client: redis.Redis, payload: bytes, expire: int = 60, key: str = "") -> Position:
     """Publish a message and return its position."""
-    publication = Publication(NAME, payload, expire, "", key)
-    (reply,) = connections.run(client, [publish_command(publication, NAME, mirror=False)])
-    if isinstance(reply, Exception):
-        raise reply
-    event = parse_published(publication, reply)
+    (event,) = publish_to(client, [NAME], payload, expire, key=key)
     return Position(event.epoch, event.offset)
 
 
 def read(client: redis.Redis, witness: Position | None = None) -> Snapshot:
     """Read all that is stored."""
-    (reply,) = connections.run(client, [read_command(NAME, witness)])
+    (reply,) = links.run(client, [read_command(NAME, witness)])
     if isinstance(reply, Exception):
         raise reply
     return parse_snapshot(NAME, reply)
@@ -81,6 +96,63 @@ def test_the_default_history_is_the_last_message(redis_client) -> None:
     assert redis_client.get(NAME) == b"two"
 
 
+def test_the_default_history_needs_no_stream(redis_client) -> None:
+    (event,) = publish_to(redis_client, [NAME], b"one", sender="me")
+    assert redis_client.exists("{broadcast:foo}:history") == 0
+    (read_again,) = read(redis_client).events
+    for name in ("payload", "epoch", "offset", "sender"):
+        assert getattr(read_again, name) == getattr(event, name)
+
+
+def test_a_message_that_a_foreign_program_has_replaced_is_not_taken_for_ours(redis_client) -> None:
+    """Who has missed it is told so, and gets what is current instead."""
+    position = publish(redis_client, b"one")
+    publish(redis_client, b"two")
+    redis_client.set(NAME, b"foreign", ex=60)
+    snapshot = read(redis_client)
+    assert snapshot.events == []
+    assert [(event.payload, event.offset) for event in snapshot.replay()] == [(b"foreign", 0)]
+    missed = snapshot.since(position)
+    assert not missed.complete
+    assert [(event.payload, event.offset) for event in missed.events] == [(b"foreign", 0)]
+    assert snapshot.since(snapshot.position).complete
+    assert snapshot.since(snapshot.position).events == []
+
+
+def test_what_a_foreign_program_had_stored_before_is_not_sent_again(redis_client) -> None:
+    """A message that was not stored left it in place; it is no news."""
+    position = publish(redis_client, b"one")
+    redis_client.set(NAME, b"foreign", ex=60)
+    publish(redis_client, b"unstored", expire=0)
+    missed = read(redis_client).since(position)
+    assert not missed.complete
+    assert missed.events == []
+
+
+def test_a_longer_history_begins_with_the_next_message(redis_client, settings) -> None:
+    position = publish(redis_client, b"one")
+    publish(redis_client, b"two")
+    settings.WS4REDIS_HISTORY = 10
+    assert payloads(read(redis_client)) == [b"two"]
+    publish(redis_client, b"three")
+    missed = read(redis_client).since(position)
+    assert not missed.complete
+    assert [event.payload for event in missed.events] == [b"three"]
+    publish(redis_client, b"four")
+    assert payloads(read(redis_client)) == [b"three", b"four"]
+
+
+def test_a_shorter_history_leaves_nothing_of_the_longer_one(redis_client, settings) -> None:
+    settings.WS4REDIS_HISTORY = 10
+    position = publish(redis_client, b"one")
+    publish(redis_client, b"two")
+    settings.WS4REDIS_HISTORY = 1
+    assert payloads(read(redis_client)) == [b"two"]
+    publish(redis_client, b"three")
+    assert payloads(read(redis_client)) == [b"three"]
+    assert not read(redis_client).since(position).complete
+
+
 def test_everything_expires_by_itself_the_metadata_last(redis_client, history) -> None:
     publish(redis_client, b"x", expire=60)
     assert 0 < redis_client.ttl(NAME) <= 60
@@ -105,7 +177,7 @@ def test_an_entry_expires_within_a_history_that_lives_on(history) -> None:
         [b"2-0", [b"p", b"still there", b"s", b"", b"x", b"1000"]],
         [b"3-0", [b"p", b"without a time", b"s", b""]],
     ]
-    snapshot = parse_snapshot(NAME, [b"e", 3, b"", None, entries, b"1000"])
+    snapshot = parse_snapshot(NAME, [b"e", 3, b"", None, [], entries, b"1000"])
     assert payloads(snapshot) == [b"still there", b"without a time"]
     assert not snapshot.since(Position("e", 0)).complete
     assert snapshot.since(Position("e", 1)).complete
@@ -238,6 +310,7 @@ def test_older_data_than_somebody_has_seen_is_admitted(persistent: RedisServer, 
     # As if Redis had come back without the second and third message.
     client.hset("{broadcast:foo}:meta", "offset", 1)
     client.xdel("{broadcast:foo}:history", "2-0")
+    client.delete(NAME)
     persistent.restart()
     assert read(client).since(first).complete
     assert not read(client, Position(first.epoch, 3)).since(first).complete
@@ -262,9 +335,31 @@ def test_only_an_append_only_file_proves_that_nothing_was_lost(tmp_path, history
 
 def test_a_key_of_another_type_keeps_nobody_from_reading(redis_client, history) -> None:
     redis_client.rpush(NAME, "not a string")
+    redis_client.rpush("{broadcast:foo}:meta", "not a hash")
     snapshot = read(redis_client)
     assert snapshot.value is None
     assert snapshot.events == []
+
+
+def test_many_channels_get_a_message_in_few_commands(redis_client) -> None:
+    names = [f"user:{number}:foo" for number in range(25)]
+    publish_to(redis_client, names, b"warm up")
+    redis_client.config_resetstat()
+    events = publish_to(redis_client, names, b"x")
+    assert [event.channel for event in events] == names
+    assert {event.offset for event in events} == {2}
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+
+
+@pytest.mark.parametrize("at_once", [1, 10])
+def test_a_channel_that_cannot_be_written_keeps_no_other_from_its_message(
+    redis_client, at_once: int
+) -> None:
+    names = ["broadcast:a", "broadcast:b", "broadcast:c"]
+    redis_client.rpush("{broadcast:b}:meta", "no hash")
+    with pytest.raises(redis.exceptions.ResponseError, match="wrong kind"):
+        publish_to(redis_client, names, b"x", at_once=at_once)
+    assert redis_client.mget(names) == [b"x", None, b"x"]
 
 
 def test_an_idempotency_key_publishes_once(redis_client, history) -> None:

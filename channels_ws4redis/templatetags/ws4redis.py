@@ -15,7 +15,8 @@ from redis.exceptions import RedisError
 
 from channels_ws4redis.audiences import audience_arguments, channel_labels
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import get_client, run
+from channels_ws4redis.connections import get_client
+from channels_ws4redis.links import run
 from channels_ws4redis.persistence import parse_snapshot, read_command
 from channels_ws4redis.subscriber import RedisSubscriber
 
