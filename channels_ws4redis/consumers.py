@@ -74,12 +74,14 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
         self.subscriber: RedisSubscriber | None = None
         self._joined: list[str] = []
-        self._following = asyncio.Lock()
+        self._following: asyncio.Lock | None = None
         self.recipient: Recipient | None = None
         self.fanout: FanOut | None = None
-        self.request: WebSocketRequest
+        self._request: WebSocketRequest | None = None
         self._task = asyncio.current_task()
         self._accepted = False
+        #: True if the request knows more than the scope.
+        self._identified = False
         self._overflowed = False
         self._hello: asyncio.TimerHandle | None = None
         if self._task is not None:
@@ -142,7 +144,6 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     async def connect(self) -> None:
         """Find out who connects to what, join the groups, accept, and replay what is stored."""
-        self.request = WebSocketRequest(self.scope)
         self.subscriber = await _make_subscriber()
         flags = parse_flags(
             self.scope.get("query_string", b""),
@@ -151,6 +152,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         await self._authenticate(flags)
         granted = await self._granted(flags)
         await self._set_channels(granted)
+        if not self._identified:
+            self._request = None  # it can be made again
         self._joined = subscribed = list(self.subscriber._subscription.channels)
         offered = self.scope.get("subprotocols") or [None]
         speaks = SUBPROTOCOL in offered
@@ -182,6 +185,16 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             await self._accept(subprotocol)
             await self._replay(await self._current(snapshots), {})
 
+    @property
+    def request(self) -> WebSocketRequest:
+        """The Django request of the handshake, with session and user if anything looks at them.
+
+        Made when asked for: most sockets need it only while they connect.
+        """
+        if self._request is None:
+            self._request = WebSocketRequest(self.scope)
+        return self._request
+
     async def _accept(self, subprotocol: str | None) -> None:
         await self.accept(subprotocol)
         self._accepted = True
@@ -196,7 +209,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
                 raise
             except Exception:
                 logger.exception("WS4REDIS_PROCESS_REQUEST failed; nobody is logged in")
-                self.request = WebSocketRequest(self.scope)
+                self._request = None
+            self._identified = self._request is not None
             return
         if "user" in self.scope or "session" in self.scope:
             return  # the project has put middleware of its own around the router
@@ -207,6 +221,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         ):
             return
         await database_sync_to_async(authenticate)(self.request)
+        self._identified = True
 
     async def _granted(self, flags: Flags) -> list[str]:
         """Return the flags that ``WS4REDIS_ALLOWED_CHANNELS`` leaves, none if it fails."""
@@ -280,6 +295,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             asyncio.run_coroutine_threadsafe(self._follow_subscription(), loop).result()
 
     async def _follow_subscription(self) -> None:
+        if self._following is None:
+            self._following = asyncio.Lock()
         async with self._following:
             if self.subscriber is None or self.recipient is None or self.fanout is None:
                 return

@@ -31,6 +31,7 @@ from channels_ws4redis.messages import EVENT_TYPE, Event, is_heartbeat, json_fra
 from channels_ws4redis.persistence import Snapshot, parse_snapshot, read_command
 from channels_ws4redis.recipients import Recipient
 from channels_ws4redis.tracking import Track
+from channels_ws4redis.turns import Turn
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +62,6 @@ REJOIN_INTERVAL = 6 * 3600.0
 #: Channels whose history is read in one pipeline.
 READ_AT_ONCE = 500
 
-#: Seconds of delivering, and bytes handed to each socket, after which others get their turns. A
-#: server needs up to three of them to write what a socket has been given, and without them clients
-#: would seem slow that are not.
-MAX_TURN = 0.02
-MAX_TURN_BYTES = 32 * 1024
-TURNS = 3
-
 #: Seconds between attempts to read the history while Redis is away.
 RETRY_INTERVAL = 0.3
 
@@ -97,7 +91,7 @@ class FanOut:
         self._token = uuid.uuid4().hex
         self._groups: dict[str, Group] = {}
         #: The names of the channels that each socket listens on.
-        self._recipients: dict[Recipient, set[str]] = {}
+        self._recipients: dict[Recipient, tuple[str, ...]] = {}
         #: Readings that have been asked for and not been sent, by channel.
         self._unread: dict[str, asyncio.Future[Snapshot]] = {}
         self._reading = False
@@ -107,8 +101,6 @@ class FanOut:
         self._catching_up = False
         self._relinked = False
         self._doubtful = False
-        #: Bytes handed to each socket in this turn.
-        self._delivered = 0
 
     # Sockets
 
@@ -117,7 +109,7 @@ class FanOut:
 
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
         """
-        self._recipients.setdefault(recipient, set())
+        self._recipients.setdefault(recipient, ())
         await self._open()
         for channel in channels:
             await self._join(recipient, channel)
@@ -127,7 +119,9 @@ class FanOut:
         if group is None:
             group = self._groups[channel] = Group(channel, group_name(self._layer, channel))
         group.recipients[recipient] = None
-        self._recipients.setdefault(recipient, set()).add(channel)
+        own = self._recipients.get(recipient, ())
+        if channel not in own:
+            self._recipients[recipient] = (*own, channel)
         if group.joined:
             return
         async with group.lock:
@@ -150,14 +144,16 @@ class FanOut:
         own = self._recipients.get(recipient)
         if own is None:
             return
-        for name in list(own if channels is None else channels):
-            own.discard(name)
+        gone = own if channels is None else tuple(channels)
+        for name in gone:
             group = self._groups.get(name)
             if group is not None and group.recipients.pop(recipient, self) is None:
                 self._leave_if_empty(group)
         if channels is None:
             del self._recipients[recipient]
             self._close_if_idle()
+        else:
+            self._recipients[recipient] = tuple(name for name in own if name not in gone)
 
     def _leave_if_empty(self, group: Group) -> None:
         if not group.recipients:
@@ -263,9 +259,12 @@ class FanOut:
             raise redis.exceptions.ConnectionError(str(error)) from error
 
     async def _start(self) -> None:
-        self._channel = await self._layer.new_channel(FANOUT_PREFIX)
         fanout_loops[self._layer] = asyncio.get_running_loop()
-        self._spawn(self._receive())
+        if self._tells:
+            self._channel = await self._layer.new_fanout(self._take)
+        else:
+            self._channel = await self._layer.new_channel(FANOUT_PREFIX)
+            self._spawn(self._receive())
         self._spawn(self._keep_time())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -295,14 +294,10 @@ class FanOut:
     # Receiving
 
     async def _receive(self) -> None:
-        clock = asyncio.get_running_loop().time
-        begun = clock()
+        """Receive from a layer that has queues."""
+        turn = Turn()
         while True:
-            if clock() - begun > MAX_TURN or self._delivered > MAX_TURN_BYTES:
-                # Receiving does not wait while there are messages.
-                for _ in range(TURNS):
-                    await asyncio.sleep(0)
-                begun, self._delivered = clock(), 0
+            await turn.end_if_due()  # receiving does not wait while there are messages
             try:
                 message = await self._layer.receive(self._channel)
             except redis.exceptions.TimeoutError:
@@ -312,10 +307,15 @@ class FanOut:
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._suspect_all()
                 continue
-            try:
-                self._dispatch(message)
-            except Exception:
-                logger.exception("A message of the channel layer could not be delivered")
+            payload = message.get("payload")
+            turn.spend(len(payload) if isinstance(payload, bytes) else 0)
+            self._take(message)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        try:
+            self._dispatch(message)
+        except Exception:
+            logger.exception("A message of the channel layer could not be delivered")
 
     def _dispatch(self, message: dict[str, Any]) -> None:
         kind = message.get("type")
@@ -341,7 +341,6 @@ class FanOut:
     def _deliver(self, group: Group, event: Event) -> None:
         if not event.offset and is_heartbeat(event.payload):
             return  # a foreign program's; each socket has its own
-        self._delivered += len(event.payload)
         self._pass_on(group, group.track.receive(event))
         if group.track.behind:
             self._catch_up_soon()

@@ -9,7 +9,7 @@ import logging
 import random
 import re
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -25,15 +25,16 @@ from channels_ws4redis.connections import (
     disconnect,
     make_async_client,
 )
-from channels_ws4redis.messages import EVENT_TYPE, Event
+from channels_ws4redis.messages import EVENT_TYPE
 from channels_ws4redis.persistence import ENVELOPE, Affixes, parse_envelope
+from channels_ws4redis.turns import Turn
 
 logger = logging.getLogger(__name__)
 
 #: First bytes of a message that some other consumer of the project sent through the layer.
 MESSAGE = b"\0asgi "
 
-#: Channels whose name begins so belong to a fan-out; they also get what foreign programs publish.
+#: What the names of the channels of fan-outs begin with.
 FANOUT_PREFIX = "ws4redis."
 
 #: ``type`` of the message that tells a fan-out that the link to Redis had been lost and is back.
@@ -49,11 +50,11 @@ BACKOFF = 0.05, 1.0
 #: Seconds for connecting and the handshake.
 CONNECT_TIMEOUT = 3.0
 
-#: Bytes of payloads that may wait on one channel.
-MAX_QUEUED_BYTES = 32 * 1024 * 1024
-
 #: Seconds that joining a group may take; daphne gives a handshake five in all.
 JOIN_TIMEOUT = 4.0
+
+Message = dict[str, Any]
+Receiver = Callable[[Message], None]
 
 
 class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has no types
@@ -141,37 +142,41 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         listener = await self._listener()
         name = f"{prefix}{uuid.uuid4().hex}"
         listener.open(name)
-        if not name.startswith(FANOUT_PREFIX):
-            # Whoever is told the name may use it at once, in any process.
-            await listener.subscribe(self._pubsub_channel_of(name), name)
+        # Whoever is told the name may use it at once, in any process.
+        await listener.subscribe(self._pubsub_channel_of(name), name)
         return name
 
-    async def send(self, channel: str, message: dict[str, Any]) -> None:
+    async def new_fanout(self, receiver: Receiver) -> str:
+        """Return the name of a new channel for a fan-out of this process.
+
+        It has no queue: ``receiver`` is called with each message when it is read from Redis, also
+        with those that foreign programs publish, and with a `RELINKED_TYPE` after the link was
+        lost. While it is busy nothing is read, and what is too much waits in Redis.
+        """
+        listener = await self._listener()
+        name = f"{FANOUT_PREFIX}{uuid.uuid4().hex}"
+        listener.receivers[name] = receiver
+        return name
+
+    async def send(self, channel: str, message: Message) -> None:
         """Send a message to one channel."""
         self.require_valid_channel_name(channel)
         listener = await self._listener()
         if not listener.put(channel, message):
             await listener.publish(self._pubsub_channel_of(channel), message)
 
-    async def receive(self, channel: str) -> dict[str, Any]:
-        """Return the next message of a channel, waiting for it.
-
-        Cancelling it does not close the channel: fan-outs do that themselves with `close_channel`.
-        """
+    async def receive(self, channel: str) -> Message:
+        """Return the next message of a channel, waiting for it."""
         listener = await self._listener()
         queue = listener.open(channel)
-        if queue.empty() and channel in listener.overflowed:
-            listener.overflowed.discard(channel)
-            return {"type": RELINKED_TYPE}  # what was dropped has to be made good
         pubsub_channel = self._pubsub_channel_of(channel)
-        if not channel.startswith(FANOUT_PREFIX) and not listener.hears(pubsub_channel, channel):
+        if not listener.hears(pubsub_channel, channel):
             await listener.subscribe(pubsub_channel, channel)
         try:
             return await queue.get()
         except asyncio.CancelledError:
-            if not channel.startswith(FANOUT_PREFIX):
-                # Channels has no other way to say that a consumer is gone.
-                listener.discard_channel(channel)
+            # Channels has no other way to say that a consumer is gone.
+            listener.discard_channel(channel)
             raise
 
     async def group_add(self, group: str, channel: str) -> None:
@@ -182,11 +187,14 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         listener = await self._listener()
-        listener.open(channel)
-        await listener.subscribe(self._pubsub_channel_of_group(group), channel, group)
-        if settings.WS4REDIS_LEGACY_SERVERS and channel.startswith(FANOUT_PREFIX):
+        is_fanout, legacy = channel in listener.receivers, settings.WS4REDIS_LEGACY_SERVERS
+        if not is_fanout:
+            listener.open(channel)
+        name = self._pubsub_channel_of_group(group)
+        await listener.subscribe(name, channel, Subscription(group, mirrored=legacy))
+        if legacy and is_fanout:
             # No prefix of the layer's: it is the very channel that legacy publishes on.
-            await listener.subscribe(group, channel, group)
+            await listener.subscribe(group, channel, Subscription(group, bare=True))
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group."""
@@ -194,7 +202,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         await listener.unsubscribe(self._pubsub_channel_of_group(group), channel)
         await listener.unsubscribe(group, channel)
 
-    async def group_send(self, group: str, message: dict[str, Any]) -> None:
+    async def group_send(self, group: str, message: Message) -> None:
         """Send a message to every channel in a group."""
         self.require_valid_group_name(group)
         listener = await self._listener()
@@ -223,42 +231,22 @@ def _connection_arguments(hosts: Any) -> dict[str, Any] | None:
     return {"host": host[0], "port": host[1]}
 
 
-class BoundedQueue(asyncio.Queue[dict[str, Any]]):
-    """A queue that is full by the number of its messages, or by the size of their payloads."""
-
-    def __init__(self, maxsize: int) -> None:
-        super().__init__(maxsize)
-        self._bytes = 0
-
-    def full(self) -> bool:
-        """Tell whether there is no room for a further message."""
-        return super().full() or self._bytes > MAX_QUEUED_BYTES
-
-    def _put(self, item: dict[str, Any]) -> None:
-        self._bytes += _payload_size(item)
-        super()._put(item)
-
-    def _get(self) -> dict[str, Any]:
-        item: dict[str, Any] = super()._get()
-        self._bytes -= _payload_size(item)
-        return item
-
-
-def _payload_size(message: dict[str, Any]) -> int:
-    event = message.get("event")
-    return len(event.payload) if isinstance(event, Event) else 0
-
-
 async def _disconnect(connection: Any) -> None:
     with contextlib.suppress(*UNREACHABLE):
         await connection.disconnect(nowait=True)
 
 
 class Subscription:
-    """One Redis pub/sub channel and the layer's channels that listen on it."""
+    """One Redis pub/sub channel and the layer's channels that listen on it.
 
-    def __init__(self, group: str) -> None:
+    :param bare: it is the channel of legacy programs, on which there are payloads alone.
+    :param mirrored: what arrives here in an envelope arrives on the bare channel as well.
+    """
+
+    def __init__(self, group: str = "", bare: bool = False, mirrored: bool = False) -> None:
         self.group = group
+        self.bare = bare
+        self.mirrored = mirrored
         self.channels: set[str] = set()
         #: Done once Redis has confirmed the subscription on the present connection.
         self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -273,43 +261,44 @@ class Listener:
         self._layer = layer
         self._client = client
         self._pool: Any = client.connection_pool
-        self._queues: dict[str, BoundedQueue] = {}
+        self._queues: dict[str, asyncio.Queue[Message]] = {}
+        #: By channel, the fan-outs of this process.
+        self.receivers: dict[str, Receiver] = {}
         self._subscriptions: dict[str, Subscription] = {}
         self._connection: Any = None
         self._task: asyncio.Task[None] | None = None
         self._finalizer: AsyncGenerator[None] | None = None
         self._heard = 0.0
-        #: Channels of fan-outs that have had no room for a message.
-        self.overflowed: set[str] = set()
 
     async def close_with_loop(self) -> None:
         """Close with the running event loop."""
         self._finalizer = await close_with_loop(self.close)
 
-    def open(self, channel: str) -> BoundedQueue:
+    def open(self, channel: str) -> asyncio.Queue[Message]:
         """Return the queue of a channel, made when first asked for."""
         queue = self._queues.get(channel)
         if queue is None:
-            queue = BoundedQueue(self._layer.get_capacity(channel))
-            self._queues[channel] = queue
+            queue = self._queues[channel] = asyncio.Queue(self._layer.get_capacity(channel))
         return queue
 
-    def put(self, channel: str, message: dict[str, Any]) -> bool:
+    def put(self, channel: str, message: Message) -> bool:
         """Put a message on a local channel; False if the channel is not one of this process.
 
         :raises channels.exceptions.ChannelFull: if too many messages wait there.
         """
-        queue = self._queues.get(channel)
-        if queue is None:
+        take = self.receivers.get(channel)
+        if take is None and channel in self._queues:
+            take = self._queues[channel].put_nowait
+        if take is None:
             return False
         try:
             # A copy, as if it came from another process: sender and receiver may change their own.
-            queue.put_nowait(msgpack.unpackb(msgpack.packb(message)))
+            take(msgpack.unpackb(msgpack.packb(message)))
         except asyncio.QueueFull:
             raise ChannelFull(channel) from None
         return True
 
-    async def publish(self, pubsub_channel: str, message: dict[str, Any]) -> None:
+    async def publish(self, pubsub_channel: str, message: Message) -> None:
         """Publish a message of another consumer."""
         await self._client.publish(pubsub_channel, MESSAGE + msgpack.packb(message))
 
@@ -318,14 +307,17 @@ class Listener:
         subscription = self._subscriptions.get(pubsub_channel)
         return subscription is not None and channel in subscription.channels
 
-    async def subscribe(self, pubsub_channel: str, channel: str, group: str = "") -> None:
+    async def subscribe(
+        self, pubsub_channel: str, channel: str, new: Subscription | None = None
+    ) -> None:
         """Make a channel listen; returns once Redis has confirmed the subscription.
 
+        :param new: what to note of the pub/sub channel if nobody listens on it yet.
         :raises redis.exceptions.ConnectionError: if it does not in time.
         """
         subscription = self._subscriptions.get(pubsub_channel)
         if subscription is None:
-            subscription = self._subscriptions[pubsub_channel] = Subscription(group)
+            subscription = self._subscriptions[pubsub_channel] = new or Subscription()
             if self._task is None:
                 self._task = asyncio.create_task(self._run(), name="ws4redis-listener")
             elif self._connection is not None:
@@ -356,7 +348,7 @@ class Listener:
     def discard_channel(self, channel: str) -> None:
         """Forget a channel and all its subscriptions."""
         self._queues.pop(channel, None)
-        self.overflowed.discard(channel)
+        self.receivers.pop(channel, None)
         for name, subscription in list(self._subscriptions.items()):
             subscription.channels.discard(channel)
             if not subscription.channels:
@@ -448,6 +440,7 @@ class Listener:
     async def _listen(self, connection: Any, relinking: bool) -> None:
         clock = asyncio.get_running_loop().time
         read = connection.read_response
+        turn = Turn()
         while True:
             reply = await read(disconnect_on_error=False)
             self._heard = clock()
@@ -458,18 +451,16 @@ class Listener:
                     self._dispatch(reply[1].decode(), reply[2])
                 except Exception:
                     logger.exception("A message on %r cannot be understood", reply[1])
+                turn.spend(len(reply[2]))
+                await turn.end_if_due()  # reading does not wait while there are messages
             elif reply[0] == b"subscribe":
                 subscription = self._subscriptions.get(reply[1].decode())
                 if subscription is not None and not subscription.confirmed.done():
                     subscription.confirmed.set_result(None)
                 if relinking and all(s.confirmed.done() for s in self._subscriptions.values()):
                     relinking = False
-                    self._tell_fanouts({"type": RELINKED_TYPE})
-
-    def _tell_fanouts(self, message: dict[str, Any]) -> None:
-        for name in self._queues:
-            if name.startswith(FANOUT_PREFIX):
-                self._enqueue(name, message)
+                    for receiver in list(self.receivers.values()):
+                        receiver({"type": RELINKED_TYPE})
 
     def _dispatch(self, pubsub_channel: str, data: bytes) -> None:
         subscription = self._subscriptions.get(pubsub_channel)
@@ -479,20 +470,19 @@ class Listener:
             # Before the rest: a client chose these bytes, and may imitate what is looked for below.
             subscription.mirrors -= 1
             return
-        bare = settings.WS4REDIS_LEGACY_SERVERS and pubsub_channel == subscription.group
-        if data.startswith(MESSAGE) and not bare:
+        if data.startswith(MESSAGE) and not subscription.bare:
             # Unpacked per channel, as each consumer may change what it gets.
             for name in list(subscription.channels):
-                self._enqueue(name, msgpack.unpackb(data[len(MESSAGE) :]))
+                self._hand_over(name, msgpack.unpackb(data[len(MESSAGE) :]))
             return
-        # An envelope on the channel of the bare name comes from a process that does not know yet of
-        # legacy servers, and makes no copies.
-        if settings.WS4REDIS_LEGACY_SERVERS and not bare and data.startswith(ENVELOPE):
+        # An envelope on the bare channel comes from a process that does not know yet of legacy
+        # servers, and makes no copies.
+        if subscription.mirrored and data.startswith(ENVELOPE):
             self._expect_mirror(subscription.group)
         message = {"type": EVENT_TYPE, "event": parse_envelope(subscription.group, data)}
         for name in list(subscription.channels):
-            if name.startswith(FANOUT_PREFIX):
-                self._enqueue(name, message)
+            if name in self.receivers:
+                self.receivers[name](message)
 
     def _expect_mirror(self, group: str) -> None:
         """Note that the event just heard follows a second time, as a bare payload.
@@ -504,23 +494,20 @@ class Listener:
         if raw is not None and raw.confirmed.done():
             raw.mirrors += 1
 
-    def _enqueue(self, channel: str, message: dict[str, Any]) -> None:
-        queue = self._queues.get(channel)
-        if queue is None:
-            return
-        try:
-            queue.put_nowait(message)
-        except asyncio.QueueFull:
-            if channel.startswith(FANOUT_PREFIX):
-                if channel not in self.overflowed:
-                    logger.warning("More arrives than can be delivered; reading the history later")
-                self.overflowed.add(channel)
-            else:
+    def _hand_over(self, channel: str, message: Message) -> None:
+        queue, receiver = self._queues.get(channel), self.receivers.get(channel)
+        if receiver is not None:
+            receiver(message)
+        elif queue is not None:
+            try:
+                queue.put_nowait(message)
+            except asyncio.QueueFull:
                 logger.warning("Channel %s is full; a message was dropped", channel)
 
     async def close(self) -> None:
         """Forget everything and close all connections."""
         self._queues.clear()
+        self.receivers.clear()
         self._subscriptions.clear()
         task, self._task = self._task, None
         if task is not None and task is not asyncio.current_task():
