@@ -22,7 +22,6 @@ from channels_ws4redis import hooks
 from channels_ws4redis.audiences import Flags, channel_labels, parse_flags
 from channels_ws4redis.conf import settings
 from channels_ws4redis.connections import UNREACHABLE, get_client
-from channels_ws4redis.daphne import close_socket, stop_with_server
 from channels_ws4redis.fanout import PING_INTERVAL, FanOut, get_fanout
 from channels_ws4redis.messages import (
     SUBPROTOCOL,
@@ -35,10 +34,17 @@ from channels_ws4redis.messages import (
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.outbox import Outbox, abort_socket
+from channels_ws4redis.outbox import Outbox
 from channels_ws4redis.persistence import Snapshot
 from channels_ws4redis.recipients import Recipient
 from channels_ws4redis.requests import WebSocketRequest, authenticate
+from channels_ws4redis.servers import (
+    abort_socket,
+    close_socket,
+    forget_shutdown,
+    spread_shutdown,
+    stop_with_server,
+)
 from channels_ws4redis.subscriber import RedisSubscriber
 
 logger = logging.getLogger(__name__)
@@ -198,6 +204,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
     async def _accept(self, subprotocol: str | None) -> None:
         await self.accept(subprotocol)
         self._accepted = True
+        spread_shutdown(self.base_send)
 
     async def _authenticate(self, flags: Flags) -> None:
         """Set the request's session and user, if the flags or a hook look at them."""
@@ -430,6 +437,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     async def _release(self) -> None:
         """Leave all groups and run the subscriber's ``release``, exactly once."""
+        forget_shutdown(self.base_send)
         if self._hello is not None:
             self._hello.cancel()
         if self.recipient is not None:

@@ -9,8 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from typing import Any
 
-from channels_ws4redis.daphne import TwistedTransport
 from channels_ws4redis.messages import Frame
+from channels_ws4redis.servers import TwistedTransport
 
 logger = logging.getLogger(__name__)
 
@@ -133,19 +133,6 @@ class Outbox:
 
     def __len__(self) -> int:
         return len(self._frames or ())
-
-
-def abort_socket(send: Any) -> None:
-    """Drop the connection of a client that cannot even be told to go.
-
-    asyncio would keep what the server has written, and the connection, for as long as the client
-    pleases.
-    """
-    while hasattr(send, "__self__") and hasattr(send.__self__, "real_send"):
-        send = send.__self__.real_send  # Channels' session middleware
-    transport = getattr(getattr(send, "__self__", None), "transport", None)
-    if transport is not None and hasattr(transport, "abort"):
-        transport.abort()
 
 
 def _size(frame: Frame) -> int:

@@ -20,7 +20,7 @@ PATIENCE = 30
 COMMANDS = {
     "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"],
     "uvicorn": ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--ws", "websockets-sansio",
-                "--timeout-graceful-shutdown", "5", "{application}"],
+                "--timeout-graceful-shutdown", "{patience}", "{application}"],
 }  # fmt: skip
 
 _LISTENING = re.compile(r"(?:Listening on TCP address |running on http://)127\.0\.0\.1:(\d+)")
@@ -36,9 +36,11 @@ class AsgiServer:
         application: str = "tests.site.asgi:application",
         settings: dict[str, Any] | None = None,
         port: int = 0,
+        patience: int = 5,
         **environment: str,
     ) -> None:
         self.kind = kind
+        self.patience = patience
         self.application = application
         self.port = port
         self.environment = {
@@ -62,7 +64,7 @@ class AsgiServer:
         """Start the process and wait until it listens; a restarted server keeps its port."""
         self._listening.clear()
         command = [
-            part.format(port=self.port, application=self.application)
+            part.format(port=self.port, application=self.application, patience=self.patience)
             for part in COMMANDS[self.kind]
         ]
         self.process = subprocess.Popen(

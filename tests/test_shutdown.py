@@ -16,7 +16,7 @@ from tests.clients import Socket, Visitor
 #: Sockets that are open when the server is told to stop.
 SOCKETS = 30
 
-#: Seconds over which daphne is told to spread the closing.
+#: Seconds over which servers are told to spread the closing.
 WINDOW = 2.0
 
 
@@ -69,9 +69,27 @@ async def test_every_socket_is_told_to_come_back(
     assert codes == [code] * SOCKETS
     assert seconds < WINDOW + 8
     assert int(redis_client.get("released")) == SOCKETS
-    if kind == "daphne":
-        # uvicorn closes them itself, all at once; there the clients' jitter has to do.
-        assert max(times) - min(times) > WINDOW / 2
+    assert max(times) - min(times) > WINDOW / 2
+
+
+async def test_a_server_with_less_patience_than_the_window_closes_them_sooner(
+    serve, redis_client
+) -> None:
+    settings = {
+        "WS4REDIS_SUBSCRIBER": "tests.test_shutdown.CountingSubscriber",
+        "WS4REDIS_CLOSE_WINDOW": 30,
+    }
+    visitor = Visitor(serve("uvicorn", settings=settings, patience=1))
+    async with AsyncExitStack() as stack:
+        sockets = [
+            await stack.enter_async_context(visitor.socket("/ws/stop?subscribe-broadcast"))
+            for _ in range(SOCKETS)
+        ]
+        seconds, codes, times = await stop(visitor.site, sockets)
+    assert codes == [1012] * SOCKETS
+    assert seconds < 8
+    assert max(times) - min(times) > 0.2
+    assert int(redis_client.get("released")) == SOCKETS
 
 
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])

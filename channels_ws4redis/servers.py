@@ -1,19 +1,36 @@
-"""What daphne does differently from other ASGI servers, and what we do about it."""
+"""What ASGI servers do differently from each other, and what we do about it."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
+import random
 import weakref
 from typing import Any
+
+from channels_ws4redis.conf import settings
+
+
+def _innermost(send: Any) -> Any:
+    """Return the server's own ``send`` behind what Channels' middleware has put around it."""
+    while not isinstance(send, functools.partial) and hasattr(send, "__self__"):
+        if not hasattr(send.__self__, "real_send"):
+            break
+        send = send.__self__.real_send
+    return send
 
 
 def daphne_protocol(send: Any) -> Any:
     """Return daphne's protocol object behind an ASGI ``send``, or None on any other server."""
-    while not isinstance(send, functools.partial) and hasattr(send, "__self__"):
-        send = getattr(send.__self__, "real_send", None)  # Channels' session middleware
+    send = _innermost(send)
     protocol = send.args[0] if isinstance(send, functools.partial) and send.args else None
     return protocol if hasattr(protocol, "sendCloseFrame") else None
+
+
+def uvicorn_protocol(send: Any) -> Any:
+    """Return uvicorn's protocol object behind an ASGI ``send``, or None on any other server."""
+    protocol = getattr(_innermost(send), "__self__", None)
+    return protocol if hasattr(protocol, "shutdown") else None
 
 
 async def close_socket(send: Any, code: int, patience: float = 1.0) -> None:
@@ -31,6 +48,17 @@ async def close_socket(send: Any, code: int, patience: float = 1.0) -> None:
         await send({"type": "websocket.close", "code": code})
     elif protocol.state == protocol.STATE_OPEN:
         protocol.sendCloseFrame(code=code)
+
+
+def abort_socket(send: Any) -> None:
+    """Drop the connection of a client that cannot even be told to go.
+
+    asyncio would keep what the server has written, and the connection, for as long as the client
+    pleases.
+    """
+    transport = getattr(getattr(_innermost(send), "__self__", None), "transport", None)
+    if transport is not None and hasattr(transport, "abort"):
+        transport.abort()
 
 
 class TwistedTransport:
@@ -123,3 +151,37 @@ def _stop() -> Any:
         if not task.cancelling():
             task.cancel()
     return Deferred.fromFuture(asyncio.ensure_future(asyncio.wait(tasks))) if tasks else None
+
+
+def spread_shutdown(send: Any) -> None:
+    """Have uvicorn, when it stops, close a socket at a moment of its own within the close window.
+
+    It calls ``shutdown()`` of each connection, all in one turn of the loop, and then waits until
+    they are gone: every client would come back in the same instant.
+    """
+    protocol = uvicorn_protocol(send)
+    if protocol is not None:
+        protocol.shutdown = functools.partial(_shutdown_later, protocol)
+
+
+def forget_shutdown(send: Any) -> None:
+    """Undo `spread_shutdown`, for a socket that has ended."""
+    protocol = uvicorn_protocol(send)
+    if protocol is not None:
+        vars(protocol).pop("shutdown", None)
+
+
+def _shutdown_later(protocol: Any) -> None:
+    window = settings.WS4REDIS_CLOSE_WINDOW
+    config = getattr(protocol, "config", None)
+    patience: float | None = getattr(config, "timeout_graceful_shutdown", None)
+    if patience is not None:
+        # What is still open after that gets no close frame at all: the process ends itself.
+        window = min(window, patience / 2)
+    delay = random.uniform(0, window)  # noqa: S311 # no secret
+    asyncio.get_running_loop().call_later(delay, _shutdown_now, protocol)
+
+
+def _shutdown_now(protocol: Any) -> None:
+    if "shutdown" in vars(protocol):
+        type(protocol).shutdown(protocol)
