@@ -151,9 +151,8 @@ if renewed or torn then
     redis.call('EXPIRE', KEYS[3], ARGV[2])
   end
 end
-local value, entries = redis.pcall('GET', KEYS[1]), {}
+local value, entries = redis.pcall('GET', KEYS[1]), redis.pcall('XRANGE', KEYS[2], '-', '+')
 if type(value) == 'table' then value = false end
-if ARGV[5] ~= '1' then entries = redis.pcall('XRANGE', KEYS[2], '-', '+') end
 if entries.err then entries = {} end
 return {epoch, offset, past, value, stored, entries, redis.call('TIME')[1]}
 """
@@ -244,7 +243,6 @@ def read_command(name: str, witness: Position | None = None) -> Command:
         _meta_expire(settings.WS4REDIS_EXPIRE),
         epoch or "none",  # as an empty pattern would match anything
         offset,
-        settings.WS4REDIS_HISTORY,
     ]
     return Command(_READ, _keys(name), args)
 
@@ -372,16 +370,22 @@ def parse_snapshot(name: str, reply: Any) -> Snapshot:
     for entry_id, fields in entries:
         entry = dict(zip(fields[::2], fields[1::2], strict=True))
         if int(entry.get(b"x", now)) >= int(now):
-            at = int(entry_id.partition(b"-")[0])
+            at = _offset(entry_id)
             events.append(Event(name, entry[b"p"], position.epoch, at, entry[b"s"].decode()))
     replaced = 0
-    if value is not None and stored:
+    if stored:
         at, check, sender = int(stored[0]), int(stored[1]), stored[2].decode()
-        if check != _check(value):
+        if not entries or at > _offset(entries[-1][0]):
+            events = []  # the history has been cut down to one since
+        if value is not None and check != _check(value):
             replaced = at
-        elif not events or at > events[-1].offset:
+        elif value is not None and not (events and at == events[-1].offset):
             events.append(Event(name, value, position.epoch, at, sender))
     return Snapshot(name, position, _parse_past(past.decode()), value, events, replaced)
+
+
+def _offset(entry_id: bytes) -> int:
+    return int(entry_id.partition(b"-")[0])
 
 
 def _parse_past(text: str) -> list[Past]:

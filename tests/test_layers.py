@@ -15,7 +15,6 @@ from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 
 from channels_ws4redis.layers import (
-    FANOUT_PREFIX,
     RELINKED_TYPE,
     RedisChannelLayer,
     encode_name,
@@ -57,6 +56,18 @@ async def receive(layer, channel):
     """Return the next message; fail if there is none."""
     async with asyncio.timeout(PATIENCE):
         return await layer.receive(channel)
+
+
+async def new_fanout(layer):
+    """Return the name of a fan-out's channel, and a queue of what it is given."""
+    queue = asyncio.Queue()
+    return await layer.new_fanout(queue.put_nowait), queue
+
+
+async def given(queue):
+    """Return the next message that a fan-out is given."""
+    async with asyncio.timeout(PATIENCE):
+        return await queue.get()
 
 
 async def subscribed(client, *names):
@@ -184,7 +195,7 @@ async def test_groups_and_channels_are_apart(layer, other):
 
 async def test_group_names_are_literal(layer, redis_client):
     """Redis has the group under its very name."""
-    channel = await layer.new_channel(FANOUT_PREFIX)
+    channel, _ = await new_fanout(layer)
     await layer.group_add("broadcast:foo", channel)
     assert redis_client.pubsub_channels() == [b"broadcast:foo"]
     assert group_name(layer, "user:john@x:Größe ☃") == "user:john@x:Größe ☃"
@@ -193,12 +204,12 @@ async def test_group_names_are_literal(layer, redis_client):
 async def test_prefix(redis_client):
     """With a prefix, layers of several sites share a Redis without hearing each other."""
     one, two = RedisChannelLayer(prefix="one:"), RedisChannelLayer(prefix="two:")
-    channel = await one.new_channel(FANOUT_PREFIX)
+    channel, queue = await new_fanout(one)
     await one.group_add("group", channel)
     assert redis_client.pubsub_channels() == [b"one:group"]
     await two.group_send("group", {"type": "wrong"})
     await one.group_send("group", {"type": "right"})
-    assert (await receive(one, channel))["type"] == "right"
+    assert (await given(queue))["type"] == "right"
     await one.flush()
     await two.flush()
 
@@ -258,14 +269,14 @@ async def test_cancelled_receive(layer, redis_client):
 
 async def test_one_channel_of_many_leaves(layer, redis_client):
     """When one channel closes, its groups are left and the others stay."""
-    one, two = await layer.new_channel(FANOUT_PREFIX), await layer.new_channel(FANOUT_PREFIX)
+    (one, _), (two, queue) = await new_fanout(layer), await new_fanout(layer)
     await layer.group_add("a", one)
     await layer.group_add("b", one)
     await layer.group_add("b", two)
     await layer.close_channel(one)
     await subscribed(redis_client, "b")
     await layer.group_send("b", {"type": "t"})
-    assert (await receive(layer, two))["type"] == "t"
+    assert (await given(queue))["type"] == "t"
 
 
 async def test_flush(layer, redis_client):
@@ -283,28 +294,28 @@ async def test_flush(layer, redis_client):
 
 async def test_killed_link(layer, other, redis_client):
     """A lost link is made anew with all its groups, and fan-outs are told."""
-    channel = await layer.new_channel(FANOUT_PREFIX)
+    channel, queue = await new_fanout(layer)
     await layer.group_add("group", channel)
     stock = await layer.new_channel()
     await layer.group_add("group", stock)
     redis_client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-    assert await receive(layer, channel) == {"type": RELINKED_TYPE}
+    assert await given(queue) == {"type": RELINKED_TYPE}
     await other.group_send("group", {"type": "t"})
-    assert await receive(layer, channel) == {"type": "t"}
+    assert await given(queue) == {"type": "t"}
     assert await receive(layer, stock) == {"type": "t"}
     await layer.group_send("group", {"type": "t"})
-    assert await receive(layer, channel) == {"type": "t"}
+    assert await given(queue) == {"type": "t"}
 
 
 async def test_restart(server):
     """After a restart of Redis the groups are there again."""
     layer = RedisChannelLayer()
-    channel = await layer.new_channel(FANOUT_PREFIX)
+    channel, queue = await new_fanout(layer)
     await layer.group_add("group", channel)
     await asyncio.to_thread(server.restart)
-    assert await receive(layer, channel) == {"type": RELINKED_TYPE}
+    assert await given(queue) == {"type": RELINKED_TYPE}
     await layer.group_send("group", {"type": "t"})
-    assert await receive(layer, channel) == {"type": "t"}
+    assert await given(queue) == {"type": "t"}
     await layer.flush()
 
 
@@ -312,9 +323,9 @@ async def test_silent_link(server, monkeypatch):
     """A Redis that keeps the connection but says nothing is noticed, and left."""
     monkeypatch.setattr("channels_ws4redis.layers.SILENCE", 0.1)
     layer = RedisChannelLayer()
-    channel = await layer.new_channel(FANOUT_PREFIX)
+    channel, queue = await new_fanout(layer)
     await layer.group_add("group", channel)
-    receiving = asyncio.create_task(layer.receive(channel))
+    receiving = asyncio.create_task(given(queue))
     await asyncio.wait([receiving], timeout=0.5)  # long enough for it to be asked, and to answer
     assert not receiving.done()
     server.pause()
@@ -329,7 +340,7 @@ async def test_redis_is_down(free_port):
     """While Redis is away, joining and sending raise redis-py's ConnectionError."""
     with override_settings(WS4REDIS_CONNECTION=f"redis://127.0.0.1:{free_port}"):
         layer = RedisChannelLayer()
-        channel = await layer.new_channel(FANOUT_PREFIX)
+        channel, _ = await new_fanout(layer)
         with pytest.raises(redis.exceptions.ConnectionError):
             await layer.group_add("group", channel)
         with pytest.raises(redis.exceptions.ConnectionError):
@@ -359,15 +370,15 @@ async def test_consumers_survive_an_outage(server):
 
 async def test_foreign_publications(layer, redis_client):
     """What a foreign program publishes reaches fan-outs as an event, and no other consumer."""
-    fanout, stock = await layer.new_channel(FANOUT_PREFIX), await layer.new_channel()
+    (fanout, queue), stock = await new_fanout(layer), await layer.new_channel()
     for channel in (fanout, stock):
         await layer.group_add("broadcast:foo", channel)
     redis_client.publish("broadcast:foo", b"raw")
     await layer.group_send("broadcast:foo", {"type": "end"})
-    message = await receive(layer, fanout)
+    message = await given(queue)
     assert message["type"] == EVENT_TYPE
     assert (message["event"].channel, message["event"].payload) == ("broadcast:foo", b"raw")
-    assert (await receive(layer, fanout))["type"] == "end"
+    assert (await given(queue))["type"] == "end"
     assert (await receive(layer, stock))["type"] == "end"
 
 

@@ -142,14 +142,25 @@ def test_a_longer_history_begins_with_the_next_message(redis_client, settings) -
     assert payloads(read(redis_client)) == [b"three", b"four"]
 
 
+def test_what_others_keep_is_read_whatever_is_kept_here(redis_client, settings) -> None:
+    """Processes may have settings of their own, during a restart for instance."""
+    settings.WS4REDIS_HISTORY = 10
+    for payload in (b"one", b"two"):
+        publish(redis_client, payload)
+    settings.WS4REDIS_HISTORY = 1
+    assert payloads(read(redis_client)) == [b"one", b"two"]
+
+
 def test_a_shorter_history_leaves_nothing_of_the_longer_one(redis_client, settings) -> None:
     settings.WS4REDIS_HISTORY = 10
     position = publish(redis_client, b"one")
     publish(redis_client, b"two")
     settings.WS4REDIS_HISTORY = 1
-    assert payloads(read(redis_client)) == [b"two"]
     publish(redis_client, b"three")
     assert payloads(read(redis_client)) == [b"three"]
+    assert not read(redis_client).since(position).complete
+    settings.WS4REDIS_HISTORY = 10
+    publish(redis_client, b"four")
     assert not read(redis_client).since(position).complete
 
 
