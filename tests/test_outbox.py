@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import re
 import socket
@@ -203,7 +204,7 @@ class SilentClient:
 
     def frames(self) -> Iterator[tuple[int, bytes]]:
         """Return each frame's opcode and payload until the connection is closed."""
-        with self._socket.makefile("rb") as stream:
+        with self._socket.makefile("rb") as stream, contextlib.suppress(ConnectionResetError):
             while head := stream.read(2):
                 opcode, size = head[0] & 15, head[1] & 127
                 if size == 126:
