@@ -54,6 +54,14 @@ local function info_has(section, line)
   return type(info) == 'string' and string.find(info, line, 1, true)
 end
 
+-- Tells, asking once, whether Redis has come back with all that it had.
+local exact
+local function came_back_whole()
+  exact = exact or (info_has('persistence', 'aof_enabled:1')
+    and info_has('replication', 'second_repl_offset:-1') and '1' or '0')
+  return exact
+end
+
 -- Returns the epoch if there is one, the offset, the epochs before, whether a new one begins now,
 -- and offset, check sum and sender of the message that was stored last.
 local function find(meta)
@@ -64,10 +72,7 @@ local function find(meta)
   local stored = found[5] and {found[5], found[6], found[7]} or {}
   local renewed = found[3] ~= RUN
   if renewed then
-    local exact = '0'
-    if info_has('persistence', 'aof_enabled:1') and info_has('replication', 'second_repl_offset:-1')
-    then exact = '1' end
-    past = epoch .. ':' .. offset .. ':' .. exact .. ' ' .. past
+    past = epoch .. ':' .. offset .. ':' .. came_back_whole() .. ' ' .. past
     if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
   end
   return epoch, offset, past, renewed, stored
@@ -77,10 +82,11 @@ end
 # A failure on one channel keeps no other channel from its message.
 _PUBLISH = Script(
     _LUA
-    + f"local ONCE_EXPIRE = {ONCE_EXPIRE}"
+    + f"\nlocal ONCE_EXPIRE = {ONCE_EXPIRE}"
     + """
 local payload, check, sender, fresh = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
-local expire, meta_expire, size, keys_each = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7]), ARGV[8]
+local expire, meta_expire, size = tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local keys_each = tonumber(ARGV[8])
 local mirrors, head, tail = ARGV[9] == '1', ARGV[10], ARGV[11]
 local ends = expire > 0 and size > 1 and redis.call('TIME')[1] + expire
 local envelope_end = ' ' .. sender .. '\\n' .. payload

@@ -441,6 +441,33 @@ async def test_a_gap_is_reported_where_it_is() -> None:
     assert told == [("lost", 3), ("message", 4), ("lost", 6), ("message", 7), ("lost", 9)]
 
 
+@pytest.mark.parametrize("speaks", [True, False], ids=["v1", "raw"])
+async def test_what_a_foreign_program_has_put_in_place_of_a_missed_message(speaks: bool) -> None:
+    """It arrives, as it is what is current, and the loss of ours is told."""
+    frames: list[str] = []
+
+    async def send(frame: dict) -> None:
+        frames.append(frame["text"])
+
+    labels = {CHANNEL: "broadcast"} if speaks else None
+    member = Recipient(Outbox(send, 100, 10**6, lambda: None), True, labels)
+    member.replay([snapshot(2)._replace(events=[], value=None)], {})
+    track = Track()
+    track.start(Position("a", 2))
+    track.suspect()
+    history = snapshot(3)._replace(events=[], value=b"foreign", replaced=3)
+    recovery = track.recover(history)
+    assert not recovery.complete
+    member.catch_up(history, recovery)
+    if speaks:
+        message, lost = map(json.loads, frames)
+        assert (message["data"], "offset" in message) == ("foreign", False)
+        assert (lost["type"], lost["offset"]) == ("lost", 3)
+    else:
+        assert frames == ["foreign"]
+    assert not track.behind
+
+
 def test_a_socket_reads_again_if_what_it_held_does_not_follow() -> None:
     member = recipient(Client())
     member.deliver(event(12))
