@@ -48,6 +48,9 @@ PING_INTERVAL = 20.0
 #: a test may take.
 PROBE_INTERVAL, PROBE_TIMEOUT = 2.0, 3.0
 
+#: Seconds after which a test is repeated for the first time; each time it takes twice as long.
+PROBE_PAUSE = 0.05
+
 #: Seconds that a layer which does not keep the order gets to deliver what seems to be missing.
 GRACE = 0.2
 
@@ -126,6 +129,7 @@ class FanOut:
             return
         async with group.lock:
             if not group.joined:
+                group.track = Track()
                 try:
                     await self._group_add(group)
                 except UNREACHABLE as error:
@@ -163,12 +167,16 @@ class FanOut:
         async with group.lock:
             if group.recipients or self._groups.get(group.channel) is not group:
                 return  # somebody came back
-            del self._groups[group.channel]
+            # It stays known until it has been left: a layer that is asked to join meanwhile may do
+            # that first, and leave then.
+            group.joined = False
             try:
                 # Also if joining failed: the layer may have taken note of us all the same.
                 await self._layer.group_discard(group.name, self._channel)
             except UNREACHABLE as error:
                 logger.debug("Could not leave group %s: %s", group.name, error)
+            if not group.recipients:
+                del self._groups[group.channel]
 
     # Reading the history
 
@@ -411,7 +419,10 @@ class FanOut:
             recipient.catch_up(snapshot, recovery)
 
     async def _probe(self, group: str | None) -> None:
-        """Send a message to ourselves, through a group or directly, and wait for it.
+        """Send a message to ourselves, through a group or directly, until one comes back.
+
+        The first may be lost: it may overtake the layer's request to join, which goes to Redis on
+        another connection.
 
         :raises redis.exceptions.ConnectionError: if it does not arrive in time.
         """
@@ -420,11 +431,14 @@ class FanOut:
         message = {"type": PROBE_TYPE, "token": token}
         try:
             async with asyncio.timeout(PROBE_TIMEOUT if group is None else JOIN_TIMEOUT):
-                if group is None:
-                    await self._layer.send(self._channel, message)
-                else:
-                    await self._layer.group_send(group, message)
-                await future
+                pause = PROBE_PAUSE
+                while not future.done():
+                    if group is None:
+                        await self._layer.send(self._channel, message)
+                    else:
+                        await self._layer.group_send(group, message)
+                    await asyncio.wait([future], timeout=pause)
+                    pause *= 2
         except TimeoutError:
             raise redis.exceptions.ConnectionError(
                 "A message to ourselves did not come back through the channel layer."

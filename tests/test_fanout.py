@@ -142,6 +142,41 @@ async def test_coming_and_going(layer_name, fanout):
     assert [await staying.receive() for _ in range(20)] == [str(number) for number in range(20)]
 
 
+class SlowlyLeavingLayer(InMemoryChannelLayer):
+    """A layer on which leaving a group takes effect only after a while."""
+
+    def __init__(self, **config) -> None:
+        super().__init__(**config)
+        self.leaving = asyncio.Event()
+        self.may_leave = asyncio.Event()
+
+    async def group_discard(self, group, channel):
+        self.leaving.set()
+        await self.may_leave.wait()
+        await super().group_discard(group, channel)
+
+
+async def test_coming_back_while_the_layer_is_still_leaving(settings):
+    """The group is joined again after it has been left, and not before."""
+    backend = f"{__name__}.{SlowlyLeavingLayer.__qualname__}"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
+    layer = get_channel_layer()
+    fanout = get_fanout(layer)
+    staying, passing = await Listener(fanout).join(BAR), await Listener(fanout).join(FOO)
+    passing.leave()
+    await layer.leaving.wait()
+    joining = asyncio.create_task(Listener(fanout).join(FOO))
+    await asyncio.wait([joining], timeout=0.2)
+    assert not joining.done()
+    layer.may_leave.set()
+    later = await joining
+    await publish("Hello")
+    assert await later.receive() == "Hello"
+    later.leave()
+    staying.leave()
+    await all_left()
+
+
 async def test_nothing_is_left_in_redis(fanout, redis_client):
     """One subscription per channel, however many sockets; none after the last one."""
     listeners = [await Listener(fanout).join(FOO) for _ in range(30)]

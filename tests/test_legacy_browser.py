@@ -56,7 +56,8 @@ def texts(browser: Any) -> list[str]:
 
 def state(browser: Any) -> list[str]:
     """Return what the page's callbacks have noted."""
-    return browser.execute_script("return document.getElementById('state').textContent").split()
+    script = "return document.getElementById('state')?.textContent ?? ''"  # it may still load
+    return browser.execute_script(script).split()
 
 
 def say(browser: Any, text: str) -> None:
