@@ -111,6 +111,7 @@ def test_user_and_group(browser, site):
     browser.find_element("name", "username").send_keys("john")
     browser.find_element("name", "password").send_keys("secret")
     browser.find_element("css selector", "button").click()
+    wait_until(lambda: browser.get_cookie("sessionid") is not None, True)
     browser.get(site.url("/userchat/"))
     wait_until(lambda: state(browser), ["connected"])
     for path, field, name in (("userchat", "user", "john"), ("groupchat", "group", "chatters")):
