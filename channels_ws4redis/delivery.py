@@ -95,7 +95,11 @@ def _crosses_slots(replies: Sequence[Outcome]) -> bool:
     A Redis in cluster mode does that, be it of one node only. It is asked for one at a time then.
     """
     global _channels_at_once
-    refused = any(isinstance(reply, redis.exceptions.ClusterCrossSlotError) for reply in replies)
+    # By its text: redis-py 5 makes it a plain ResponseError, later ones take the code off.
+    refused = any(
+        isinstance(reply, redis.exceptions.ResponseError) and "to the same slot" in str(reply)
+        for reply in replies
+    )
     if refused and _channels_at_once > 1:
         _channels_at_once = 1
         return True
