@@ -18,8 +18,8 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.connections import get_client
 from channels_ws4redis.layers import RedisChannelLayer, group_name
 from channels_ws4redis.messages import EVENT_TYPE, Event
-from channels_ws4redis.persistence import Publication, parse_published, publish_commands
-from channels_ws4redis.scripts import Command, Outcome, Reply
+from channels_ws4redis.persistence import Publication, parse_published, publish_command
+from channels_ws4redis.scripts import Command, Outcome
 
 #: The loops on which a layer's fan-outs live. The in-memory layer works on those only.
 fanout_loops: WeakKeyDictionary[Any, asyncio.AbstractEventLoop] = WeakKeyDictionary()
@@ -40,28 +40,28 @@ def deliver(publication: Publication, alias: str = "default", client: Any = None
     """
     if not publication.channels:
         return
-    layer = _layer(alias)
+    layer, parts = _layer(alias), _parts(publication)
     client = client or get_client()
-    replies = links.run(client, _commands(layer, publication))
-    if _crosses_slots(replies):
-        replies = links.run(client, _commands(layer, publication))
-    stored = _checked(replies)
-    if not _atomic(layer):
-        _wait_for(layer, _group_send(layer, parse_published(publication, stored)))
+    replies = links.run(client, _commands(layer, parts))
+    for part in _refused(parts, replies):
+        deliver(part, alias, client)
+    events = _events(layer, parts, replies)
+    if events:
+        _wait_for(layer, _group_send(layer, events))
 
 
 async def adeliver(publication: Publication, alias: str = "default") -> None:
     """Store a message and send it to its groups; asyncio twin of `deliver`."""
     if not publication.channels:
         return
-    layer = _layer(alias)
+    layer, parts = _layer(alias), _parts(publication)
     link = await links.get_link()
-    replies = await link.run(_commands(layer, publication))
-    if _crosses_slots(replies):
-        replies = await link.run(_commands(layer, publication))
-    stored = _checked(replies)
-    if not _atomic(layer):
-        sending = _group_send(layer, parse_published(publication, stored))
+    replies = await link.run(_commands(layer, parts))
+    for part in _refused(parts, replies):
+        await adeliver(part, alias)
+    events = _events(layer, parts, replies)
+    if events:
+        sending = _group_send(layer, events)
         home = _home(layer)
         if home is None or home is _running_loop():
             await sending
@@ -83,34 +83,54 @@ def _atomic(layer: Any) -> bool:
     return isinstance(layer, RedisChannelLayer) and layer.stores
 
 
-def _commands(layer: Any, publication: Publication) -> list[Command]:
+def _parts(publication: Publication) -> list[Publication]:
+    """Split a publication into those that one run of the script serves each."""
+    channels, size = publication.channels, _channels_at_once
+    if len(channels) <= size:
+        return [publication]
+    return [
+        publication._replace(channels=channels[first : first + size])
+        for first in range(0, len(channels), size)
+    ]
+
+
+def _commands(layer: Any, parts: Sequence[Publication]) -> list[Command]:
     mirror = settings.WS4REDIS_LEGACY_SERVERS
     affixes = layer.pubsub_affixes(mirror) if _atomic(layer) else None
-    return publish_commands(publication, affixes, mirror, _channels_at_once)
+    return [publish_command(part, affixes, mirror) for part in parts]
 
 
-def _crosses_slots(replies: Sequence[Outcome]) -> bool:
-    """Tell whether a script was refused, before it ran, for channels of different slots.
+def _refused(parts: list[Publication], replies: list[Outcome]) -> list[Publication]:
+    """Take out, and return, what was refused before it ran for having channels of different slots.
 
-    A Redis in cluster mode does that, be it of one node only. It is asked for one at a time then.
+    A Redis in cluster mode does that, be it of one node only. It is given one at a time from then.
     """
     global _channels_at_once
-    # By its text: redis-py 5 makes it a plain ResponseError, later ones take the code off.
-    refused = any(
-        isinstance(reply, redis.exceptions.ResponseError) and "to the same slot" in str(reply)
-        for reply in replies
-    )
-    if refused and _channels_at_once > 1:
+    refused = [
+        index
+        for index, reply in enumerate(replies)
+        # By its text: redis-py 5 makes it a plain ResponseError, later ones take the code off.
+        if isinstance(reply, redis.exceptions.ResponseError)
+        and "to the same slot" in str(reply)
+        and len(parts[index].channels) > 1
+    ]
+    if refused:
         _channels_at_once = 1
-        return True
-    return False
+    taken = [parts[index] for index in refused]
+    for index in reversed(refused):
+        del parts[index], replies[index]
+    return taken
 
 
-def _checked(replies: Sequence[Outcome]) -> Sequence[Reply]:
-    for reply in replies:
+def _events(layer: Any, parts: Sequence[Publication], replies: Sequence[Outcome]) -> list[Event]:
+    """Return what the layer has still to send; raise the first error among the replies."""
+    events = []
+    for part, reply in zip(parts, replies, strict=True):
         if isinstance(reply, Exception):
             raise reply
-    return replies
+        if not _atomic(layer):
+            events += parse_published(part, reply)
+    return events
 
 
 async def _group_send(layer: Any, events: Sequence[Event]) -> None:

@@ -281,14 +281,18 @@ class Listener:
             queue = self._queues[channel] = asyncio.Queue(self._layer.get_capacity(channel))
         return queue
 
+    def _taker(self, channel: str) -> Receiver | None:
+        """Return what takes the messages of a channel, if it is one of this process."""
+        if channel in self._queues:
+            return self._queues[channel].put_nowait
+        return self.receivers.get(channel)
+
     def put(self, channel: str, message: Message) -> bool:
         """Put a message on a local channel; False if the channel is not one of this process.
 
         :raises channels.exceptions.ChannelFull: if too many messages wait there.
         """
-        take = self.receivers.get(channel)
-        if take is None and channel in self._queues:
-            take = self._queues[channel].put_nowait
+        take = self._taker(channel)
         if take is None:
             return False
         try:
@@ -495,12 +499,10 @@ class Listener:
             raw.mirrors += 1
 
     def _hand_over(self, channel: str, message: Message) -> None:
-        queue, receiver = self._queues.get(channel), self.receivers.get(channel)
-        if receiver is not None:
-            receiver(message)
-        elif queue is not None:
+        take = self._taker(channel)
+        if take is not None:
             try:
-                queue.put_nowait(message)
+                take(message)
             except asyncio.QueueFull:
                 logger.warning("Channel %s is full; a message was dropped", channel)
 

@@ -25,7 +25,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -185,13 +185,10 @@ class Affixes(NamedTuple):
     tail: str
 
 
-def publish_commands(
-    publication: Publication, affixes: Affixes | None, mirror: bool, at_once: int
-) -> list[Command]:
-    """Return the commands that store a message and, if there are ``affixes``, publish it.
+def publish_command(publication: Publication, affixes: Affixes | None, mirror: bool) -> Command:
+    """Return the command that stores a message and, if there are ``affixes``, publishes it.
 
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
-    :param at_once: the number of channels that one run of the script serves.
     """
     channels, payload, expire, sender, key = publication
     args: list[str | bytes | int] = [
@@ -206,11 +203,8 @@ def publish_commands(
         int(mirror),
         *(affixes or ()),
     ]
-    names = [_keys(name, key) for name in channels]
-    return [
-        Command(_PUBLISH, list(chain.from_iterable(names[first : first + at_once])), args)
-        for first in range(0, len(names), at_once)
-    ]
+    keys = list(chain.from_iterable(_keys(name, key) for name in channels))
+    return Command(_PUBLISH, keys, args)
 
 
 def _keys(name: str, once: str = "") -> list[str]:
@@ -225,9 +219,9 @@ def _check(payload: bytes) -> int:
     return zlib.crc32(payload)
 
 
-def parse_published(publication: Publication, replies: Iterable[bytes]) -> list[Event]:
+def parse_published(publication: Publication, reply: bytes) -> list[Event]:
     """Return the events of a message that was stored and not published, with their positions."""
-    words = b" ".join(replies).decode().split(" ")
+    words = reply.decode().split(" ")
     _, payload, _, sender, _ = publication
     return [
         Event(channel, payload, epoch, int(offset), sender)

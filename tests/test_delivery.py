@@ -167,6 +167,27 @@ async def test_nobody(redis_client):
     assert redis_client.keys() == []
 
 
+def test_many_channels_cost_few_scripts(redis_client):
+    """A publish to many channels is one script for fifty of them."""
+    names = [f"user:{number}:foo" for number in range(101)]
+    deliver(Publication(names, b"warm up", 10))
+    redis_client.config_resetstat()
+    deliver(Publication(names, b"x", 10))
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+    assert redis_client.mget(names) == [b"x"] * 101
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 10])
+def test_a_channel_that_cannot_be_written(redis_client, monkeypatch, at_once):
+    """It raises, and keeps no other channel from its message, in whatever parts they go."""
+    monkeypatch.setattr(delivery, "_channels_at_once", at_once)
+    names = ["broadcast:a", "broadcast:b", "broadcast:c"]
+    redis_client.rpush("{broadcast:b}:meta", "no hash")
+    with pytest.raises(redis.exceptions.ResponseError, match="wrong kind"):
+        deliver(Publication(names, b"x", 10))
+    assert redis_client.mget(names) == [b"x", None, b"x"]
+
+
 @pytest.fixture
 def cluster(monkeypatch):
     """A Redis in cluster mode that is alone and has all slots."""
@@ -178,6 +199,20 @@ def cluster(monkeypatch):
             time.sleep(0.01)
         yield client, server.url
         client.close()
+
+
+@pytest.mark.parametrize("name", ["redis", "memory"])
+@pytest.mark.parametrize("publish", [deliver, adeliver])
+async def test_cluster_mode_publishes_once(settings, cluster, name, publish):
+    """What such a Redis has taken of a publish is not published again with what it has refused."""
+    client, settings.WS4REDIS_CONNECTION = cluster
+    settings.CHANNEL_LAYERS = configuration(name, settings.WS4REDIS_CONNECTION)
+    names = [f"user:{number}:foo" for number in range(delivery._channels_at_once + 1)]
+    outcome = publish(Publication(names, b"x", 10))
+    if outcome is not None:
+        await outcome
+    assert {client.hget(f"{{{name}}}:meta", "offset") for name in names} == {b"1"}
+    await close_layer(get_channel_layer())
 
 
 async def test_cluster_mode(settings, cluster):
