@@ -7,10 +7,11 @@ DJANGO ?=
 REDIS ?=
 # Further arguments for pytest, for example PYTEST_ARGS='-k publisher -x'.
 PYTEST_ARGS ?=
+TORTURE_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint js bench bench-quick browser clean
+.PHONY: help demo test lint js bench bench-quick torture browser clean
 
 help:
 	@echo 'make demo         run the demo and print its address'
@@ -18,6 +19,7 @@ help:
 	@echo 'make lint         run the linters and the type checker'
 	@echo 'make js           run the tests of the browser client (needs node)'
 	@echo 'make bench        run the benchmarks (bench-quick: their short form)'
+	@echo 'make torture      count every message while everything fails in turn'
 	@echo 'make clean        remove what the above have made'
 
 demo: $(VENV)/.demo
@@ -40,6 +42,10 @@ bench: $(VENV)/.test
 
 bench-quick: $(VENV)/.test
 	$(VENV)/bin/python -m tests.benchmarks --quick
+
+# Further arguments, for example TORTURE_ARGS='--server uvicorn --seconds 300'.
+torture: $(VENV)/.test
+	$(VENV)/bin/python -m tests.torture $(TORTURE_ARGS)
 
 # The browser tests skip themselves without a browser, but not where CI=true.
 browser:

@@ -6,7 +6,7 @@ from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in
 
 from channels_ws4redis import checks
-from channels_ws4redis.receivers import store_groups_in_session
+from channels_ws4redis.handshake.receivers import store_groups_in_session
 
 
 class WS4RedisConfig(AppConfig):

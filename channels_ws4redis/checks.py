@@ -16,8 +16,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from channels_ws4redis.conf import Settings, settings
-from channels_ws4redis.connections import connection_kwargs
 from channels_ws4redis.layers import RedisChannelLayer
+from channels_ws4redis.store.clients import connection_kwargs
 from channels_ws4redis.subscriber import RedisSubscriber
 
 _LAYER = "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"

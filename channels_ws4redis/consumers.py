@@ -18,12 +18,13 @@ from channels.layers import get_channel_layer
 from django.core.exceptions import PermissionDenied
 from django.utils.module_loading import import_string
 
-from channels_ws4redis import hooks
-from channels_ws4redis.audiences import Flags, channel_labels, parse_flags
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import UNREACHABLE, get_client
-from channels_ws4redis.fanout import PING_INTERVAL, FanOut, get_fanout
-from channels_ws4redis.messages import (
+from channels_ws4redis.fanout.groups import PING_INTERVAL, FanOut, get_fanout
+from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.fanout.sockets import Recipient
+from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake.requests import WebSocketRequest, authenticate
+from channels_ws4redis.protocol.messages import (
     SUBPROTOCOL,
     Position,
     ProtocolError,
@@ -34,10 +35,7 @@ from channels_ws4redis.messages import (
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.outbox import Outbox
-from channels_ws4redis.persistence import Snapshot
-from channels_ws4redis.recipients import Recipient
-from channels_ws4redis.requests import WebSocketRequest, authenticate
+from channels_ws4redis.protocol.names import Flags, channel_labels, parse_flags
 from channels_ws4redis.servers import (
     abort_socket,
     close_socket,
@@ -45,6 +43,8 @@ from channels_ws4redis.servers import (
     spread_shutdown,
     stop_with_server,
 )
+from channels_ws4redis.store.clients import UNREACHABLE, get_client
+from channels_ws4redis.store.commands import Snapshot
 from channels_ws4redis.subscriber import RedisSubscriber
 
 logger = logging.getLogger(__name__)

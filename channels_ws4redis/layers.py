@@ -19,15 +19,15 @@ from channels.exceptions import ChannelFull
 from channels.layers import BaseChannelLayer
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import (
+from channels_ws4redis.protocol.messages import EVENT_TYPE
+from channels_ws4redis.store.clients import (
     UNREACHABLE,
     close_with_loop,
     disconnect,
     make_async_client,
 )
-from channels_ws4redis.messages import EVENT_TYPE
-from channels_ws4redis.persistence import ENVELOPE, Affixes, parse_envelope
-from channels_ws4redis.turns import Turn
+from channels_ws4redis.store.commands import ENVELOPE, Affixes, parse_envelope
+from channels_ws4redis.store.fairness import Turn
 
 logger = logging.getLogger(__name__)
 

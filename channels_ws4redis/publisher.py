@@ -7,11 +7,11 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 
-from channels_ws4redis.audiences import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.connections import get_client
-from channels_ws4redis.links import get_link
-from channels_ws4redis.persistence import fetch_command
+from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
 from channels_ws4redis.redis_store import RedisStore, own_identities
+from channels_ws4redis.store.clients import get_client
+from channels_ws4redis.store.commands import fetch_command
+from channels_ws4redis.store.runner import get_link
 
 __all__ = ["RedisPublisher"]
 

@@ -8,7 +8,10 @@ from typing import Any
 
 from django.db import transaction
 
-from channels_ws4redis.audiences import (
+from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.publishing import adeliver, deliver
+from channels_ws4redis.protocol.messages import RedisMessage
+from channels_ws4redis.protocol.names import (
     BROADCAST,
     GROUP,
     MEMBER_OF,
@@ -20,11 +23,8 @@ from channels_ws4redis.audiences import (
     channel_name,
     identities,
 )
-from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import get_client, is_own_client
-from channels_ws4redis.delivery import adeliver, deliver
-from channels_ws4redis.messages import RedisMessage
-from channels_ws4redis.persistence import Publication
+from channels_ws4redis.store.clients import get_client, is_own_client
+from channels_ws4redis.store.commands import Publication
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
 

@@ -12,7 +12,7 @@ from django.urls.resolvers import RegexPattern
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.consumers import WS4RedisConsumer
-from channels_ws4redis.requests import WebSocketRequest, origin_allowed
+from channels_ws4redis.handshake.requests import WebSocketRequest, origin_allowed
 
 
 class FacilityPattern(RegexPattern):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable
 from typing import Any, ClassVar
 
-from channels_ws4redis.audiences import audience_arguments
 from channels_ws4redis.conf import settings
-from channels_ws4redis.persistence import Publication
+from channels_ws4redis.protocol.names import audience_arguments
 from channels_ws4redis.redis_store import RedisStore
+from channels_ws4redis.store.commands import Publication
 
 __all__ = ["RedisSubscriber"]
 

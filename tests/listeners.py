@@ -7,10 +7,10 @@ import asyncio
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer as CoreLayer
 
-from channels_ws4redis import delivery
-from channels_ws4redis import fanout as fanout_module
-from channels_ws4redis.outbox import Outbox
-from channels_ws4redis.recipients import Recipient
+from channels_ws4redis.fanout import groups as fanout_module
+from channels_ws4redis.fanout import publishing as delivery
+from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.fanout.sockets import Recipient
 
 PATIENCE = 10
 

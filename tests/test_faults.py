@@ -11,12 +11,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 import pytest
 import redis
 
-from channels_ws4redis.messages import SUBPROTOCOL
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
-from channels_ws4redis.torture.proxy import Proxy
 from testproject.embedded import RedisServer
 from tests.clients import Socket, Visitor
 from tests.servers import AsgiServer
+from tests.torture.proxy import Proxy
 
 PATH = "/ws/fault?subscribe-broadcast"
 

@@ -12,15 +12,15 @@ import websockets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels_ws4redis.audiences import parse_flags
-from channels_ws4redis.messages import (
+from channels_ws4redis.protocol.messages import (
     SUBPROTOCOL,
     ProtocolError,
     parse_frame,
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.persistence import parse_envelope
+from channels_ws4redis.protocol.names import parse_flags
+from channels_ws4redis.store.commands import parse_envelope
 from tests.clients import Visitor
 
 JSON = st.recursive(

@@ -20,7 +20,7 @@ from channels_ws4redis.layers import (
     encode_name,
     group_name,
 )
-from channels_ws4redis.messages import EVENT_TYPE
+from channels_ws4redis.protocol.messages import EVENT_TYPE
 from testproject.embedded import RedisServer
 from tests.servers import ROOT
 

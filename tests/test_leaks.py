@@ -12,9 +12,9 @@ import pytest
 from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
-from channels_ws4redis import fanout
-from channels_ws4redis.fanout import get_fanout
-from channels_ws4redis.messages import SUBPROTOCOL
+from channels_ws4redis.fanout import groups as fanout
+from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import application
 
 #: WS4REDIS_TEST_LEAKS=10000 makes it thorough.

@@ -10,12 +10,13 @@ import redis
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
 
-from channels_ws4redis import exceptions, models, publisher, receivers
-from channels_ws4redis.connections import get_client
+from channels_ws4redis import exceptions, models, publisher
 from channels_ws4redis.context_processors import default
 from channels_ws4redis.exceptions import WebSocketError
+from channels_ws4redis.handshake import receivers
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore
+from channels_ws4redis.store.clients import get_client
 from channels_ws4redis.subscriber import RedisSubscriber
 
 

@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from channels_ws4redis.messages import (
+from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.fanout.sockets import Recipient
+from channels_ws4redis.protocol.messages import (
     SUBPROTOCOL,
     Event,
     Position,
     parse_frame,
     parse_positions,
 )
-from channels_ws4redis.outbox import Outbox
 from channels_ws4redis.publisher import RedisPublisher
-from channels_ws4redis.recipients import Recipient
 from tests.servers import ROOT
 
 VECTORS = {

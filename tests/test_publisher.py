@@ -19,10 +19,10 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.test import override_settings
 
 from channels_ws4redis import publisher as publisher_module
-from channels_ws4redis.connections import get_client
-from channels_ws4redis.persistence import ENVELOPE
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF
+from channels_ws4redis.store.clients import get_client
+from channels_ws4redis.store.commands import ENVELOPE
 from tests.servers import ROOT
 
 

@@ -10,9 +10,9 @@ import redis
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 
-from channels_ws4redis.connections import get_client, make_client
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore, own_identities
+from channels_ws4redis.store.clients import get_client, make_client
 
 
 def request(user=None, session=None):

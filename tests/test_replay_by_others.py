@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from channels_ws4redis.messages import Event, Position
-from channels_ws4redis.outbox import Outbox
-from channels_ws4redis.persistence import Snapshot
-from channels_ws4redis.recipients import Recipient
+from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.fanout.sockets import Recipient
+from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.store.commands import Snapshot
 
 FOO, BAR = "broadcast:foo", "user:john:foo"
 

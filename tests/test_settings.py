@@ -7,10 +7,10 @@ from unittest import mock
 import pytest
 from django.test import override_settings
 
-from channels_ws4redis import connections
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.conf import settings
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.store import clients as connections
 
 
 @pytest.fixture(autouse=True)

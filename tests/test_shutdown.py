@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from channels_ws4redis.messages import SUBPROTOCOL
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import Socket, Visitor
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 
 import pytest
-from django.core.management import call_command
 
-from channels_ws4redis.torture.oracle import Facility, Ledger, Tally, percentile
+from tests.torture.__main__ import main
+from tests.torture.oracle import Facility, Ledger, Tally, percentile
 
 #: WS4REDIS_TEST_TORTURE=120 makes it thorough.
 SECONDS = os.environ.get("WS4REDIS_TEST_TORTURE", "20")
@@ -66,6 +66,6 @@ def test_percentile() -> None:
 @pytest.mark.parametrize("server", ["daphne", "uvicorn"])
 def test_nothing_is_lost_unreported(capsys, server: str) -> None:
     """The command itself fails if a client was not told the truth."""
-    call_command("ws4redis_torture", "--seconds", SECONDS, "--clients", "30", "--server", server)
+    assert main(["--seconds", SECONDS, "--clients", "30", "--server", server]) == 0
     output = capsys.readouterr().out
     assert "lost without a report              0" in output

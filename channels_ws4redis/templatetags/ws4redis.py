@@ -13,11 +13,11 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from redis.exceptions import RedisError
 
-from channels_ws4redis.audiences import audience_arguments, channel_labels
 from channels_ws4redis.conf import settings
-from channels_ws4redis.connections import get_client
-from channels_ws4redis.links import run
-from channels_ws4redis.persistence import parse_snapshot, read_command
+from channels_ws4redis.protocol.names import audience_arguments, channel_labels
+from channels_ws4redis.store.clients import get_client
+from channels_ws4redis.store.commands import parse_snapshot, read_command
+from channels_ws4redis.store.runner import run
 from channels_ws4redis.subscriber import RedisSubscriber
 
 logger = logging.getLogger(__name__)

@@ -1,6 +1,7 @@
 """The demo with pings every second, for tests that wait until one is missing."""
 
-from channels_ws4redis import consumers, fanout
+from channels_ws4redis import consumers
+from channels_ws4redis.fanout import groups as fanout
 
 fanout.PING_INTERVAL = consumers.PING_INTERVAL = 1.0
 

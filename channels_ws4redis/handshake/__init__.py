@@ -1,0 +1,1 @@
+"""Finding out who a socket is and what it may use."""

@@ -1,0 +1,1 @@
+"""Redis: clients, scripts, and the connection on which messages are heard."""

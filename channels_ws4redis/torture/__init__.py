@@ -1,1 +1,0 @@
-"""The torture test: clients that count every message while everything around them fails."""

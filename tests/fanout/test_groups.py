@@ -1,0 +1,371 @@
+"""The fan-out: one channel of the layer for all sockets of an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+
+import pytest
+import redis
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+from django.test import override_settings
+
+from channels_ws4redis.fanout import groups as fanout_module
+from channels_ws4redis.fanout.groups import FanOut, get_fanout
+from channels_ws4redis.layers import group_name
+from channels_ws4redis.protocol.messages import EVENT_TYPE
+from channels_ws4redis.publisher import RedisPublisher
+from testproject.embedded import RedisServer
+from tests.listeners import LAYERS, PATIENCE, Listener, all_left, close_layer, configuration
+
+FOO, BAR = "broadcast:foo", "broadcast:bar"
+
+
+@pytest.fixture(params=LAYERS)
+def layer_name(request, settings, redis_url):
+    """Every channel layer in turn is the project's."""
+    settings.CHANNEL_LAYERS = configuration(request.param, redis_url)
+    return request.param
+
+
+@pytest.fixture
+async def fanout(request, settings, redis_url):
+    """The fan-out of the test's loop, on the package's own layer unless the test says otherwise."""
+    if "layer_name" in request.fixturenames:
+        request.getfixturevalue("layer_name")
+    else:
+        settings.CHANNEL_LAYERS = configuration("redis", redis_url)
+    fanout = get_fanout(get_channel_layer())
+    yield fanout
+    for recipient in list(fanout._recipients):
+        fanout.leave(recipient)
+    await all_left()
+    await close_layer(get_channel_layer())
+
+
+async def publish(message, facility="foo", **kwargs):
+    """Publish to everyone on a facility."""
+    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, **kwargs)
+
+
+async def until(condition):
+    """Wait until something holds that no event tells of."""
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110 # Redis tells nobody
+            await asyncio.sleep(0)
+
+
+async def test_all_sockets(layer_name, fanout):
+    """Every socket on a channel hears what is published there, in order; others do not."""
+    listeners = [await Listener(fanout).join(FOO) for _ in range(20)]
+    other = await Listener(fanout).join(BAR)
+    for number in range(10):
+        await publish(str(number))
+    for listener in listeners:
+        assert [await listener.receive() for _ in range(10)] == [str(n) for n in range(10)]
+    await publish("end", "bar")
+    assert await other.receive() == "end"
+
+
+async def test_join_at_once(layer_name, fanout):
+    """Sockets that connect at the same time share the joining and miss nothing."""
+    listeners = [Listener(fanout) for _ in range(50)]
+    await asyncio.gather(*(listener.join(FOO, BAR) for listener in listeners))
+    await publish("foo")
+    await publish("bar", "bar")
+    for listener in listeners:
+        assert {await listener.receive(), await listener.receive()} == {"foo", "bar"}
+
+
+async def test_publishing_while_connecting(layer_name, fanout):
+    """What is published while a socket connects arrives exactly once, and in order."""
+    await publish("-1")
+
+    async def publish_all():
+        for number in range(100):
+            await publish(str(number))
+
+    publishing = asyncio.create_task(publish_all())
+    listeners = []
+    while not publishing.done():
+        listeners.append(await Listener(fanout).join(FOO))
+        await asyncio.sleep(0)
+    for listener in listeners:
+        got = [int(await listener.receive())]
+        while got[-1] != 99:
+            got.append(int(await listener.receive()))
+        assert got == list(range(got[0], 100))
+
+
+async def test_leaving(layer_name, fanout):
+    """Who has left hears no more; the last one to leave a channel ends the membership."""
+    one, two = await Listener(fanout).join(FOO, BAR), await Listener(fanout).join(FOO)
+    one.leave(FOO)
+    await publish("foo")
+    assert await two.receive() == "foo"
+    await publish("bar", "bar")
+    assert await one.receive() == "bar"
+    two.leave()
+    await until(lambda: set(fanout._groups) == {BAR})
+    one.leave(FOO)  # once more, and of no effect
+    two.leave()
+    await publish("again", "bar")
+    assert await one.receive() == "again"
+
+
+async def test_closing(layer_name, fanout):
+    """After the last socket the fan-out is gone with all it had; the next one gets a new one."""
+    listener = await Listener(fanout).join(FOO)
+    assert get_fanout(get_channel_layer()) is fanout
+    listener.leave()
+    await all_left()
+    assert not fanout._tasks
+    assert not fanout._groups
+    later = get_fanout(get_channel_layer())
+    assert later is not fanout
+    listener = await Listener(later).join(FOO)
+    await publish("Hello")
+    assert await listener.receive() == "Hello"
+    listener.leave()
+    await all_left()
+
+
+async def test_coming_and_going(layer_name, fanout):
+    """Sockets that come and go while others stay cost those nothing."""
+    staying = await Listener(fanout).join(FOO)
+    for number in range(20):
+        passing = Listener(fanout)
+        await fanout.join(passing.recipient, [FOO, BAR])
+        passing.leave()
+        await publish(str(number))
+    assert [await staying.receive() for _ in range(20)] == [str(number) for number in range(20)]
+
+
+class SlowlyLeavingLayer(InMemoryChannelLayer):
+    """A layer on which leaving a group takes effect only after a while."""
+
+    def __init__(self, **config) -> None:
+        super().__init__(**config)
+        self.leaving = asyncio.Event()
+        self.may_leave = asyncio.Event()
+
+    async def group_discard(self, group, channel):
+        self.leaving.set()
+        await self.may_leave.wait()
+        await super().group_discard(group, channel)
+
+
+async def test_coming_back_while_the_layer_is_still_leaving(settings):
+    """The group is joined again after it has been left, and not before."""
+    backend = f"{__name__}.{SlowlyLeavingLayer.__qualname__}"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
+    layer = get_channel_layer()
+    fanout = get_fanout(layer)
+    staying, passing = await Listener(fanout).join(BAR), await Listener(fanout).join(FOO)
+    passing.leave()
+    await layer.leaving.wait()
+    joining = asyncio.create_task(Listener(fanout).join(FOO))
+    await asyncio.wait([joining], timeout=0.2)
+    assert not joining.done()
+    layer.may_leave.set()
+    later = await joining
+    await publish("Hello")
+    assert await later.receive() == "Hello"
+    later.leave()
+    staying.leave()
+    await all_left()
+
+
+async def test_nothing_is_left_in_redis(fanout, redis_client):
+    """One subscription per channel, however many sockets; none after the last one."""
+    listeners = [await Listener(fanout).join(FOO) for _ in range(30)]
+    assert redis_client.pubsub_numsub(FOO) == [(FOO.encode(), 1)]
+    assert redis_client.pubsub_channels() == [FOO.encode()]
+    for listener in listeners:
+        listener.leave()
+    await all_left()
+    await until(lambda: redis_client.pubsub_channels() == [])
+
+
+async def test_reading_is_shared(fanout, redis_client):
+    """Many sockets that connect at once cost a few round trips for what is stored."""
+    await publish("stored")
+    await Listener(fanout).join(FOO)
+    before = redis_client.info("stats")["total_reads_processed"]
+    listeners = [Listener(fanout) for _ in range(200)]
+    await asyncio.gather(*(listener.join(FOO) for listener in listeners))
+    assert [await listener.receive() for listener in listeners] == ["stored"] * 200
+    assert redis_client.info("stats")["total_reads_processed"] - before < 40
+
+
+async def test_reading_nothing(fanout):
+    """Without channels there is nothing to read."""
+    assert await fanout.read([]) == []
+
+
+async def test_foreign_programs(fanout, redis_client, settings):
+    """What a foreign program publishes arrives; its heartbeats do not."""
+    settings.WS4REDIS_HEARTBEAT = "--heartbeat--"
+    listener = await Listener(fanout).join(FOO)
+    for payload in (b"raw", b"--heartbeat--", b"\x00ws4redis garbage", b"end"):
+        redis_client.publish(FOO, payload)
+    assert await listener.receive() == "raw"
+    got = await listener.receive()
+    assert got in ("\x00ws4redis garbage", "end")
+
+
+async def test_messages_of_others(fanout, caplog):
+    """What else comes through the layer is ignored, and nothing of it stops the fan-out."""
+    layer = get_channel_layer()
+    listener = await Listener(fanout).join(FOO)
+    for message in (
+        {"type": "chat.message"},
+        {},
+        {"type": EVENT_TYPE},
+        {"type": "ws4redis.probe", "token": "x"},
+        {
+            "type": EVENT_TYPE,
+            "channel": "unknown",
+            "payload": b"",
+            "epoch": "",
+            "offset": 0,
+            "sender": "",
+        },
+    ):
+        await layer.group_send(FOO, message)
+    await publish("Hello")
+    assert await listener.receive() == "Hello"
+    assert "could not be delivered" in caplog.text
+
+
+async def test_gap(fanout, redis_client):
+    """A message that did not come through the layer is taken from the history, in its place."""
+    listener = await Listener(fanout).join(FOO)
+    await publish("1")
+    assert await listener.receive() == "1"
+    with override_settings(WS4REDIS_HISTORY=10, CHANNEL_LAYERS=configuration("memory", "")):
+        await publish("2")  # is stored, and sent to nobody here
+    with override_settings(WS4REDIS_HISTORY=10):
+        await publish("3")
+        assert [await listener.receive() for _ in range(2)] == ["2", "3"]
+
+
+async def test_unrecoverable_gap(fanout, caplog):
+    """If the history does not have it either, that is logged, and clients that can are told."""
+    raw = await Listener(fanout).join(FOO)
+    client = await Listener(fanout, {FOO: "broadcast"}).join(FOO)
+    await publish("1")
+    with override_settings(CHANNEL_LAYERS=configuration("memory", "")):
+        await publish("2")
+    await publish("3")
+    assert [await raw.receive() for _ in range(2)] == ["1", "3"]
+    bodies = [json.loads(await client.receive()) for _ in range(3)]
+    assert [body["type"] for body in bodies] == ["message", "lost", "message"]
+    assert "could not be recovered" in caplog.text
+
+
+async def test_lost_link(fanout, redis_client):
+    """What was published while the link was down arrives once it is back."""
+    with override_settings(WS4REDIS_HISTORY=100):
+        listener = await Listener(fanout).join(FOO)
+        await publish("0")
+        assert await listener.receive() == "0"
+        redis_client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        publisher = RedisPublisher(facility="foo", broadcast=True)
+        for number in range(1, 20):
+            publisher.publish_message(str(number))  # the loop has no chance to come back yet
+        got = [await listener.receive() for _ in range(19)]
+        assert got == [str(number) for number in range(1, 20)]
+
+
+@pytest.mark.parametrize("name", ["pubsub", "core"])
+async def test_layer_that_loses_its_link(settings, monkeypatch, name):
+    """On a layer that does not tell of a lost link the fan-out finds out by itself."""
+    monkeypatch.setattr(fanout_module, "PROBE_INTERVAL", 0.1)
+    monkeypatch.setattr(fanout_module, "PROBE_TIMEOUT", 0.3)
+    settings.WS4REDIS_HISTORY = 100
+    with RedisServer(port=0) as server:
+        settings.CHANNEL_LAYERS = configuration(name, server.url)
+        layer = get_channel_layer()
+        logging.getLogger("channels_redis").setLevel(logging.CRITICAL)
+        listener = await Listener(get_fanout(layer)).join(FOO)
+        await publish("before")
+        assert await listener.receive() == "before"
+        await asyncio.to_thread(server.stop)
+        with pytest.raises((redis.exceptions.RedisError, OSError)):
+            await publish("meanwhile")  # is stored, and cannot be sent
+        await asyncio.to_thread(server.start)
+        assert await listener.receive() == "meanwhile"
+        await publish("after")
+        assert await listener.receive() == "after"
+        listener.leave()
+        await all_left()
+        await close_layer(layer)
+
+
+async def test_redis_is_down(settings, free_port):
+    """While Redis is away joining raises ConnectionError; leaving is in order all the same."""
+    settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
+    for name in ("redis", "pubsub", "core"):
+        settings.CHANNEL_LAYERS = configuration(name, settings.WS4REDIS_CONNECTION)
+        layer = get_channel_layer()
+        listener = Listener(get_fanout(layer))
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await listener.fanout.join(listener.recipient, [FOO])
+        listener.leave()
+        await all_left()
+        await close_layer(layer)
+
+
+async def test_heartbeats_and_pings(fanout, settings, monkeypatch):
+    """Raw clients get the heartbeat, clients of the protocol a ping, who is not yet live none."""
+    monkeypatch.setattr(fanout_module, "HEARTBEAT_INTERVAL", 0.01)
+    monkeypatch.setattr(fanout_module, "PING_INTERVAL", 0.01)
+    settings.WS4REDIS_HEARTBEAT = "--heartbeat--"
+    waiting = Listener(fanout)
+    await fanout.join(waiting.recipient, [FOO])
+    raw = await Listener(fanout).join(FOO)
+    client = await Listener(fanout, {FOO: "broadcast"}).join(FOO)
+    assert [await raw.receive() for _ in range(2)] == ["--heartbeat--"] * 2
+    assert json.loads(await client.receive()) == {"type": "ping"}
+    assert waiting.queue.empty()
+
+
+async def test_joining_again(monkeypatch, settings):
+    """Groups are joined again before the layer forgets them."""
+    monkeypatch.setattr(fanout_module, "REJOIN_INTERVAL", 0.02)
+    settings.CHANNEL_LAYERS = configuration("memory", "")
+    layer = get_channel_layer()
+    assert isinstance(layer, InMemoryChannelLayer)
+    fanout = get_fanout(layer)
+    listener = await Listener(fanout).join(FOO)
+    layer.groups.clear()
+    await until(lambda: group_name(layer, FOO) in layer.groups)
+    await publish("Hello")
+    assert await listener.receive() == "Hello"
+    listener.leave()
+    await all_left()
+
+
+async def test_fanouts_of_two_layers(settings, redis_url):
+    """Each layer has a fan-out of its own."""
+    settings.CHANNEL_LAYERS = {
+        "default": configuration("redis", redis_url)["default"],
+        "other": configuration("memory", "")["default"],
+    }
+    one, other = get_fanout(get_channel_layer()), get_fanout(get_channel_layer("other"))
+    assert isinstance(one, FanOut)
+    assert one is not other
+    assert one is get_fanout(get_channel_layer())
+
+
+async def test_own_messages(fanout):
+    """A socket does not hear what it has published itself; the others on its channel do."""
+    sender, listener = await Listener(fanout).join(FOO), await Listener(fanout).join(FOO)
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    publisher._sender = sender.recipient.id
+    await publisher.apublish_message("mine")
+    await publish("end")
+    assert [await listener.receive() for _ in range(2)] == ["mine", "end"]
+    assert await sender.receive() == "end"

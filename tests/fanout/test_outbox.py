@@ -1,0 +1,337 @@
+"""The outbox: what waits for a client that reads slowly, and what becomes of one that does not."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from channels_ws4redis.consumers import SLOW_CLOSE_TIMEOUT
+from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.protocol.messages import SUBPROTOCOL, json_frame
+from channels_ws4redis.publisher import RedisPublisher
+from tests.clients import Visitor
+
+#: Megabytes; WS4REDIS_TEST_FLOOD=300 makes it thorough.
+FLOOD = int(os.environ.get("WS4REDIS_TEST_FLOOD", "48"))
+
+FRAME = {"type": "websocket.send", "text": "x" * 100}
+
+
+class Server:
+    """The ``send`` of a server that waits while its client does not read."""
+
+    def __init__(self) -> None:
+        self.sent: list[dict] = []
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.broken = False
+
+    async def send(self, frame: dict) -> None:
+        """Take a frame."""
+        if self.broken:
+            raise ConnectionResetError
+        self.sent.append(frame)
+        await self.writable.wait()
+
+
+class Overflow:
+    """Counts how often it is told."""
+
+    count = 0
+
+    def __call__(self) -> None:
+        self.count += 1
+
+
+@pytest.fixture
+def overflow() -> Overflow:
+    return Overflow()
+
+
+def number(index: int) -> dict:
+    return {"type": "websocket.send", "text": str(index)}
+
+
+async def test_a_frame_is_sent_on_the_spot(overflow) -> None:
+    """Without a task switch, while the server takes it."""
+    server = Server()
+    outbox = Outbox(server.send, 10, 1000, overflow)
+    outbox.put(FRAME)
+    assert server.sent == [FRAME]
+    assert len(outbox) == 0
+
+
+async def test_order_is_kept_when_the_server_holds_us_up(overflow) -> None:
+    server = Server()
+    outbox = Outbox(server.send, 100, 1000, overflow)
+    outbox.put(number(0))
+    server.writable.clear()
+    for index in range(1, 50):
+        outbox.put(number(index))
+    assert len(outbox) == 48
+    server.writable.set()
+    await outbox.flush()
+    for index in range(50, 60):
+        outbox.put(number(index))
+    await outbox.flush()
+    assert [int(frame["text"]) for frame in server.sent] == list(range(60))
+    assert not overflow.count
+
+
+@pytest.mark.parametrize(("messages", "size"), [(5, 10**6), (1000, 500)], ids=["number", "size"])
+async def test_a_bound_that_is_exceeded_closes_the_outbox_once(overflow, messages, size) -> None:
+    server = Server()
+    server.writable.clear()
+    outbox = Outbox(server.send, messages, size, overflow)
+    for _ in range(6):
+        outbox.put(FRAME)
+    assert not overflow.count
+    for _ in range(6):
+        outbox.put(FRAME)
+    assert overflow.count == 1
+    assert outbox.closed
+    assert len(outbox) == 0
+    await asyncio.sleep(0)
+
+
+async def test_a_single_large_frame_passes(overflow) -> None:
+    server = Server()
+    server.writable.clear()
+    outbox = Outbox(server.send, 10, 50, overflow)
+    outbox.put(FRAME)
+    outbox.put(FRAME)
+    assert not overflow.count
+    outbox.close()
+
+
+async def test_the_history_does_not_count_against_the_bounds(overflow) -> None:
+    """Or a client whose history is larger than its outbox could never come back."""
+    server = Server()
+    server.writable.clear()
+    outbox = Outbox(server.send, 3, 250, overflow)
+    for _ in range(20):
+        outbox.put(FRAME, stored=True)
+    for _ in range(2):
+        outbox.put(FRAME)
+    assert not overflow.count
+    outbox.put(FRAME)
+    assert overflow.count == 1
+
+
+async def test_room_for_the_history_is_made_once(overflow) -> None:
+    server = Server()
+    server.writable.clear()
+    outbox = Outbox(server.send, 3, 10**6, overflow)
+    for _ in range(20):
+        outbox.put(FRAME, stored=True)
+    server.writable.set()
+    await outbox.flush()
+    server.writable.clear()
+    for _ in range(5):
+        outbox.put(FRAME)
+    assert overflow.count == 1
+
+
+async def test_a_socket_that_is_gone_is_no_error(overflow) -> None:
+    server = Server()
+    outbox = Outbox(server.send, 10, 1000, overflow)
+    server.broken = True
+    outbox.put(FRAME)
+    outbox.put(FRAME)
+    assert outbox.closed
+    assert not overflow.count
+
+
+async def test_a_socket_that_goes_while_frames_wait_is_no_error(overflow) -> None:
+    server = Server()
+    server.writable.clear()
+    outbox = Outbox(server.send, 10, 10000, overflow)
+    for _ in range(3):
+        outbox.put(FRAME)
+    server.broken = True
+    server.writable.set()
+    await outbox.flush()
+    assert outbox.closed
+    assert not overflow.count
+
+
+async def test_closing_leaves_no_task(overflow) -> None:
+    server = Server()
+    server.writable.clear()
+    outbox = Outbox(server.send, 10, 10000, overflow)
+    outbox.put(FRAME)
+    outbox.put(json_frame({}))
+    assert len(asyncio.all_tasks()) == 2
+    outbox.close()
+    await asyncio.sleep(0.01)
+    assert len(asyncio.all_tasks()) == 1
+
+
+# Real servers
+
+
+class SilentClient:
+    """A client that opens a socket and reads nothing until told to."""
+
+    def __init__(self, port: int, path: str) -> None:
+        self._socket = socket.socket()
+        # Small, so that the server's side fills up soon.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.settimeout(20)
+        self._socket.connect(("127.0.0.1", port))
+        key = base64.b64encode(os.urandom(16)).decode()
+        self._socket.sendall(
+            (
+                f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
+                f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
+                "Sec-WebSocket-Version: 13\r\n\r\n"
+            ).encode()
+        )
+        answer = b""
+        while not answer.endswith(b"\r\n\r\n"):
+            answer += self._socket.recv(1)
+        assert b" 101 " in answer, answer
+
+    def frames(self) -> Iterator[tuple[int, bytes]]:
+        """Return each frame's opcode and payload until the connection is closed."""
+        with self._socket.makefile("rb") as stream, contextlib.suppress(ConnectionResetError):
+            while head := stream.read(2):
+                opcode, size = head[0] & 15, head[1] & 127
+                if size == 126:
+                    (size,) = struct.unpack("!H", stream.read(2))
+                elif size == 127:
+                    (size,) = struct.unpack("!Q", stream.read(8))
+                yield opcode, stream.read(size)
+
+    def read(self) -> bytes:
+        """Return the first message."""
+        return next(payload for opcode, payload in self.frames() if opcode in (1, 2))
+
+    def read_to_the_end(self) -> tuple[int, int | None]:
+        """Return the number of messages that have come, and the close code."""
+        count = 0
+        for opcode, payload in self.frames():
+            if opcode == 8:
+                self._socket.close()
+                return count, struct.unpack("!H", payload[:2])[0]
+            count += opcode in (0, 1, 2)
+        return count, None
+
+    def close(self) -> None:
+        """Go away."""
+        self._socket.close()
+
+
+@pytest.fixture
+def silent_client() -> Iterator[Callable[[int, str], SilentClient]]:
+    """Make silent clients, and let them go in the end."""
+    clients = []
+
+    def make(port: int, path: str) -> SilentClient:
+        clients.append(SilentClient(port, path))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+
+
+def forget_peak(pid: int) -> None:
+    """Have the peak of a process's memory counted from now on."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+def peak(pid: int) -> int:
+    """Return the most memory that a process has had in use, in bytes."""
+    (line,) = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    return int(line) * 1024
+
+
+def flood(facility: str, megabytes: int) -> None:
+    """Publish 64 KiB at a time, no faster than a client can read."""
+    publisher = RedisPublisher(facility=facility, broadcast=True)
+    for index in range(megabytes * 16):
+        publisher.publish_message(f"{index:8}" + "x" * (64 * 1024 - 8))
+        time.sleep(0.004)
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_memory_stays_bounded_however_slow_the_clients(
+    serve, silent_client, kind: str
+) -> None:
+    """Of a thousand clients fifty do not read and are told to come back; nobody else notices."""
+    server = serve(kind)
+    pid = server.process.pid
+    others = [silent_client(server.port, "/ws/quiet?subscribe-broadcast") for _ in range(949)]
+    async with Visitor(server).socket("/ws/flood?subscribe-broadcast") as reader:
+        flooding = asyncio.ensure_future(asyncio.to_thread(flood, "flood", 2))
+        await reader.receive_many(32)
+        await flooding
+        silent = [silent_client(server.port, "/ws/flood?subscribe-broadcast") for _ in range(50)]
+        forget_peak(pid)
+        before, begun = peak(pid), time.monotonic()
+        flooding = asyncio.ensure_future(asyncio.to_thread(flood, "flood", FLOOD))
+        received = await reader.receive_many(FLOOD * 16)
+        await flooding
+        flooded = time.monotonic() - begun
+        # Without bounds fifty times the flood would have piled up. With them it is 1 MiB each, and
+        # what the server has taken: asyncio and Twisted say "enough" at 64 KiB.
+        grown = peak(pid) - before
+        assert grown < 50 * 1.25 * 2**20 + 10e6, f"{grown / 1e6:.0f} MB"
+        assert [int(message[:8]) for message in received] == list(range(FLOOD * 16))
+    # A flood that lasts longer than the server waits for them leaves them without a close frame.
+    codes = {4002} if flooded < SLOW_CLOSE_TIMEOUT else {4002, None}
+    for client in silent:
+        assert (await asyncio.to_thread(client.read_to_the_end))[1] in codes
+    RedisPublisher(facility="quiet", broadcast=True).publish_message("still here?")
+    for client in others:
+        assert await asyncio.to_thread(client.read) == b"still here?"
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_history_larger_than_the_outbox_arrives(serve, kind: str, settings) -> None:
+    """A client that comes back gets it all, though it is more than may wait for it."""
+    settings.WS4REDIS_HISTORY = 100
+    server = serve(kind, settings={"WS4REDIS_HISTORY": 100, "WS4REDIS_OUTBOX_BYTES": 64 * 1024})
+    await asyncio.to_thread(flood, "large", 6)
+    async with Visitor(server).socket(
+        "/ws/large?subscribe-broadcast", subprotocols=[SUBPROTOCOL]
+    ) as client:
+        await client.send_json({"type": "hello", "positions": {}})
+        welcome = await client.receive_json()
+        assert welcome["channels"]["broadcast"]["replay"] == 96
+        await asyncio.sleep(1)  # a slow client
+        offsets = [(await client.receive_json())["offset"] for _ in range(96)]
+    assert offsets == list(range(1, 97))
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_client_that_never_reads_again_does_not_stay(
+    serve, silent_client, kind: str
+) -> None:
+    """Its socket is closed for good after a while, whatever it does."""
+    server = serve(kind)
+    silent_client(server.port, "/ws/gone?subscribe-broadcast")
+    await asyncio.to_thread(flood, "gone", 12)
+    for _ in range(150):
+        if not _connections(server.port):
+            break
+        await asyncio.sleep(0.2)
+    assert not _connections(server.port)
+
+
+def _connections(port: int) -> int:
+    """Count the connections that are established at a server's port."""
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    local = f"0100007F:{port:04X}"
+    return sum(line.split()[1] == local and line.split()[3] == "01" for line in lines)

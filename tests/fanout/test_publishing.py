@@ -1,0 +1,281 @@
+"""Storing and sending on every channel layer, from every place that code may publish from."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import threading
+import time
+
+import pytest
+import redis
+from asgiref.sync import async_to_sync, sync_to_async
+from channels.layers import get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_ws4redis.fanout import publishing as delivery
+from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.fanout.publishing import adeliver, deliver
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.store.commands import Publication
+from testproject.embedded import RedisServer
+from tests.listeners import LAYERS, PATIENCE, Listener, all_left, close_layer, configuration
+
+
+@pytest.fixture(params=LAYERS)
+def layer_name(request, settings, redis_url):
+    """Every channel layer in turn is the project's."""
+    settings.CHANNEL_LAYERS = configuration(request.param, redis_url)
+    return request.param
+
+
+@pytest.fixture
+async def listen(layer_name):
+    """Open sockets on channels; they are gone at the end of the test."""
+    fanout = get_fanout(get_channel_layer())
+    listeners = []
+
+    async def start(*channels):
+        listeners.append(Listener(fanout))
+        return await listeners[-1].join(*channels)
+
+    yield start
+    for listener in listeners:
+        listener.leave()
+    await all_left()
+    await close_layer(get_channel_layer())
+
+
+def broadcast():
+    """Return a publisher to everyone."""
+    return RedisPublisher(facility="foo", broadcast=True)
+
+
+async def test_from_a_thread(listen, redis_client):
+    """What a plain thread publishes is stored and arrives, in order."""
+    listener = await listen("broadcast:foo")
+
+    def work():
+        publisher = broadcast()
+        for number in range(20):
+            publisher.publish_message(str(number))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    assert [await listener.receive() for _ in range(20)] == [str(number) for number in range(20)]
+    await asyncio.to_thread(thread.join)
+    assert redis_client.get("broadcast:foo") == b"19"
+
+
+async def test_from_a_view(listen):
+    """So does what a synchronous view publishes in asgiref's thread."""
+    listener = await listen("broadcast:foo")
+    await sync_to_async(broadcast().publish_message)("Hello")
+    assert await listener.receive() == "Hello"
+
+
+async def test_from_the_loop(listen):
+    """Synchronous publishing in the thread of the event loop works as well, and keeps order."""
+    listener = await listen("broadcast:foo")
+    for number in range(20):
+        broadcast().publish_message(str(number))
+    assert [await listener.receive() for _ in range(20)] == [str(number) for number in range(20)]
+
+
+async def test_from_a_coroutine(listen):
+    """So does asynchronous publishing, many at once included."""
+    listener = await listen("broadcast:foo")
+    for number in range(20):
+        await broadcast().apublish_message(str(number))
+    assert [await listener.receive() for _ in range(20)] == [str(number) for number in range(20)]
+    await asyncio.gather(*(broadcast().apublish_message(str(number)) for number in range(20)))
+    got = {await listener.receive() for _ in range(20)}
+    assert got == {str(number) for number in range(20)}
+
+
+async def test_async_to_sync(listen):
+    """A thread without a loop may wrap the asynchronous method, at a price."""
+    listener = await listen("broadcast:foo")
+    await asyncio.to_thread(async_to_sync(broadcast().apublish_message), "Hello")
+    assert await listener.receive() == "Hello"
+
+
+async def test_bytes(listen):
+    """Payloads arrive as they were, on every layer."""
+    listener = await listen("broadcast:foo")
+    for payload in (b"\xff\x00", b"\x00ws4redis x 1 \n", b"\x00asgi x", b"x" * 100_000):
+        await broadcast().apublish_message(payload)
+        got = await listener.receive()
+        assert (got if isinstance(got, bytes) else got.encode()) == payload
+
+
+async def test_several_channels(listen):
+    """One publish to several audiences arrives on each."""
+    names = ["broadcast:foo", "user:john@x:foo", "group:a%3Ab:foo", "session:key:foo"]
+    listeners = [await listen(name) for name in names]
+    publisher = RedisPublisher(
+        facility="foo", broadcast=True, users=["john@x"], groups=["a:b"], sessions=["key"]
+    )
+    assert publisher._publishers == set(names)
+    await asyncio.to_thread(publisher.publish_message, "Hello")
+    assert [await listener.receive() for listener in listeners] == ["Hello"] * 4
+
+
+async def test_nobody_listens(layer_name, redis_client):
+    """Publishing without a listener anywhere stores the message all the same."""
+    broadcast().publish_message("one")
+    await asyncio.to_thread(broadcast().publish_message, "two")
+    await broadcast().apublish_message("three")
+    assert redis_client.get("broadcast:foo") == b"three"
+    await close_layer(get_channel_layer())
+
+
+def test_without_any_loop(layer_name, redis_client):
+    """In a process without any event loop publishing works, on every layer."""
+    broadcast().publish_message("one")
+    assert redis_client.get("broadcast:foo") == b"one"
+    asyncio.run(close_layer(get_channel_layer()))
+
+
+def publish_in_child():
+    """Publish in a forked child."""
+    broadcast().publish_message("from the child")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+async def test_forked_child(listen, layer_name, redis_client):
+    """A child forked off while the parent's loops are running publishes, and is not held up."""
+    listener = await listen("broadcast:foo")
+    await asyncio.to_thread(broadcast().publish_message, "from the parent")
+    assert await listener.receive() == "from the parent"
+    child = multiprocessing.get_context("fork").Process(target=publish_in_child)
+    child.start()
+    await asyncio.to_thread(child.join, PATIENCE)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    assert child.exitcode == 0
+    assert redis_client.get("broadcast:foo") == b"from the child"
+    if layer_name != "memory":  # which has no other process
+        assert await listener.receive() == "from the child"
+
+
+async def test_nobody(redis_client):
+    """A message for no channel is no message, and needs not even a channel layer."""
+    deliver(Publication([], b"x", 10))
+    await adeliver(Publication([], b"x", 10))
+    assert redis_client.keys() == []
+
+
+def test_many_channels_cost_few_scripts(redis_client):
+    """A publish to many channels is one script for fifty of them."""
+    names = [f"user:{number}:foo" for number in range(101)]
+    deliver(Publication(names, b"warm up", 10))
+    redis_client.config_resetstat()
+    deliver(Publication(names, b"x", 10))
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
+    assert redis_client.mget(names) == [b"x"] * 101
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 10])
+def test_a_channel_that_cannot_be_written(redis_client, monkeypatch, at_once):
+    """It raises, and keeps no other channel from its message, in whatever parts they go."""
+    monkeypatch.setattr(delivery, "_channels_at_once", at_once)
+    names = ["broadcast:a", "broadcast:b", "broadcast:c"]
+    redis_client.rpush("{broadcast:b}:meta", "no hash")
+    with pytest.raises(redis.exceptions.ResponseError, match="wrong kind"):
+        deliver(Publication(names, b"x", 10))
+    assert redis_client.mget(names) == [b"x", None, b"x"]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A Redis in cluster mode that is alone and has all slots."""
+    monkeypatch.setattr(delivery, "_channels_at_once", delivery._channels_at_once)
+    with RedisServer(port=0, options={"cluster-enabled": "yes"}) as server:
+        client = redis.Redis.from_url(server.url)
+        client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+        while b"cluster_state:ok" not in client.execute_command("CLUSTER", "INFO"):
+            time.sleep(0.01)
+        yield client, server.url
+        client.close()
+
+
+@pytest.mark.parametrize("name", ["redis", "memory"])
+@pytest.mark.parametrize("publish", [deliver, adeliver])
+async def test_cluster_mode_publishes_once(settings, cluster, name, publish):
+    """What such a Redis has taken of a publish is not published again with what it has refused."""
+    client, settings.WS4REDIS_CONNECTION = cluster
+    settings.CHANNEL_LAYERS = configuration(name, settings.WS4REDIS_CONNECTION)
+    names = [f"user:{number}:foo" for number in range(delivery._channels_at_once + 1)]
+    outcome = publish(Publication(names, b"x", 10))
+    if outcome is not None:
+        await outcome
+    assert {client.hget(f"{{{name}}}:meta", "offset") for name in names} == {b"1"}
+    await close_layer(get_channel_layer())
+
+
+async def test_cluster_mode(settings, cluster):
+    """A Redis that takes no channels of different slots at once gets them one by one."""
+    client, settings.WS4REDIS_CONNECTION = cluster
+    names = ["user:john:foo", "user:mary:foo", "user:ann:foo"]
+    for publish in (deliver, adeliver):
+        delivery._channels_at_once = 50
+        for _ in range(2):
+            outcome = publish(Publication(names, b"x", 10))
+            if outcome is not None:
+                await outcome
+    assert [client.get(name) for name in names] == [b"x"] * 3
+    assert [client.hget(f"{{{name}}}:meta", "offset") for name in names] == [b"4"] * 3
+
+
+@pytest.mark.parametrize("channel_layers", [{}, {"other": {"BACKEND": "x"}}])
+async def test_no_layer(settings, channel_layers):
+    """Without a channel layer publishing tells which setting is missing."""
+    settings.CHANNEL_LAYERS = channel_layers
+    with pytest.raises(ImproperlyConfigured, match="CHANNEL_LAYERS = "):
+        broadcast().publish_message("Hello")
+    with pytest.raises(ImproperlyConfigured, match="RedisChannelLayer"):
+        await broadcast().apublish_message("Hello")
+
+
+async def test_layer_alias(settings, redis_client, redis_url):
+    """A subclass may use another of the project's layers."""
+    settings.CHANNEL_LAYERS = {"mine": configuration("redis", redis_url)["default"]}
+
+    class MyPublisher(RedisPublisher):
+        channel_layer_alias = "mine"
+
+    MyPublisher(facility="foo", broadcast=True).publish_message("one")
+    await MyPublisher(facility="foo", broadcast=True).apublish_message("two")
+    assert redis_client.hget("{broadcast:foo}:meta", "offset") == b"2"
+
+
+@pytest.mark.parametrize("name", ["own redis", "pubsub", "core"])
+async def test_layer_is_down(settings, free_port, name, redis_client):
+    """If only the layer's Redis is down, publishing raises after the message was stored."""
+    settings.CHANNEL_LAYERS = configuration(name, f"redis://127.0.0.1:{free_port}")
+    publication = Publication(["broadcast:foo"], b"x", 10)
+    with pytest.raises((redis.exceptions.ConnectionError, OSError)):
+        deliver(publication)
+    with pytest.raises((redis.exceptions.ConnectionError, OSError)):
+        await adeliver(publication)
+    assert redis_client.get("broadcast:foo") == b"x"
+    await close_layer(get_channel_layer())
+
+
+async def test_layer_of_its_own_redis(settings):
+    """With a Redis of the layer's own, messages are stored in one and sent through the other."""
+    with RedisServer(port=0) as server:
+        settings.CHANNEL_LAYERS = configuration("own redis", server.url)
+        layer = get_channel_layer()
+        fanout = get_fanout(layer)
+        listener = await Listener(fanout).join("broadcast:foo")
+        await broadcast().apublish_message("one")
+        await asyncio.to_thread(broadcast().publish_message, "two")
+        assert [await listener.receive(), await listener.receive()] == ["one", "two"]
+        with redis.Redis.from_url(server.url) as client:
+            assert client.keys() == []
+        listener.leave()
+        await all_left()
+        await close_layer(layer)

@@ -1,0 +1,282 @@
+"""Running the project's own code."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+from channels.testing import WebsocketCommunicator
+from django.core.exceptions import PermissionDenied
+
+from channels_ws4redis import settings as private_settings
+from channels_ws4redis.exceptions import WebSocketError
+from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.fanout.sockets import Recipient
+from channels_ws4redis.handshake import hooks
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.routing import router
+from channels_ws4redis.subscriber import RedisSubscriber
+
+
+def plain(request, channels):
+    """A function."""
+    return [threading.current_thread() is threading.main_thread(), *channels]
+
+
+async def asynchronous(request, channels):
+    """A coroutine function."""
+    return [threading.current_thread() is threading.main_thread(), *channels]
+
+
+def generator(request, channels):
+    """A generator, consumed where it may block."""
+    yield threading.current_thread() is threading.main_thread()
+    yield from channels
+
+
+class Instance:
+    """A callable object."""
+
+    def __call__(self, request, channels):
+        """Do what `plain` does."""
+        return plain(request, channels)
+
+    def method(self, request, channels):
+        """Do what `plain` does."""
+        return plain(request, channels)
+
+
+class AsyncInstance:
+    """An asynchronous callable object."""
+
+    async def __call__(self, request, channels):
+        """Do what `asynchronous` does."""
+        return await asynchronous(request, channels)
+
+
+IN_THREAD = [
+    plain,
+    generator,
+    Instance(),
+    Instance().method,
+    functools.partial(plain),
+    "tests.handshake.test_hooks.plain",
+]
+ON_LOOP = [
+    asynchronous,
+    AsyncInstance(),
+    functools.partial(asynchronous),
+    lambda request, channels: asynchronous(request, channels),  # noqa: PLW0108 # it is the case
+    "tests.handshake.test_hooks.asynchronous",
+]
+
+
+@pytest.mark.parametrize("hook", IN_THREAD)
+async def test_synchronous_hooks(hook):
+    """A synchronous hook of any kind runs in a worker thread, generators included."""
+    assert await hooks.call(hook, None, ["a"]) == [False, "a"]
+
+
+@pytest.mark.parametrize("hook", ON_LOOP)
+async def test_asynchronous_hooks(hook):
+    """An asynchronous hook of any kind runs on the event loop."""
+    assert await hooks.call(hook, None, ["a"]) == [True, "a"]
+
+
+@pytest.mark.parametrize(
+    ("hook", "error"),
+    [("nodots", ImportError), ("tests.handshake.test_hooks.none", ImportError), (7, TypeError)],
+)
+async def test_no_hook(hook, error):
+    """What cannot be found or called raises."""
+    with pytest.raises(error):
+        await hooks.call(hook, None, [])
+
+
+def test_overrides():
+    """An override is found wherever in the class hierarchy it is."""
+
+    class Mixin:
+        def release(self) -> None: ...
+
+    class Mixed(Mixin, RedisSubscriber): ...
+
+    class Child(Mixed): ...
+
+    stock = RedisSubscriber(None)
+    assert not hooks.overrides(stock, RedisSubscriber, "release", "publish_message")
+    assert hooks.overrides(Mixed(None), RedisSubscriber, "publish_message", "release")
+    assert hooks.overrides(Child(None), RedisSubscriber, "release")
+    assert not hooks.overrides(Child(None), RedisSubscriber, "publish_message")
+
+
+# The socket of send_persisted_messages
+
+
+def hook_socket(send) -> hooks.HookSocket:
+    """Make one over an ASGI send."""
+    outbox = Outbox(send, 100, 1000, lambda: None)
+    return hooks.HookSocket(Recipient(outbox, echo=False, labels=None))
+
+
+async def test_hook_socket():
+    """It sends text and bytes from a thread, in order, text wherever the bytes are UTF-8."""
+    frames = []
+
+    async def send(frame) -> None:
+        frames.append({key: value for key, value in frame.items() if key != "type"})
+
+    def work(socket: hooks.HookSocket) -> None:
+        assert not socket.closed
+        for message in ("täxt", b"t\xc3\xa4xt", bytearray(b"\xff")):
+            socket.send(message)
+        socket.send(b"abc", binary=True)
+        socket.send(b"abc", binary=False)
+
+    socket = hook_socket(send)
+    await asyncio.to_thread(work, socket)
+    assert frames == [
+        {"text": "täxt"},
+        {"text": "täxt"},
+        {"bytes": b"\xff"},
+        {"bytes": b"abc"},
+        {"text": "abc"},
+    ]
+    assert socket.sent == ["täxt".encode(), "täxt".encode(), b"\xff", b"abc", b"abc"]
+
+
+async def test_hook_socket_is_gone():
+    """Sending to a client that has gone raises the error that legacy code catches."""
+
+    async def send(frame) -> None:
+        raise OSError
+
+    socket = hook_socket(send)
+    await asyncio.to_thread(socket.send, "lost")
+    assert socket.closed
+    with pytest.raises(WebSocketError, match="gone"):
+        await asyncio.to_thread(socket.send, "too late")
+
+
+async def test_hook_socket_is_slow(monkeypatch):
+    """A client that does not read holds up the hook, but not for ever."""
+    monkeypatch.setattr(hooks, "SEND_TIMEOUT", 0.2)
+    read = asyncio.Event()
+
+    async def send(frame) -> None:
+        await read.wait()
+
+    socket = hook_socket(send)
+    await asyncio.to_thread(socket.send, "waits for the client")
+    with pytest.raises(WebSocketError, match="read"):
+        await asyncio.to_thread(socket.send, "gives up")
+    read.set()
+    await asyncio.to_thread(socket.send, "goes on")
+
+
+# The whole, with hooks that are no dotted paths
+
+
+@pytest.fixture
+def assign(monkeypatch):
+    """Assign to the settings module while the application runs, as legacy code does."""
+    return lambda name, value: monkeypatch.setattr(private_settings, f"WS4REDIS_{name}", value)
+
+
+@asynccontextmanager
+async def open_socket(path: str = "/ws/foo?subscribe-broadcast"):
+    """Open a socket of an application in this process."""
+    communicator = WebsocketCommunicator(router, path)
+    connected, code = await communicator.connect()
+    yield communicator if connected else code
+    if connected:
+        await communicator.disconnect()
+
+
+async def hears(communicator) -> bool:
+    """Tell whether a socket hears the broadcasts of its facility."""
+    await RedisPublisher(facility="foo", broadcast=True).apublish_message("Hi", expire=0)
+    return not await communicator.receive_nothing(0.2)
+
+
+@pytest.mark.parametrize(
+    ("result", "granted"),
+    [
+        (["subscribe-broadcast"], True),
+        (("subscribe-broadcast",), True),
+        ({"subscribe-broadcast", "publish-server"}, True),
+        ({"subscribe-broadcast": 1}, True),
+        (iter(["subscribe-broadcast"]), True),
+        ([], False),
+        (None, False),
+        ("subscribe-broadcast", False),
+        (True, False),
+        (b"subscribe-broadcast", False),
+    ],
+)
+async def test_what_allowed_channels_may_return(assign, result, granted):
+    """Any collection of flags is taken; what is none grants nothing."""
+    assign("ALLOWED_CHANNELS", lambda request, channels: result)
+    async with open_socket() as socket:
+        assert await hears(socket) is granted
+
+
+async def test_assigned_hooks(assign):
+    """Functions assigned while the application runs take effect on the next socket."""
+
+    async def process(request):
+        request.user = request.GET["name"]
+
+    def allow(request, channels):
+        if request.user != "john":
+            raise PermissionDenied
+        return channels
+
+    async with open_socket() as socket:
+        assert await hears(socket)
+    assign("PROCESS_REQUEST", process)
+    assign("ALLOWED_CHANNELS", allow)
+    async with open_socket("/ws/foo?subscribe-broadcast&name=mary") as code:
+        assert code == 1000  # how Channels' communicator reports a refused handshake
+    async with open_socket("/ws/foo?subscribe-broadcast&name=john") as socket:
+        assert await hears(socket)
+
+
+async def test_subscriber_class(settings):
+    """WS4REDIS_SUBSCRIBER may be a class; one that is no subscriber refuses every socket."""
+
+    class Deaf(RedisSubscriber):
+        def set_pubsub_channels(self, request, channels) -> None:
+            super().set_pubsub_channels(request, [])
+
+    settings.WS4REDIS_SUBSCRIBER = Deaf
+    async with open_socket() as socket:
+        assert not await hears(socket)
+    settings.WS4REDIS_SUBSCRIBER = Instance
+    with pytest.raises(TypeError, match="no subclass"):
+        async with open_socket():
+            pass
+
+
+async def test_unsubscribing_on_the_loop(settings):
+    """A change made on the event loop itself has effect soon, without waiting."""
+    subscribers: list[RedisSubscriber] = []
+
+    class Known(RedisSubscriber):
+        def __init__(self, connection) -> None:
+            super().__init__(connection)
+            subscribers.append(self)
+
+    settings.WS4REDIS_SUBSCRIBER = Known
+    async with open_socket() as socket:
+        assert await hears(socket)
+        await socket.receive_from()
+        subscribers[0]._subscription.unsubscribe("broadcast:foo")
+        await asyncio.sleep(0.1)
+        assert not await hears(socket)
+        subscribers[0]._subscription.subscribe("broadcast:foo")
+        await asyncio.sleep(0.2)
+        assert await hears(socket)

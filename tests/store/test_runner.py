@@ -1,0 +1,289 @@
+"""Running scripts on the process's client and on the loop's link: replies, faults, forks."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import threading
+import time
+
+import pytest
+import redis
+from django.test import override_settings
+
+from channels_ws4redis.store import runner as links
+from channels_ws4redis.store.clients import get_client
+from channels_ws4redis.store.runner import get_link
+from channels_ws4redis.store.scripts import Command, Script
+from testproject.embedded import RedisServer
+
+ECHO = Script("return {ARGV[1], KEYS[1]}")
+COUNT = Script("return redis.call('INCR', KEYS[1])")
+FAIL = Script("return redis.call('INCR')")
+
+
+@pytest.fixture
+def server():
+    """A server of the test's own, to stop and to pause."""
+    with RedisServer(port=0) as server:
+        yield server
+
+
+def run(commands):
+    """Run commands on the synchronous client."""
+    return links.run(get_client(), commands)
+
+
+async def arun(commands):
+    """Run commands on the loop's link."""
+    return await (await get_link()).run(commands)
+
+
+@pytest.fixture(params=["sync", "async"])
+def either(request):
+    """Both ways to run commands, as a coroutine function."""
+
+    async def call(commands):
+        return run(commands) if request.param == "sync" else await arun(commands)
+
+    return call
+
+
+async def test_replies(either):
+    """Replies come in the order of the commands, errors among them without spoiling the others."""
+    replies = await either(
+        [
+            Command(ECHO, ["key"], [b"\xff"]),
+            Command(FAIL, ["key"], []),
+            Command(COUNT, ["count"], []),
+            Command(COUNT, ["count"], []),
+        ]
+    )
+    assert replies[0] == [b"\xff", b"key"]
+    assert isinstance(replies[1], redis.exceptions.ResponseError)
+    assert replies[2:] == [1, 2]
+    assert await either([]) == []
+
+
+async def test_script_flush(either, redis_client):
+    """A Redis that has forgotten the scripts is told again, and nothing runs twice."""
+    await either([Command(COUNT, ["count"], [])])
+    redis_client.script_flush()
+    assert await either([Command(COUNT, ["count"], []), Command(COUNT, ["count"], [])]) == [2, 3]
+
+
+async def test_some_scripts_are_unknown(either, redis_client):
+    """Only what has not run is run again once its script has been loaded."""
+    await either([Command(COUNT, ["count"], [])])
+    fresh = Script(f"return {time.time_ns()}")
+    replies = await either([Command(COUNT, ["count"], []), Command(fresh, [], [])])
+    assert replies[0] == 2
+    assert redis_client.get("count") == b"2"
+
+
+async def test_script_knows_the_run_id(either, redis_client):
+    """In a script RUN is the identity of the server's run."""
+    assert await either([Command(Script("return RUN"), [], [])]) == [
+        redis_client.info("server")["run_id"].encode()
+    ]
+
+
+async def test_restart(either, server):
+    """After a restart of Redis everything works on, and scripts see the new run."""
+    with override_settings(WS4REDIS_CONNECTION=server.url):
+        script = Script("return RUN")
+        before = await either([Command(script, [], [])])
+        await asyncio.to_thread(server.restart)  # the loop notices that its connection is closed
+        after = await either([Command(script, [], [])])
+        assert before != after
+
+
+async def test_killed_connections(either, redis_client):
+    """A connection that Redis has closed is replaced without an error."""
+    await either([Command(COUNT, ["count"], [])])
+    kill = "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"
+    await asyncio.to_thread(redis_client.execute_command, *kill)
+    assert await either([Command(COUNT, ["count"], [])]) == [2]
+
+
+async def test_redis_is_down(either, free_port):
+    """With Redis down a command fails at once, as redis-py's ConnectionError."""
+    with override_settings(WS4REDIS_CONNECTION={"host": "127.0.0.1", "port": free_port}):
+        began = time.monotonic()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await either([Command(COUNT, ["count"], [])])
+        assert time.monotonic() - began < 2
+
+
+async def test_redis_hangs(either, server):
+    """A Redis that does not answer is given up after the timeout, and works again afterwards."""
+    connection = {"url": server.url, "socket_timeout": 0.2}
+    with override_settings(WS4REDIS_CONNECTION=connection):
+        await either([Command(COUNT, ["count"], [])])
+        server.pause()
+        try:
+            with pytest.raises(redis.exceptions.TimeoutError):
+                await either([Command(COUNT, ["count"], [])])
+        finally:
+            server.resume()
+        replies = await either([Command(COUNT, ["count"], [])])
+        assert replies[0] in (2, 3)  # whether the one that timed out was run is for Redis to know
+
+
+async def test_coroutines_share_a_pipeline(redis_client):
+    """What many coroutines ask for at once goes through one connection in a few pipelines."""
+    await arun([Command(COUNT, ["count"], [])])
+    before = redis_client.info("stats")
+    replies = await asyncio.gather(*(arun([Command(COUNT, ["count"], [])]) for _ in range(500)))
+    after = redis_client.info("stats")
+    assert sorted(reply for (reply,) in replies) == list(range(2, 502))
+    assert after["total_connections_received"] == before["total_connections_received"]
+    assert after["total_reads_processed"] - before["total_reads_processed"] < 50
+
+
+async def test_cancelled_caller():
+    """Whoever is cancelled while waiting leaves the others alone."""
+    await arun([Command(COUNT, ["count"], [])])
+    tasks = [asyncio.create_task(arun([Command(COUNT, ["count"], [])])) for _ in range(3)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    tasks[1].cancel()
+    replies = await asyncio.gather(*tasks, return_exceptions=True)
+    assert isinstance(replies[1], asyncio.CancelledError)
+    assert [replies[0], replies[2]] == [[2], [4]]
+    assert await arun([Command(COUNT, ["count"], [])]) == [5]
+
+
+async def test_commands_that_cannot_be_sent():
+    """A command that cannot even be encoded fails by itself; the link works on."""
+    outcomes = await arun([Command(ECHO, ["\ud800"], ["x"])])
+    assert isinstance(outcomes[0], UnicodeEncodeError)
+    assert await arun([Command(COUNT, ["count"], [])]) == [1]
+
+
+async def test_close_and_reopen(redis_client):
+    """A closed link opens again when it is used."""
+    link = await get_link()
+    assert await link.run([Command(COUNT, ["count"], [])]) == [1]
+    await link.close()
+    assert await link.run([Command(COUNT, ["count"], [])]) == [2]
+
+
+@pytest.mark.parametrize("turns", range(5))
+async def test_close_while_busy(turns):
+    """Closing a link fails those who wait for it, leaves nobody waiting, and it opens again."""
+    link = await get_link()
+    waiting = [asyncio.create_task(link.run([Command(COUNT, ["a"], [])])) for _ in range(3)]
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(link.close())
+    await asyncio.sleep(0)
+    later = asyncio.create_task(link.run([Command(COUNT, ["b"], [])]))
+    async with asyncio.timeout(5):
+        for outcome in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(outcome, list | redis.exceptions.ConnectionError)
+        await closing
+        assert isinstance(
+            (await asyncio.gather(later, return_exceptions=True))[0], list | Exception
+        )
+        assert isinstance((await link.run([Command(COUNT, ["c"], [])]))[0], int)
+
+
+def test_connection_ends_with_its_loop(redis_client):
+    """A loop that ends closes its link: no connection is left, and nothing warns."""
+
+    def ours():
+        return [client for client in redis_client.client_list() if client["name"] == ""]
+
+    before = len(ours())
+    for _ in range(3):
+        assert len(asyncio.run(arun([Command(ECHO, ["a"], ["b"])]))) == 1
+    assert len(ours()) <= before
+
+
+async def test_link_follows_the_settings(server, redis_client):
+    """So does the event loop's link."""
+    link = await get_link()
+    assert await get_link() is link
+    await link.run([Command(COUNT, ["count"], [])])
+    with override_settings(WS4REDIS_CONNECTION=server.url):
+        other = await get_link()
+        assert other is not link
+        assert await other.run([Command(COUNT, ["count"], [])]) == [1]
+    assert await (await get_link()).run([Command(COUNT, ["count"], [])]) == [2]
+    assert redis_client.get("count") == b"2"
+
+
+def connections_received(client):
+    """Return how many connections Redis has ever been asked for."""
+    return client.info("stats")["total_connections_received"]
+
+
+def test_a_connection_is_kept(redis_client):
+    """Running scripts one after the other opens no connection after the first."""
+    run([Command(COUNT, ["count"], [])])
+    before = connections_received(redis_client)
+    for _ in range(20):
+        run([Command(COUNT, ["count"], [])])
+    assert connections_received(redis_client) == before
+
+
+def test_threads_have_connections_of_their_own(redis_client):
+    """Each thread gets its own replies, and there are no more connections than threads."""
+    before = connections_received(redis_client)
+    wrong = []
+
+    def work(name):
+        for number in range(200):
+            reply = run([Command(ECHO, [name], [number])])
+            if reply != [[b"%d" % number, name.encode()]]:
+                wrong.append(reply)
+
+    threads = [threading.Thread(target=work, args=[f"thread {n}"]) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert connections_received(redis_client) - before <= 8
+
+
+def test_an_interrupted_exchange_spoils_nothing(server):
+    """Whoever is interrupted while waiting leaves no reply for the next one to take for its own."""
+    with override_settings(WS4REDIS_CONNECTION=server.url):
+        run([Command(ECHO, ["a"], ["x"])])
+        connection = links._kept[get_client().connection_pool][-1]
+        read = connection.read_response
+
+        def interrupted(*args, **kwargs):
+            connection.read_response = read
+            raise KeyboardInterrupt
+
+        connection.read_response = interrupted
+        with pytest.raises(KeyboardInterrupt):
+            run([Command(ECHO, ["b"], ["x"])])
+        assert run([Command(ECHO, ["c"], ["x"])]) == [[b"x", b"c"]]
+
+
+def _run_in_child(pipe):
+    for number in range(200):
+        if run([Command(ECHO, ["child"], [number])]) != [[b"%d" % number, b"child"]]:
+            pipe.send("the child got a reply that was not its own")
+            return
+    pipe.send("ok")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+def test_a_forked_child_uses_no_connection_of_its_parent():
+    """Parent and child run scripts at the same time and each gets its own replies."""
+    run([Command(ECHO, ["parent"], ["x"])])
+    ours, theirs = multiprocessing.Pipe()
+    child = multiprocessing.get_context("fork").Process(target=_run_in_child, args=[theirs])
+    child.start()
+    for number in range(200):
+        assert run([Command(ECHO, ["parent"], [number])]) == [[b"%d" % number, b"parent"]]
+    assert ours.poll(20)
+    assert ours.recv() == "ok"
+    child.join(10)
+    assert child.exitcode == 0
+    assert run([Command(ECHO, ["parent"], ["x"])]) == [[b"x", b"parent"]]
