@@ -11,11 +11,12 @@ TORTURE_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint js bench bench-quick torture browser clean
+.PHONY: help demo test quick lint js bench bench-quick torture browser clean
 
 help:
 	@echo 'make demo         run the demo and print its address'
 	@echo 'make test         run the tests, with coverage'
+	@echo 'make quick        run the tests that need no server, in seconds; say which are left out'
 	@echo 'make lint         run the linters and the type checker'
 	@echo 'make js           run the tests of the browser client (needs node)'
 	@echo 'make bench        run the benchmarks (bench-quick: their short form)'
@@ -27,6 +28,13 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test browser
 	$(VENV)/bin/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+# Neither Redis nor a web server nor a browser is started; tests/conftest.py tells which tests that are.
+quick: $(VENV)/.test
+	$(VENV)/bin/python -m pytest --quiet -m 'not server' $(PYTEST_ARGS)
+	@command -v node >/dev/null || { \
+	    echo 'The tests of the browser client were left out, as they need node.' >&2; exit 0; }; \
+	node --test --test-reporter=dot tests/js/*.test.mjs
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/python -m ruff check .

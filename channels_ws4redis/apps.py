@@ -1,19 +1,21 @@
-"""The Django app."""
+"""The Django app, and what it has Django call."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in
 
 from channels_ws4redis import checks
-from channels_ws4redis.handshake.receivers import store_groups_in_session
+from channels_ws4redis.protocol.names import MEMBER_OF
 
 
 class WS4RedisConfig(AppConfig):
     """Connects the login signal and the system checks."""
 
     name = "channels_ws4redis"
-    # The label of the legacy app, by which code may have asked for it; there are no tables.
+    # The label of the legacy app, by which a project may look the app up; there are no tables.
     label = "ws4redis"
     verbose_name = "Channels WS4Redis"
 
@@ -21,3 +23,14 @@ class WS4RedisConfig(AppConfig):
         """Register what Django calls."""
         user_logged_in.connect(store_groups_in_session, dispatch_uid="ws4redis.memberof")
         checks.register()
+
+
+def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
+    """Write the names of a user's auth groups into the session, where sockets look for them.
+
+    The application may write other names there: a publisher reaches any of them by ``groups=``.
+    Nothing is written for a user model without groups, nor at a login without a session.
+    """
+    session = getattr(request, "session", None)
+    if session is not None and hasattr(user, "groups"):
+        session[MEMBER_OF] = [group.name for group in user.groups.all()]

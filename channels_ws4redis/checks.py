@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import redis
-from channels.layers import InMemoryChannelLayer, get_channel_layer
+from channels.layers import get_channel_layer
 from django.conf import settings as django_settings
 from django.core import checks
 from django.core.checks import CheckMessage
@@ -16,7 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from channels_ws4redis.conf import Settings, settings
-from channels_ws4redis.layers import RedisChannelLayer
+from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.store.clients import connection_kwargs
 from channels_ws4redis.subscriber import RedisSubscriber
 
@@ -66,9 +66,7 @@ def check_layer(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     problems: list[CheckMessage] = []
     if _is_core(layer):
         problems += _check_core(layer)
-    if settings.WS4REDIS_LEGACY_SERVERS and not (
-        isinstance(layer, RedisChannelLayer) and layer.stores
-    ):
+    if settings.WS4REDIS_LEGACY_SERVERS and not backend_of(layer).hears_foreign:
         problems.append(
             checks.Error(
                 "WS4REDIS_LEGACY_SERVERS is set, but with this channel layer nothing that a "
@@ -208,7 +206,7 @@ def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
                 id="ws4redis.W005",
             )
         )
-    if isinstance(_layer(), InMemoryChannelLayer):
+    if _has_layer() and backend_of(get_channel_layer()).one_process:
         problems.append(
             checks.Warning(
                 "The in-memory channel layer brings messages to the sockets of the publishing "
@@ -250,7 +248,5 @@ def _subscriber() -> Any:
     return import_string(value) if isinstance(value, str) else value
 
 
-def _layer() -> Any:
-    if "default" not in (getattr(django_settings, "CHANNEL_LAYERS", None) or {}):
-        return None  # E001 says so
-    return get_channel_layer()
+def _has_layer() -> bool:
+    return "default" in (getattr(django_settings, "CHANNEL_LAYERS", None) or {})  # or E001 says so

@@ -1,55 +1,38 @@
-"""The consumer behind every socket."""
+"""The consumer behind every socket: its handshake, its client's frames, and its end."""
 
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
 import random
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import redis
 from channels.consumer import get_handler_name
-from channels.db import database_sync_to_async
-from channels.exceptions import DenyConnection, InvalidChannelLayerError, StopConsumer
+from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
-from django.core.exceptions import PermissionDenied
-from django.utils.module_loading import import_string
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.groups import PING_INTERVAL, FanOut, get_fanout
+from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.fanout.sockets import Recipient
-from channels_ws4redis.handshake import hooks
-from channels_ws4redis.handshake.requests import WebSocketRequest, authenticate
+from channels_ws4redis.handshake.admission import REFUSALS, Admission, admit
+from channels_ws4redis.open_socket import OpenSocket
 from channels_ws4redis.protocol.messages import (
-    SUBPROTOCOL,
-    Position,
     ProtocolError,
-    RedisMessage,
-    is_heartbeat,
-    json_frame,
     parse_frame,
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.protocol.names import Flags, channel_labels, parse_flags
-from channels_ws4redis.servers import (
-    abort_socket,
-    close_socket,
-    forget_shutdown,
-    spread_shutdown,
-    stop_with_server,
-)
-from channels_ws4redis.store.clients import UNREACHABLE, get_client
-from channels_ws4redis.store.commands import Snapshot
-from channels_ws4redis.subscriber import RedisSubscriber
+from channels_ws4redis.servers import behind
+from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
 
 logger = logging.getLogger(__name__)
 
-#: Close codes. The client comes back after each of them, but for the last.
+#: Close codes. The client comes back after each of them but the last.
 GOING_AWAY = 1001
 SERVER_ERROR = 1011
 TRY_AGAIN_LATER = 1013
@@ -59,64 +42,87 @@ PROTOCOL_ERROR = 4500
 #: Seconds that a client of the package's own protocol has for its first frame.
 HELLO_TIMEOUT = 10.0
 
-#: Seconds for handing a close frame to a server that holds us up.
+#: Seconds for handing a close frame to a server that does not take it at once.
 CLOSE_TIMEOUT = 1.0
 
-#: The same for a client that read too slowly, and may only have been frozen for a moment.
+#: The same for a client that has read too slowly, and may only have been frozen for a moment.
 SLOW_CLOSE_TIMEOUT = 10.0
+
+
+#: What an ASGI server tells its application.
+AsgiEvent = dict[str, Any]
+
+
+class State(enum.Enum):
+    """How far a socket has come."""
+
+    #: The server waits for its application to accept the socket or to refuse it.
+    CONNECTING = enum.auto()
+    #: Accepted; the hello of a client of the package's own protocol has not arrived yet.
+    GREETING = enum.auto()
+    #: Accepted, and greeted if its client speaks the package's own protocol.
+    LIVE = enum.auto()
+    #: Refused, or closed by us. The client may still have to answer.
+    CLOSED = enum.auto()
 
 
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
     """Joins a socket to the groups that its URL asks for, replays what is stored, and relays.
 
-    It is reached through ``channels_ws4redis.routing``. It has no channel of its own in the channel
-    layer: the fan-out of the process receives for all sockets.
+    ``channels_ws4redis.routing`` leads here. A subclass may override ``connect``, ``receive`` and
+    ``disconnect`` as with any consumer of Channels. The consumer has no channel of its own in the
+    channel layer: the fan-out of the process receives for all sockets.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._state = State.CONNECTING
+        #: The socket once it has been admitted; None before, and if it is refused.
+        self._socket: OpenSocket | None = None
+        #: On the clock of the event loop, when the client's hello is due; asked for in GREETING.
+        self._hello_due = 0.0
+        self._overflowed = False
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Run the socket from its handshake to its end."""
         self.scope = scope
         self.base_send = send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
-        self.subscriber: RedisSubscriber | None = None
-        self._joined: list[str] = []
-        self._following: asyncio.Lock | None = None
-        self.recipient: Recipient | None = None
-        self.fanout: FanOut | None = None
-        self._request: WebSocketRequest | None = None
-        self._task = asyncio.current_task()
-        self._accepted = False
-        #: True if the request knows more than the scope.
-        self._identified = False
-        self._overflowed = False
-        self._hello: asyncio.TimerHandle | None = None
-        if self._task is not None:
-            stop_with_server(send, self._task)
+        task = asyncio.current_task()
+        assert task is not None  # what runs on an event loop runs in a task
+        self._task = task
+        self._peer = behind(send)
+        self._peer.on_stop(task)
         try:
             while True:
-                await self.dispatch(await receive())
+                greeting = self._state is State.GREETING
+                event = await (self._receive_hello(receive) if greeting else receive())
+                await self.dispatch(event)
         except StopConsumer:
             pass
         except asyncio.CancelledError:
-            if self._overflowed and self._task is not None:
-                self._task.uncancel()
-                self._leave()
-                if not await self._say_goodbye(TOO_SLOW, SLOW_CLOSE_TIMEOUT):
-                    abort_socket(self.base_send)
-            elif self._accepted:
-                # The server stops. Not all sockets at once, or all clients would come back at once.
-                await asyncio.sleep(random.uniform(0, settings.WS4REDIS_CLOSE_WINDOW))  # noqa: S311
-                await self._say_goodbye(GOING_AWAY)
-                # One more turn of the loop, in which the server writes the frame out. The
-                # cancellation ends here: daphne waits for the others only while none is left
-                # cancelled.
-                await asyncio.sleep(0.01)
-            else:
+            if not await self._end_when_cancelled():
                 raise
         finally:
-            await self._release()
+            if self._socket is not None:
+                self._socket.stop()
+            self._peer.release()
+            if self._socket is not None:
+                await self._socket.release()
 
-    async def dispatch(self, message: dict[str, Any]) -> None:
+    async def _receive_hello(self, receive: Callable[[], Awaitable[AsgiEvent]]) -> AsgiEvent:
+        """Return the server's next event; close a client whose hello does not come in time."""
+        try:
+            async with asyncio.timeout_at(self._hello_due) as waiting:
+                return await receive()
+        except TimeoutError:
+            if not waiting.expired():
+                raise
+        # Not for good: a slow network is no reason to stay away.
+        await self._close(TOO_SLOW, "its client has not said hello")
+        return await receive()
+
+    async def dispatch(self, message: AsgiEvent) -> None:
         """Hand an event of the server to its handler.
 
         Channels' own version closes old database connections in a thread each time; no handler
@@ -129,7 +135,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     # The handshake
 
-    async def websocket_connect(self, message: dict[str, Any]) -> None:
+    async def websocket_connect(self, message: AsgiEvent) -> None:
         """Let the socket in, or not."""
         if self.channel_layer is None:
             raise InvalidChannelLayerError(
@@ -138,348 +144,156 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             )
         try:
             await self.connect()
-        except (DenyConnection, PermissionDenied) as error:
-            logger.warning("Refused the socket %s: %s", self.scope["path"], error)
+        except REFUSALS as error:
+            logger.warning("Refused the socket %r: %s", self.scope["path"], _reason(error))
+            self._state = State.CLOSED
             await self.close()
-        except UNREACHABLE as error:
-            logger.error("Cannot open the socket %s: %s", self.scope["path"], error)
-            await self._turn_away(TRY_AGAIN_LATER)
-        except redis.exceptions.RedisError:
-            logger.exception("Cannot open the socket %s", self.scope["path"])
-            await self._turn_away(TRY_AGAIN_LATER)
+        except (*UNREACHABLE, redis.exceptions.RedisError) as error:
+            await self._close(TRY_AGAIN_LATER, error)
 
     async def connect(self) -> None:
-        """Find out who connects to what, join the groups, accept, and replay what is stored."""
-        self.subscriber = await _make_subscriber()
-        flags = parse_flags(
-            self.scope.get("query_string", b""),
-            {*self.subscriber.subscription_channels, *self.subscriber.publish_channels},
-        )
-        await self._authenticate(flags)
-        granted = await self._granted(flags)
-        await self._set_channels(granted)
-        if not self._identified:
-            self._request = None  # it can be made again
-        self._joined = subscribed = list(self.subscriber._subscription.channels)
-        offered = self.scope.get("subprotocols") or [None]
-        speaks = SUBPROTOCOL in offered
-        subprotocol = SUBPROTOCOL if speaks else offered[0]
-        prefix = RedisSubscriber.get_prefix().removesuffix(":")
-        self.recipient = Recipient(
-            Outbox(
-                self.base_send,
-                settings.WS4REDIS_OUTBOX_MESSAGES,
-                settings.WS4REDIS_OUTBOX_BYTES,
-                self._on_overflow,
-            ),
-            flags.echo,
-            channel_labels(prefix, subscribed) if speaks else None,
-        )
-        self.subscriber._sender = self.recipient.id
-        self.fanout = get_fanout(self.channel_layer)
-        await self.fanout.join(self.recipient, subscribed)
-        self.subscriber._subscription.on_change = partial(
-            self._on_subscription_change, asyncio.get_running_loop()
-        )
-        if speaks:
-            await self._accept(subprotocol)
-            self._hello = asyncio.get_running_loop().call_later(
-                HELLO_TIMEOUT, self._on_silent_client
-            )
-        else:
-            snapshots = await self.fanout.read(subscribed)
-            await self._accept(subprotocol)
-            await self._replay(await self._current(snapshots), {})
+        """Find out who connects to what, join the groups, accept, and replay what is stored.
 
-    @property
-    def request(self) -> WebSocketRequest:
-        """The Django request of the handshake, with session and user if anything looks at them.
-
-        Made when asked for: most sockets need it only while they connect.
+        :raises django.core.exceptions.PermissionDenied: if the socket is refused; so does
+            ``channels.exceptions.DenyConnection``.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        if self._request is None:
-            self._request = WebSocketRequest(self.scope)
-        return self._request
-
-    async def _accept(self, subprotocol: str | None) -> None:
-        await self.accept(subprotocol)
-        self._accepted = True
-        spread_shutdown(self.base_send)
-
-    async def _authenticate(self, flags: Flags) -> None:
-        """Set the request's session and user, if the flags or a hook look at them."""
-        hook = settings.WS4REDIS_PROCESS_REQUEST
-        if hook is not None:
-            try:
-                await hooks.call(hook, self.request)
-            except PermissionDenied:
-                raise
-            except Exception:
-                logger.exception("WS4REDIS_PROCESS_REQUEST failed; nobody is logged in")
-                self._request = None
-            self._identified = self._request is not None
-            return
-        if "user" in self.scope or "session" in self.scope:
-            return  # the project has put middleware of its own around the router
-        if (
-            all(flag.endswith("-broadcast") for flag in flags.channels)
-            and settings.WS4REDIS_ALLOWED_CHANNELS is None
-            and type(self.subscriber) is RedisSubscriber
-        ):
-            return
-        await database_sync_to_async(authenticate)(self.request)
-        self._identified = True
-
-    async def _granted(self, flags: Flags) -> list[str]:
-        """Return the flags that ``WS4REDIS_ALLOWED_CHANNELS`` leaves, none if it fails."""
-        hook = settings.WS4REDIS_ALLOWED_CHANNELS
-        if hook is None:
-            return flags.channels
+        subscriber = await make_subscriber()
         try:
-            allowed = await hooks.call(hook, self.request, list(flags.channels))
-            if allowed is None or isinstance(allowed, str):
-                raise TypeError(f"it returned {allowed!r} instead of a list of channels")
-            return list(allowed)
-        except PermissionDenied:
+            admission = await admit(self.scope, subscriber)
+            socket = self._socket = self._make_socket(admission, subscriber)
+        except BaseException:
+            await subscriber.release()
             raise
-        except Exception:
-            logger.exception("WS4REDIS_ALLOWED_CHANNELS failed; no channel is granted")
-            return []
+        await socket.join(admission.channels)
+        if not socket.speaks_protocol:
+            # Before the client is accepted: it is owed all that is published from then on, also
+            # what is not stored.
+            await socket.enter({})
+        await self.accept(admission.subprotocol)
+        socket.open()
+        if socket.speaks_protocol:
+            self._hello_due = asyncio.get_running_loop().time() + HELLO_TIMEOUT
+            self._state = State.GREETING
+        else:
+            await socket.replay()
 
-    async def _set_channels(self, granted: list[str]) -> None:
-        assert self.subscriber is not None
-        names = ("set_pubsub_channels", "_get_message_channels", "get_prefix")
-        foreign = (
-            settings.WS4REDIS_PROCESS_REQUEST is not None
-            or "user" in self.scope
-            or "session" in self.scope
+    def _make_socket(self, admission: Admission, subscriber: SubscriberHooks) -> OpenSocket:
+        outbox = Outbox(
+            self._peer,
+            settings.WS4REDIS_OUTBOX_MESSAGES,
+            settings.WS4REDIS_OUTBOX_BYTES,
+            self._on_overflow,
         )
-        if hooks.overrides(self.subscriber, RedisSubscriber, *names) or (
-            # What others have set there may be lazy, and ask the database when it is looked at.
-            foreign and not all(flag.endswith("-broadcast") for flag in granted)
-        ):
-            await hooks.run(_set_channels, self.subscriber, self.request, granted)
-        else:
-            self.subscriber.set_pubsub_channels(self.request, granted)
+        return OpenSocket(admission, subscriber, get_fanout(self.channel_layer), outbox)
 
-    async def _current(self, snapshots: list[Snapshot]) -> list[Snapshot]:
-        """Return snapshots on which the live events follow: these, or newer ones."""
-        assert self.recipient is not None
-        assert self.fanout is not None
-        while not self.recipient.follows(snapshots):
-            self.recipient.hold()
-            snapshots = await self.fanout.read([snapshot.channel for snapshot in snapshots])
-        return snapshots
-
-    async def _replay(self, snapshots: list[Snapshot], positions: dict[str, Position]) -> None:
-        """Send what is stored, or have an overridden method send it, and go live."""
-        assert self.recipient is not None
-        hook = self._replay_hook()
-        if hook is not None and not positions:
-            websocket = hooks.HookSocket(self.recipient)
-            await hooks.run(hook, websocket)
-            # What was published meanwhile may be among what the hook has read and sent.
-            self.recipient.forget_held(websocket.sent, snapshots)
-            snapshots = []
-        self.recipient.replay(snapshots, positions)
-        if self.recipient.labels is None and settings.WS4REDIS_HEARTBEAT is not None:
-            self._send_heartbeat()
-
-    def _replay_hook(self) -> Callable[[Any], None] | None:
-        for name in ("send_persisted_messages", "send_persited_messages"):
-            if hooks.overrides(self.subscriber, RedisSubscriber, name):
-                hook: Callable[[Any], None] = getattr(self.subscriber, name)
-                return hook
-        return None
-
-    def _on_subscription_change(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Listen on what a hook has subscribed meanwhile; in a thread, done when it has effect."""
-        if _running_loop() is loop:
-            task = loop.create_task(self._follow_subscription())
-            _background.add(task)
-            task.add_done_callback(_background.discard)
-        else:
-            asyncio.run_coroutine_threadsafe(self._follow_subscription(), loop).result()
-
-    async def _follow_subscription(self) -> None:
-        if self._following is None:
-            self._following = asyncio.Lock()
-        async with self._following:
-            if self.subscriber is None or self.recipient is None or self.fanout is None:
-                return
-            wanted = list(self.subscriber._subscription.channels)
-            gone = [name for name in self._joined if name not in wanted]
-            added = [name for name in wanted if name not in self._joined]
-            self._joined = wanted
-            if self.recipient.labels is not None:
-                prefix = RedisSubscriber.get_prefix().removesuffix(":")
-                self.recipient.labels = channel_labels(prefix, wanted)
-            self.fanout.leave(self.recipient, gone)
-            await self.fanout.join(self.recipient, added)
-            await self.fanout.read(added)  # learns from where on nothing may be missing
-            if self.recipient.outbox.closed:
-                self.fanout.leave(self.recipient)
-
-    def _send_heartbeat(self) -> None:
-        assert self.recipient is not None
-        self.recipient.outbox.put({"type": "websocket.send", "text": settings.WS4REDIS_HEARTBEAT})
+    async def accept(
+        self,
+        subprotocol: str | None = None,
+        headers: Iterable[tuple[bytes, bytes]] | None = None,
+    ) -> None:
+        """Accept the socket."""
+        await super().accept(subprotocol, headers)
+        self._state = State.LIVE
 
     # Frames of the client
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Take a frame from the client."""
-        if self.recipient is None or self.recipient.outbox.closed:
+        socket = self._socket
+        if socket is None or socket.closed:
             return
         try:
-            if text_data is not None and self.recipient.labels is not None:
-                await self._take(parse_frame(text_data))
+            if text_data is None:
+                await socket.publish(bytes_data or b"")
+            elif socket.speaks_protocol:
+                await self._take(socket, parse_frame(text_data))
             else:
-                await self._publish(text_data if text_data is not None else bytes_data)
+                await socket.publish(text_data.encode())
         except ProtocolError as error:
-            logger.warning("Closing the socket %s: %s", self.scope["path"], error)
-            await self._turn_away(PROTOCOL_ERROR)
+            await self._close(PROTOCOL_ERROR, error)
         except UNREACHABLE as error:
-            logger.error("Could not publish what a client sent: %s", error)
-            await self._turn_away(TRY_AGAIN_LATER)
-        except redis.exceptions.RedisError:
-            logger.exception("Redis refused what a client sent")
-            await self._turn_away(SERVER_ERROR)
+            await self._close(TRY_AGAIN_LATER, error)
+        except redis.exceptions.RedisError as error:
+            await self._close(SERVER_ERROR, error)
 
-    async def _take(self, body: dict[str, Any]) -> None:
-        """Act on a frame of the package's own protocol; unknown ones are ignored."""
+    async def _take(self, socket: OpenSocket, body: dict[str, Any]) -> None:
+        """Act on a frame of the package's own protocol; frames of unknown types are ignored."""
         kind = body["type"]
         if kind == "hello":
-            await self._welcome(parse_positions(body.get("positions", {})))
+            if self._state is not State.GREETING:
+                raise ProtocolError("a second 'hello'")
+            positions = parse_positions(body.get("positions", {}))
+            self._state = State.LIVE
+            await socket.enter(positions)
+            await socket.replay()
         elif kind == "publish":
-            await self._publish(parse_payload(body))
+            await socket.publish(parse_payload(body))
         elif kind == "ping":
-            assert self.recipient is not None
-            self.recipient.outbox.put(json_frame({"type": "pong"}))
-
-    async def _welcome(self, positions: dict[str, Position]) -> None:
-        """Answer a client's first frame: where every channel stands, then what it has missed."""
-        assert self.recipient is not None
-        assert self.recipient.labels is not None
-        assert self.fanout is not None
-        if self._hello is None:
-            raise ProtocolError("a second 'hello'")
-        self._hello.cancel()
-        self._hello = None
-        snapshots = await self._current(await self.fanout.read(self.recipient.labels))
-        channels = {}
-        for snapshot in snapshots:
-            missed = self.recipient.missed(snapshot, positions)
-            channels[self.recipient.labels[snapshot.channel]] = {
-                **snapshot.position._asdict(),
-                "recovered": None if missed is None else missed.complete,
-                "replay": len(snapshot.replay() if missed is None else missed.events),
-            }
-        self.recipient.outbox.put(
-            json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
-        )
-        await self._replay(snapshots, positions)
-
-    def _on_silent_client(self) -> None:
-        if self.recipient is not None:
-            # A slow network is no reason to stay away for ever.
-            self.recipient.outbox.put({"type": "websocket.close", "code": TOO_SLOW})
-
-    async def _publish(self, payload: str | bytes | None) -> None:
-        """Publish what the client sent to the channels that its flags name."""
-        assert self.recipient is not None
-        assert self.subscriber is not None
-        if not payload:
-            return  # as legacy does: a client's empty frame must not blank what is stored
-        if is_heartbeat(payload):
-            self._send_heartbeat()
-            return
-        self.subscriber._received = payload.encode() if isinstance(payload, str) else payload
-        if hooks.overrides(self.subscriber, RedisSubscriber, "publish_message"):
-            await hooks.run(self.subscriber.publish_message, RedisMessage(payload))
-        elif self.subscriber._publishers:
-            await self.subscriber.apublish_message(payload)
+            socket.pong()
 
     # The end
 
-    async def _turn_away(self, code: int) -> None:
-        """Close the socket; one that is not open yet is opened first, so that the code arrives."""
-        if self.recipient is not None:
-            self.recipient.outbox.close()
-        if not self._accepted:
-            await self._accept(None)
-        await close_socket(self.base_send, code)
-
     def _on_overflow(self) -> None:
         self._overflowed = True
-        logger.warning("A client of %s reads too slowly; closing it", self.scope["path"])
-        if self._task is not None:
-            self._task.cancel()
+        self._task.cancel()
 
-    async def _say_goodbye(self, code: int, seconds: float = CLOSE_TIMEOUT) -> bool:
-        """Close the socket; False if the server does not take the close frame in time."""
+    async def _end_when_cancelled(self) -> bool:
+        """Close a socket whose task is cancelled: its client reads too slowly, or the server stops.
+
+        The result is False if the cancellation has to go on.
+        """
+        if self._overflowed:
+            self._task.uncancel()
+            if not await self._close(TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT):
+                self._peer.abort()
+        elif self._state is State.CONNECTING:
+            return False
+        elif self._state is not State.CLOSED:
+            # Not all sockets at once, or all clients would come back at once.
+            await asyncio.sleep(random.uniform(0, settings.WS4REDIS_CLOSE_WINDOW))  # noqa: S311 # no secret
+            await self._close(GOING_AWAY)
+            # One more turn of the loop, in which the server writes the frame out. The cancellation
+            # ends here: daphne waits for the other sockets only while no task is left cancelled.
+            await asyncio.sleep(0.01)
+        return True
+
+    async def _close(
+        self, code: int, why: Exception | str = "", seconds: float = CLOSE_TIMEOUT
+    ) -> bool:
+        """Close the socket; False if the server does not take the close frame in time.
+
+        A socket that is still connecting is accepted first: a refused one has no close code.
+
+        :param why: what the log says; nothing is logged if it is empty.
+        """
+        was_connecting, self._state = self._state is State.CONNECTING, State.CLOSED
+        if why:
+            level = logging.WARNING if isinstance(why, ProtocolError | str) else logging.ERROR
+            what = "Cannot open" if was_connecting else "Closing"
+            logger.log(level, "%s the socket %r: %s", what, self.scope["path"], _reason(why))
+        if self._socket is not None:
+            self._socket.stop()
         try:
             async with asyncio.timeout(seconds):
-                await close_socket(self.base_send, code, seconds)
+                if was_connecting:
+                    await super().accept()
+                await self._peer.close(code, seconds)
         except TimeoutError:
             return False
         except Exception:  # whatever a server raises for a socket that is gone already
             logger.debug("The close frame could not be sent", exc_info=True)
         return True
 
-    async def websocket_disconnect(self, message: dict[str, Any]) -> None:
+    async def websocket_disconnect(self, message: AsgiEvent) -> None:
         """End the consumer."""
         await self.disconnect(message["code"])
         raise StopConsumer
 
-    def _leave(self) -> None:
-        if self.recipient is not None and self.fanout is not None:
-            self.fanout.leave(self.recipient)
 
-    async def _release(self) -> None:
-        """Leave all groups and run the subscriber's ``release``, exactly once."""
-        forget_shutdown(self.base_send)
-        if self._hello is not None:
-            self._hello.cancel()
-        if self.recipient is not None:
-            self.recipient.outbox.close()
-        self._leave()
-        subscriber, self.subscriber = self.subscriber, None
-        if subscriber is not None:
-            subscriber._subscription.on_change = None
-        if subscriber is not None and hooks.overrides(subscriber, RedisSubscriber, "release"):
-            try:
-                await asyncio.shield(asyncio.ensure_future(hooks.run(subscriber.release)))
-            except Exception:
-                logger.exception("The release hook of %s failed", type(subscriber).__name__)
-
-
-#: Keeps tasks that nobody awaits from being collected.
-_background: set[asyncio.Task[None]] = set()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None
-
-
-def _set_channels(subscriber: RedisSubscriber, request: WebSocketRequest, flags: list[str]) -> None:
-    subscriber.set_pubsub_channels(request, flags)
-    subscriber._subscription.settle()
-
-
-async def _make_subscriber() -> RedisSubscriber:
-    cls = _subscriber_class()
-    if cls.__init__ is RedisSubscriber.__init__:
-        return cls(get_client())
-    subscriber: RedisSubscriber = await hooks.run(cls, get_client())
-    return subscriber
-
-
-def _subscriber_class() -> type[RedisSubscriber]:
-    configured = settings.WS4REDIS_SUBSCRIBER
-    found = import_string(configured) if isinstance(configured, str) else configured
-    if not issubclass(found, RedisSubscriber):
-        raise TypeError(f"WS4REDIS_SUBSCRIBER {configured!r} is no subclass of RedisSubscriber")
-    return found
+def _reason(why: BaseException | str) -> str:
+    """Return what an operator needs to know of an error, on one line."""
+    if isinstance(why, str):
+        return why
+    text = " ".join(str(why).split())
+    return f"{type(why).__name__}: {text}" if text else type(why).__name__

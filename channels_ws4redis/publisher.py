@@ -9,9 +9,9 @@ from asgiref.sync import sync_to_async
 
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
 from channels_ws4redis.redis_store import RedisStore, own_identities
-from channels_ws4redis.store.clients import get_client
 from channels_ws4redis.store.commands import fetch_command
-from channels_ws4redis.store.runner import get_link
+from channels_ws4redis.store.process import get_client
+from channels_ws4redis.store.runner import get_runner
 
 __all__ = ["RedisPublisher"]
 
@@ -27,28 +27,30 @@ class RedisPublisher(RedisStore):
     :param request: the HTTP request that ``SELF`` refers to.
     :raises ValueError: if an argument names nobody by mistake.
 
-    Who does not exist (an anonymous user, an unsaved session) is published to by nobody.
+    Nothing is published for a user that does not exist (an anonymous one), nor for a session that
+    has not been saved.
     """
 
     def __init__(self, **kwargs: Any) -> None:
-        # Passed on, because the __init__ of a mixin may insist on it, as that of legacy did.
+        # The client is passed on although it is the default: the __init__ of a mixin may insist on
+        # a connection, as the one of legacy did.
         super().__init__(get_client())
         self._publishers.update(self._get_message_channels(**kwargs))
 
     def pipeline_publish_message(
         self, message: Any, expire: int | None = None, transaction: bool = True
     ) -> None:
-        """Publish a message; the same as `publish_message`, which uses a pipeline anyway.
+        """Publish a message; the same as `publish_message`, which is one round trip anyway.
 
-        :param transaction: kept for legacy code; storing and publishing are always one step.
+        :param transaction: ignored; storing and publishing are always one step.
         """
         self.publish_message(message, expire)
 
     def fetch_message(self, request: Any, facility: str, audience: str = "any") -> bytes | None:
         """Return the stored message of a facility that a request may see, or None.
 
-        :param audience: ``session``, ``user``, ``group``, ``broadcast``, or ``any`` for the first
-            found in that order.
+        :param audience: ``session``, ``user``, ``group`` or ``broadcast``; with ``any`` they are
+            searched in that order, and the first message found is returned.
         :raises ValueError: for another audience.
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         """
@@ -62,10 +64,9 @@ class RedisPublisher(RedisStore):
         self, request: Any, facility: str, audience: str = "any"
     ) -> bytes | None:
         """Return the stored message of a facility; asyncio twin of `fetch_message`."""
-        # In a thread: finding out who asks may load the session and the user.
+        # In a thread, as finding out who asks may load the session and the user from the database.
         names = await sync_to_async(self._stored_names)(request, facility, audience)
-        link = await get_link()
-        for message in await link.run([fetch_command(name) for name in names]):
+        for message in await get_runner().run([fetch_command(name) for name in names]):
             if isinstance(message, Exception):
                 raise message
             if message:
@@ -78,7 +79,7 @@ class RedisPublisher(RedisStore):
                 f"audience={audience!r} is unknown; use one of {', '.join(AUDIENCES)} or any."
             )
         facility = as_facility(facility)
-        prefix = self.get_prefix().removesuffix(":")
+        prefix = self.get_prefix()
         return [
             channel_name(prefix, wanted, identity, facility)
             for wanted in (AUDIENCES if audience == "any" else (audience,))
@@ -94,7 +95,7 @@ def _identities_of(request: Any, audience: str) -> Iterator[str | None]:
 
 
 def __getattr__(name: str) -> Any:
-    # Legacy built this pool when the module was imported; here it is there when asked for.
+    # Legacy made this pool when the module was imported; here it is made when somebody asks for it.
     if name == "redis_connection_pool":
         return get_client().connection_pool
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from django.db import transaction
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.publishing import adeliver, deliver
-from channels_ws4redis.protocol.messages import RedisMessage
+from channels_ws4redis.fanout.publishing import apublish, publish
+from channels_ws4redis.protocol.messages import is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
     GROUP,
@@ -23,26 +23,53 @@ from channels_ws4redis.protocol.names import (
     channel_name,
     identities,
 )
-from channels_ws4redis.store.clients import get_client, is_own_client
 from channels_ws4redis.store.commands import Publication
+from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
 
-#: Seconds, some thirty years. Redis refuses what overflows its clock, and would do so in the middle
-#: of the script that publishes.
+#: Seconds, some thirty years. Redis refuses an expire time that overflows its clock, and would do
+#: so in the middle of the script that publishes.
 MAX_EXPIRE = 10**9
 
 
+class RedisMessage(bytes):
+    """The payload of a message, as bytes.
+
+    :param value: ``str``, ``bytes`` or ``bytearray``. None and the heartbeat give None instead of a
+        message, as in legacy: code asks ``if message:`` to hold back what must not be published.
+    :raises ValueError: for any other value, which legacy silently turned into None.
+    """
+
+    def __new__(cls, value: Any) -> Self | None:  # type: ignore[misc] # None: legacy contract
+        """Make a message, or None."""
+        if isinstance(value, list) and len(value) == 3 and isinstance(value[0], bytes):
+            # A pub/sub reply of redis-py, which legacy code passes on as it is.
+            value = value[2] if value[0] == b"message" else None
+        if value is None:
+            return None
+        if isinstance(value, str):
+            value = value.encode()
+        elif not isinstance(value, bytes | bytearray | memoryview):
+            raise ValueError(
+                f"A message cannot be made from {value!r}; pass str or bytes, for instance "
+                "json.dumps(value)."
+            )
+        if is_heartbeat(value, settings.WS4REDIS_HEARTBEAT):
+            return None
+        return super().__new__(cls, value)
+
+
 class RedisStore:
-    """Names channels and sends messages to them.
+    """Names channels and publishes messages to them.
 
     :param connection: a synchronous redis-py client; by default the process's own.
     """
 
-    #: Channel-layer alias; a subclass may name another one.
+    #: The alias of the channel layer; a subclass may name another one.
     channel_layer_alias = "default"
 
-    #: Identity of the publishing socket, "" for Django code.
+    #: The identity of the socket whose client publishes; "" for Django code.
     _sender = ""
 
     def __init__(self, connection: Any = None) -> None:
@@ -51,19 +78,19 @@ class RedisStore:
 
     @property
     def _connection(self) -> Any:
-        """A synchronous redis-py client, made when first used."""
+        """A synchronous redis-py client; the process's own is made when first used."""
         connection = self.__dict__.get("_connection")
         return get_client() if connection is None else connection
 
     @_connection.setter
     def _connection(self, connection: Any) -> None:
-        # The process's own is looked up at each use: the settings may change under a publisher that
-        # was made when its module was imported.
+        # The process's own client is not kept but looked up at each use. A publisher may have been
+        # made when a module was imported, and the settings may have changed since.
         self.__dict__["_connection"] = None if is_own_client(connection) else connection
 
     @property
     def _expire(self) -> int:
-        """Seconds a message is stored unless a call says otherwise."""
+        """Seconds for which a message is stored unless a call says otherwise."""
         return self.__dict__.get("_expire", settings.WS4REDIS_EXPIRE)  # type: ignore[no-any-return] # an int by the setter
 
     @_expire.setter
@@ -81,21 +108,21 @@ class RedisStore:
         """Publish a message to every channel of this publisher, and store it.
 
         :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
-        :param expire: seconds to store it, instead of ``WS4REDIS_EXPIRE``; 0 stores nothing and
-            leaves an older stored message in place.
+        :param expire: seconds for which the message is stored, instead of ``WS4REDIS_EXPIRE``; with
+            0 it is not stored, and an older stored message stays in place.
         :param on_commit: publish after the surrounding database transaction has committed, and not
-            at all if it rolls back.
+            at all if the transaction is rolled back.
         :param idempotency_key: publishing again with the same key within a day does nothing, so
             that a publish that timed out can safely be repeated.
-        :raises ValueError: if the message or the expire time cannot be what was meant.
+        :raises ValueError: if the message or the expire time can only be a mistake.
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         """
         publication = self._publication(message, expire, idempotency_key)
         arguments = publication, self.channel_layer_alias, self._connection
         if on_commit:
-            transaction.on_commit(partial(deliver, *arguments))
+            transaction.on_commit(partial(publish, *arguments))
         else:
-            deliver(*arguments)
+            publish(*arguments)
 
     async def apublish_message(
         self,
@@ -109,7 +136,7 @@ class RedisStore:
         There is no ``on_commit``, as Django has no transactions in asynchronous code.
         """
         publication = self._publication(message, expire, idempotency_key)
-        await adeliver(publication, self.channel_layer_alias)
+        await apublish(publication, self.channel_layer_alias)
 
     def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
         if message is None:
@@ -127,7 +154,7 @@ class RedisStore:
 
     @staticmethod
     def get_prefix() -> str:
-        """Return ``WS4REDIS_PREFIX`` with its colon, or the empty string."""
+        """Return what every channel name begins with: ``WS4REDIS_PREFIX`` and a colon, or ""."""
         prefix = settings.WS4REDIS_PREFIX
         return f"{prefix}:" if prefix else ""
 
@@ -142,10 +169,10 @@ class RedisStore:
     ) -> list[str]:
         """Return the names of the channels that the arguments address.
 
-        :raises ValueError: if an argument cannot be what was meant.
+        :raises ValueError: if an argument can only be a mistake.
         """
         facility = as_facility(facility)
-        name = partial(channel_name, self.get_prefix().removesuffix(":"), facility=facility)
+        name = partial(channel_name, self.get_prefix(), facility=facility)
         names = [name(BROADCAST, None)] if _as_flag(broadcast) else []
         for audience, keyword, values in (
             (GROUP, "groups", groups),
@@ -153,7 +180,7 @@ class RedisStore:
             (SESSION, "sessions", sessions),
         ):
             if values == ():
-                continue  # the default, and cheaper so
+                continue  # the default is common, and nothing has to be looked at then
             for identity in identities(_legacy_values(values, keyword), keyword):
                 if isinstance(identity, SelfType):
                     names.extend(name(audience, own) for own in own_identities(request, audience))
@@ -163,7 +190,10 @@ class RedisStore:
 
 
 def own_identities(request: Any, audience: str) -> list[str]:
-    """Return the names that a request goes by in an audience; none if it has no such identity."""
+    """Return the identities of a request in an audience: its session, its user, or its auth groups.
+
+    :param request: any object with ``session`` and ``user``, or None.
+    """
     session = getattr(request, "session", None)
     if audience == SESSION:
         key = session_key(session)
@@ -181,12 +211,12 @@ def own_identities(request: Any, audience: str) -> list[str]:
 
 
 def session_key(session: Any) -> str | None:
-    """Return the key of a session that exists, or None for an unsaved, expired or forged one."""
+    """Return the key of a session; None for one that is unsaved, has expired or has been forged."""
     if session is None or not getattr(session, "session_key", None):
         return None
     if hasattr(session, "_get_session"):
-        # Loading tells: an engine that does not find the key drops it, or (signed cookies) begins
-        # an empty session under it and marks that as modified.
+        # Only loading tells whether there is such a session. If there is none, most engines drop
+        # the key; the one of signed cookies begins an empty session and marks it as modified.
         was_modified = session.modified
         data = session._get_session()
         if not data and session.modified and not was_modified:

@@ -16,10 +16,10 @@ from channels_ws4redis.handshake.requests import WebSocketRequest, origin_allowe
 
 
 class FacilityPattern(RegexPattern):
-    """Matches ``WEBSOCKET_URL``, read when a path is matched, and takes all of the rest.
+    """Matches paths that begin with ``WEBSOCKET_URL``; the rest of the path is the facility.
 
-    Unlike a plain regular expression it follows ``override_settings``, and lets a facility contain
-    slashes, line breaks and whatever else a client may send.
+    The setting is read when a path is matched, so that ``override_settings`` has effect. A facility
+    may contain slashes, line breaks and whatever else a client may send.
     """
 
     def __init__(self) -> None:
@@ -65,7 +65,7 @@ class OriginGuard:
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Pass a socket on if the page that opens it may."""
-        # A client without Origin is no browser; the request is made only for those that have one.
+        # A client without Origin is no browser. The request is made only if there is one to check.
         from_page = any(name == b"origin" for name, _ in scope["headers"])
         allowed = not from_page or origin_allowed(WebSocketRequest(scope))
         await (self.application if allowed else WebsocketDenier())(scope, receive, send)

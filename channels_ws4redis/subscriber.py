@@ -2,106 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+import asyncio
+import logging
+from collections.abc import Callable, Collection
 from typing import Any, ClassVar
 
+from django.utils.module_loading import import_string
+
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.protocol.names import audience_arguments
-from channels_ws4redis.redis_store import RedisStore
+from channels_ws4redis.redis_store import RedisMessage, RedisStore
 from channels_ws4redis.store.commands import Publication
+from channels_ws4redis.store.process import get_client
 
 __all__ = ["RedisSubscriber"]
 
-
-class ChannelName(str):
-    """The name of a channel; legacy had bytes here, which its users decode."""
-
-    __slots__ = ()
-
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the name as it is."""
-        return str(self)
-
-
-class Subscription:
-    """The set of channels a socket listens on.
-
-    It has the few methods of redis-py's ``PubSub`` that subclasses of the legacy subscriber use.
-    """
-
-    def __init__(self) -> None:
-        #: Channel names as keys, in the order in which they were subscribed.
-        self.channels: dict[str, None] = {}
-        #: Called after each change once the socket is open; returns when the change has effect.
-        self.on_change: Callable[[], None] | None = None
-        self._source: Any = None
-
-    @classmethod
-    def of(cls, source: Any) -> Subscription:
-        """Return the subscription that something stands for which legacy code has made.
-
-        Subclasses that repeat the stock body begin with ``self._connection.pubsub()``. What they
-        subscribe on it counts; the connection that redis-py may have made for it is given back.
-        """
-        if isinstance(source, cls):
-            return source
-        self = cls()
-        if source is not None:
-            self._source = source
-            self.settle()
-        return self
-
-    def settle(self) -> None:
-        """Take over what was subscribed on a ``PubSub`` of redis-py, and close that."""
-        if self._source is None:
-            return
-        if patterns := list(getattr(self._source, "patterns", ())):
-            raise NotImplementedError(
-                f"psubscribe{tuple(patterns)!r}: a socket listens on channels, not on patterns; "
-                "subscribe to each channel by its name."
-            )
-        if self._source.channels:
-            self.channels = self.channels | _as_keys(self._source.channels)
-            self._source.close()
-
-    @property
-    def subscribed(self) -> bool:
-        """True while there is at least one channel."""
-        return bool(self.channels)
-
-    def subscribe(self, *names: str | bytes) -> None:
-        """Listen on further channels."""
-        self.channels = self.channels | _as_keys(names)
-        self._changed()
-
-    def unsubscribe(self, *names: str | bytes) -> None:
-        """Stop listening on these channels, or on all if none is named."""
-        gone = _as_keys(names) if names else self.channels
-        self.channels = {name: None for name in self.channels if name not in gone}
-        self._changed()
-
-    def reset(self) -> None:
-        """Stop listening on all channels."""
-        self.unsubscribe()
-
-    def close(self) -> None:
-        """Stop listening on all channels."""
-        self.unsubscribe()
-
-    def _changed(self) -> None:
-        if self.on_change is not None:
-            self.on_change()
-
-
-def _as_keys(names: Iterable[str | bytes]) -> dict[str, None]:
-    return {ChannelName(name.decode() if isinstance(name, bytes) else name): None for name in names}
+logger = logging.getLogger(__name__)
 
 
 class RedisSubscriber(RedisStore):
     """Decides what a socket listens on and publishes to; there is one per socket.
 
-    Every method may be overridden in a subclass named by ``WS4REDIS_SUBSCRIBER``; overridden ones
-    run in a worker thread and may use the ORM.
+    Every method may be overridden in a subclass, which ``WS4REDIS_SUBSCRIBER`` names. Overridden
+    methods run in a worker thread and may use the ORM.
 
     :param connection: a synchronous redis-py client.
     """
@@ -119,7 +44,7 @@ class RedisSubscriber(RedisStore):
         "publish-broadcast",
     ]
 
-    #: What the client sent last.
+    #: What the client has sent last.
     _received: bytes | None = None
 
     def __init__(self, connection: Any = None) -> None:
@@ -138,14 +63,14 @@ class RedisSubscriber(RedisStore):
         new = self.__dict__["_subscription"] = Subscription.of(source)
         if old is not None and old is not new:
             new.on_change, old.on_change = old.on_change, None
-            new._changed()
+            new.changed()
 
     def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
         publication = super()._publication(message, expire, key)
-        # A client without ``echo`` does not get back what it sent; what a hook publishes in answer
-        # to that is for it, too.
-        own = publication.payload == self._received
-        return publication if own else publication._replace(sender="")
+        # A client without ``echo`` does not get back what it has sent. It does get what a hook
+        # publishes in answer, which therefore has no sender.
+        is_own = publication.payload == self._received
+        return publication if is_own else publication._replace(sender="")
 
     def set_pubsub_channels(self, request: Any, channels: Collection[str]) -> None:
         """Set what the socket publishes to and listens on.
@@ -170,8 +95,8 @@ class RedisSubscriber(RedisStore):
     def send_persisted_messages(self, websocket: Any) -> None:
         """Send what is stored to a socket that has just connected.
 
-        The stock body runs only where an override calls it: the consumer replays without leaving
-        the event loop.
+        The stock body runs only if an override calls it: otherwise the package replays what is
+        stored without leaving the event loop.
 
         :param websocket: has ``send(str | bytes)``.
         """
@@ -188,3 +113,115 @@ class RedisSubscriber(RedisStore):
         if self._subscription.subscribed:
             self._subscription.unsubscribe()
             self._subscription.reset()
+
+
+class SubscriberHooks:
+    """Runs the methods of one socket's subscriber: overridden ones in a thread, as they may block.
+
+    The stock methods run on the event loop, where most sockets are served without any thread.
+    """
+
+    __slots__ = ("_subscriber",)
+
+    def __init__(self, subscriber: RedisSubscriber) -> None:
+        self._subscriber = subscriber
+
+    def _overrides(self, *names: str) -> bool:
+        return hooks.overrides(self._subscriber, RedisSubscriber, *names)
+
+    @property
+    def flags(self) -> set[str]:
+        """The flags that the subscriber knows, ``echo`` left out."""
+        return {*self._subscriber.subscription_channels, *self._subscriber.publish_channels}
+
+    @property
+    def is_stock(self) -> bool:
+        """True for the package's own class, which looks at no user to name a broadcast."""
+        return type(self._subscriber) is RedisSubscriber
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its channels begin with."""
+        return self._subscriber.get_prefix()
+
+    @property
+    def channels(self) -> list[str]:
+        """The names of the channels it listens on now."""
+        return list(self._subscriber._subscription.channels)
+
+    async def set_channels(self, request: Any, flags: Collection[str], may_block: bool) -> None:
+        """Set the channels that the socket listens on and publishes to.
+
+        :param request: the Django request of the handshake.
+        :param flags: those that were granted.
+        :param may_block: True if looking at the request's session or user may ask the database.
+        :raises Exception: whatever an overridden method raises.
+        """
+        if may_block or self._overrides(
+            "set_pubsub_channels", "_get_message_channels", "get_prefix"
+        ):
+            await hooks.run(self._set_channels, request, flags)
+        else:
+            self._set_channels(request, flags)
+
+    def _set_channels(self, request: Any, flags: Collection[str]) -> None:
+        self._subscriber.set_pubsub_channels(request, flags)
+        self._subscriber._subscription.settle()
+
+    def follow(self, on_change: Callable[[], None] | None) -> None:
+        """Have a function called when the subscriber changes its channels; None ends that."""
+        self._subscriber._subscription.on_change = on_change
+
+    async def publish(self, payload: bytes, sender: str) -> None:
+        """Publish what the client has sent, to the channels that its flags name.
+
+        :param sender: the identity of the socket, which needs ``echo`` to get its own messages.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        :raises Exception: whatever an overridden method raises.
+        """
+        self._subscriber._received, self._subscriber._sender = payload, sender
+        if self._overrides("publish_message"):
+            await hooks.run(self._subscriber.publish_message, RedisMessage(payload))
+        elif self._subscriber._publishers:
+            await self._subscriber.apublish_message(payload)
+
+    @property
+    def replay_hook(self) -> Callable[[Any], None] | None:
+        """The overridden method that sends what is stored, under either of its names; or None."""
+        for name in ("send_persisted_messages", "send_persited_messages"):
+            if self._overrides(name):
+                hook: Callable[[Any], None] = getattr(self._subscriber, name)
+                return hook
+        return None
+
+    async def release(self) -> None:
+        """Tell the subscriber that its socket is gone; to be called once."""
+        self.follow(None)
+        if not self._overrides("release"):
+            return
+        try:
+            # Shielded, as a server that stops cancels whoever waits here, and the hook has to run.
+            await asyncio.shield(asyncio.ensure_future(hooks.run(self._subscriber.release)))
+        except Exception:
+            logger.exception("The release hook of %s failed", type(self._subscriber).__name__)
+
+
+async def make_subscriber() -> SubscriberHooks:
+    """Make the subscriber of a socket, of the class that ``WS4REDIS_SUBSCRIBER`` names.
+
+    :raises ImportError: if there is no such class.
+    :raises TypeError: if it is no subclass of `RedisSubscriber`.
+    """
+    cls = subscriber_class()
+    if cls.__init__ is RedisSubscriber.__init__:
+        return SubscriberHooks(cls(get_client()))
+    return SubscriberHooks(await hooks.run(cls, get_client()))
+
+
+def subscriber_class() -> type[RedisSubscriber]:
+    """Return the class that ``WS4REDIS_SUBSCRIBER`` names; raises as `make_subscriber` does."""
+    configured = settings.WS4REDIS_SUBSCRIBER
+    found = import_string(configured) if isinstance(configured, str) else configured
+    if not (isinstance(found, type) and issubclass(found, RedisSubscriber)):
+        raise TypeError(f"WS4REDIS_SUBSCRIBER {configured!r} is no subclass of RedisSubscriber")
+    return found

@@ -108,9 +108,17 @@ class Visitor:
 
     @asynccontextmanager
     async def socket(
-        self, path: str, *, subprotocols: Sequence[str] | None = None, **headers: str
+        self,
+        path: str,
+        *,
+        subprotocols: Sequence[str] | None = None,
+        max_queue: int | None = None,
+        **headers: str,
     ) -> AsyncIterator[Socket]:
-        """Open a socket with the visitor's cookies."""
+        """Open a socket with the visitor's cookies.
+
+        :param max_queue: frames that are read before anybody asks for them.
+        """
         if self.cookie:
             headers.setdefault("Cookie", self.cookie)
         async with connect(
@@ -120,7 +128,7 @@ class Visitor:
             open_timeout=PATIENCE,
             close_timeout=1,
             max_size=None,
-            max_queue=None,
+            max_queue=max_queue,
             proxy=None,
         ) as connection:
             yield Socket(connection)

@@ -1,10 +1,16 @@
-"""Fixtures: a real Redis, real servers, and a Redis that is empty at the start of each test."""
+"""Fixtures: a real Redis, real servers, and a Redis that is empty at the start of each test.
+
+A test that needs a server has the marker ``server``. It gets the marker from here if it asks for a
+fixture that starts one, or if its module is named below. A test that starts a server by itself is
+marked by hand. ``make quick`` runs the others, which find no Redis at all.
+"""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,6 +25,59 @@ from tests.servers import ROOT, AsgiServer
 SITES = ["daphne-redis", "uvicorn-redis", "daphne-pubsub", "daphne-core", "daphne-memory"]
 
 Serve = Callable[..., AsgiServer]
+
+#: Modules whose tests speak to Redis through the package, without a fixture that would tell.
+SPEAKING_TO_REDIS = {
+    "fanout/test_groups.py",
+    "fanout/test_publishing.py",
+    "handshake/test_hooks.py",
+    "store/test_clients.py",
+    "store/test_commands.py",
+    "store/test_pubsub.py",
+    "store/test_runner.py",
+    "test_faults.py",
+    "test_layers.py",
+    "test_legacy_surface.py",
+    "test_open_socket.py",
+    "test_publisher.py",
+    "test_routing.py",
+    "test_templatetags.py",
+}
+
+#: Where the others look for Redis; the path is what their error says.
+NO_REDIS = "unix:///a-test-that-speaks-to-Redis-needs-the-marker-server"
+
+TESTS = Path(__file__).parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, before any are left out by their markers."""
+    for item in items:
+        module = item.path.relative_to(TESTS).as_posix()
+        if "redis_url" in getattr(item, "fixturenames", ()) or module in SPEAKING_TO_REDIS:
+            item.add_marker(pytest.mark.server)
+
+
+LEFT_OUT = pytest.StashKey[Counter[str]]()
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    """Count, by module, the tests that do not run because they need a server."""
+    for item in items:
+        if item.get_closest_marker("server"):
+            counts = item.config.stash.setdefault(LEFT_OUT, Counter())
+            counts[item.path.relative_to(TESTS.parent).as_posix()] += 1
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Tell what ``make quick`` leaves out."""
+    counts = terminalreporter.config.stash.get(LEFT_OUT, None)
+    if counts and terminalreporter.config.option.markexpr == "not server":
+        total = counts.total()
+        terminalreporter.section(f"{total} tests were left out, as they need a server")
+        for module, count in sorted(counts.items()):
+            terminalreporter.write_line(f"{count:5} {module}")
 
 
 @pytest.fixture(scope="session")
@@ -41,11 +100,15 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 
 
 @pytest.fixture(autouse=True)
-def empty_redis(request: pytest.FixtureRequest, redis_url: str, settings) -> None:
-    """Point the package at the tests' Redis, and empty that."""
-    settings.WS4REDIS_CONNECTION = redis_url
+def empty_redis(request: pytest.FixtureRequest, settings) -> None:
+    """Point the package at the tests' Redis and empty that, or at none if the test needs none."""
     settings.WS4REDIS_HEARTBEAT = None
     settings.WS4REDIS_HISTORY = 1
+    if request.node.get_closest_marker("server") is None:
+        settings.WS4REDIS_CONNECTION = NO_REDIS
+        return
+    redis_url = request.getfixturevalue("redis_url")
+    settings.WS4REDIS_CONNECTION = redis_url
     client = redis.Redis.from_url(redis_url)
     client.flushall()
     client.close()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer as CoreLayer
 
-from channels_ws4redis.fanout import groups as fanout_module
-from channels_ws4redis.fanout import publishing as delivery
-from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.fanout.sockets import Recipient
+from channels_ws4redis.fanout.sockets import Socket
+from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.process import BACKGROUND_LOOP, this_process
+from tests.outboxes import open_outbox
 
 PATIENCE = 10
 
@@ -42,14 +43,16 @@ async def close_layer(layer):
             await layer.flush()
 
     await flush()
-    if delivery._loop is not None and not isinstance(layer, InMemoryChannelLayer):
-        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flush(), delivery._loop))
+    background = this_process().find(BACKGROUND_LOOP)
+    if background is not None and not isinstance(layer, InMemoryChannelLayer):
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flush(), background))
 
 
 async def all_left():
     """Wait until the fan-outs that nobody uses any more have closed."""
     async with asyncio.timeout(PATIENCE):
-        await asyncio.gather(*fanout_module._closing)
+        names = ("ws4redis-leave", "ws4redis-close")
+        await asyncio.gather(*(t for t in this_loop()._tasks if t.get_name() in names))
 
 
 class Listener:
@@ -58,8 +61,8 @@ class Listener:
     def __init__(self, fanout, labels=None):
         self.fanout = fanout
         self.queue = asyncio.Queue()
-        outbox = Outbox(self._send, 10_000, 10_000_000, lambda: None)
-        self.recipient = Recipient(outbox, echo=False, labels=labels)
+        outbox = open_outbox(self._send, 10_000, 10_000_000, lambda: None)
+        self.socket = Socket(outbox, echo=False, labels=labels)
 
     async def _send(self, frame):
         self.queue.put_nowait(frame["text"] if "text" in frame else frame["bytes"])
@@ -71,10 +74,12 @@ class Listener:
 
     async def join(self, *channels):
         """Listen on channels, beginning with what is stored."""
-        await self.fanout.join(self.recipient, channels)
-        self.recipient.replay(await self.fanout.read(channels), {})
+        await self.fanout.join(self.socket, channels)
+        await self.fanout.enter(self.socket, channels, partial(self.socket.start, positions={}))
+        if self.socket.labels is not None:
+            await self.receive()  # the welcome
         return self
 
     def leave(self, *channels):
         """Stop listening on these channels, or on all and for good."""
-        self.fanout.leave(self.recipient, channels or None)
+        self.fanout.leave(self.socket, channels or None)

@@ -17,11 +17,15 @@ ROOT = Path(__file__).resolve().parent.parent
 #: Seconds for a server to start or stop.
 PATIENCE = 30
 
+_UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--timeout-graceful-shutdown",
+            "{patience}", "{application}", "--ws"]  # fmt: skip
+
 COMMANDS = {
     "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"],
-    "uvicorn": ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--ws", "websockets-sansio",
-                "--timeout-graceful-shutdown", "{patience}", "{application}"],
-}  # fmt: skip
+    "uvicorn": [*_UVICORN, "websockets-sansio"],
+    "uvicorn-wsproto": [*_UVICORN, "wsproto"],
+    "uvicorn-websockets": [*_UVICORN, "websockets"],
+}
 
 _LISTENING = re.compile(r"(?:Listening on TCP address |running on http://)127\.0\.0\.1:(\d+)")
 

@@ -509,6 +509,10 @@ async def test_redis_down(serve, free_port):
     async with visitor.socket("/ws/foo?subscribe-broadcast") as socket:
         assert await socket.close_code() == 1013
     assert (await visitor.arequest("/test/who")).status == 200
+    (line,) = [line for line in visitor.site.lines if "the socket '/ws/foo'" in line]
+    assert line.startswith("Cannot open the socket '/ws/foo': ConnectionError: ")
+    assert f"connecting to 127.0.0.1:{free_port}" in line
+    assert "Traceback" not in visitor.site.log
 
 
 @every_site

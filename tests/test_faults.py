@@ -79,8 +79,13 @@ async def texts(socket: Socket, count: int) -> list[str]:
     return [frame.get("data", frame["type"]) for frame in frames]
 
 
-async def check(site: AsgiServer, fault: Callable[[], Awaitable[list[str]]]) -> None:
-    """Cause a fault and see that a raw socket and one with positions get what it has published."""
+async def check(
+    site: AsgiServer, fault: Callable[[], Awaitable[list[str]]], told: list[str] | None = None
+) -> None:
+    """Cause a fault and see that a raw socket and one with positions get what it has published.
+
+    :param told: what the one with positions gets, if that is not the same.
+    """
     async with (
         Visitor(site).socket(PATH) as raw,
         Visitor(site).socket(PATH, subprotocols=[SUBPROTOCOL]) as speaking,
@@ -93,14 +98,18 @@ async def check(site: AsgiServer, fault: Callable[[], Awaitable[list[str]]]) -> 
         await publish("after")
         begun = time.monotonic()
         assert await raw.receive_many(len(expected) + 1) == [*expected, "after"]
-        assert await texts(speaking, len(expected) + 1) == [*expected, "after"]
+        told = [*(told or expected), "after"]
+        assert await texts(speaking, len(told)) == told
         assert time.monotonic() - begun < RECOVERY
 
 
 @pytest.mark.parametrize("how", ["restart", "kill"])
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 async def test_redis_restarts_with_its_data(serve, persistent, at, kind: str, how: str) -> None:
-    """Open sockets stay open and miss nothing, not even what came before the link was back."""
+    """Open sockets stay open and miss nothing, not even what came before the link was back.
+
+    A client with positions is told of a possible loss, since Redis cannot prove that it is whole.
+    """
     at(persistent.url)
     site = serve(kind, settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
 
@@ -111,7 +120,7 @@ async def test_redis_restarts_with_its_data(serve, persistent, at, kind: str, ho
         await publish("at once", "and again")
         return ["at once", "and again"]
 
-    await check(site, fault)
+    await check(site, fault, ["lost", "at once", "and again"])
 
 
 async def test_redis_restarts_twice(serve, persistent, at) -> None:
@@ -125,7 +134,7 @@ async def test_redis_restarts_twice(serve, persistent, at) -> None:
         await publish("two")
         return ["one", "two"]
 
-    await check(site, fault)
+    await check(site, fault, ["lost", "one", "lost", "two"])
 
 
 @pytest.mark.parametrize("layer", ["redis", "pubsub"])
@@ -303,6 +312,23 @@ def expect_failure(error: type[Exception], seconds: float) -> None:
 def test_publishing_to_no_redis_fails_at_once(at, free_port: int) -> None:
     at(f"redis://127.0.0.1:{free_port}/0")
     expect_failure(redis.exceptions.ConnectionError, 1)
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_the_log_of_a_redis_that_is_away_names_the_cause(serve, persistent, kind) -> None:
+    """Be it a view that publishes or a client, and nothing that went wrong on the way."""
+    site = serve(kind, settings=SERVER_SETTINGS, REDIS_URL=persistent.url)
+    visitor = Visitor(site)
+    body = {"to": {"facility": "fault", "broadcast": True}, "messages": ["x"]}
+    async with visitor.socket("/ws/fault?publish-broadcast") as socket:
+        assert (await visitor.arequest("/test/publish", body)).status == 200
+        await asyncio.to_thread(persistent.stop)
+        assert (await visitor.arequest("/test/publish", body)).status == 500
+        await socket.send("x")
+        assert await socket.close_code() == 1013
+    assert "ConnectionError: Error " in site.log
+    assert "Closing the socket '/ws/fault': ConnectionError: Error " in site.log
+    assert "IndexError" not in site.log
 
 
 def test_publishing_with_a_wrong_password_fails_at_once(at) -> None:

@@ -97,9 +97,8 @@ def test_context_processor():
 
 def test_subscriber_setting():
     """The stock subscriber under its legacy name is known to be the stock one."""
-    run(SETTINGS + "from channels_ws4redis.consumers import _subscriber_class\n"
-        "from channels_ws4redis.subscriber import RedisSubscriber\n"
-        "assert _subscriber_class() is RedisSubscriber\n")  # fmt: skip
+    run(SETTINGS + "from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class\n"
+        "assert subscriber_class() is RedisSubscriber\n")  # fmt: skip
 
 
 def test_twice_is_once():

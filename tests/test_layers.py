@@ -14,13 +14,11 @@ from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 
-from channels_ws4redis.layers import (
-    RELINKED_TYPE,
-    RedisChannelLayer,
-    encode_name,
-    group_name,
-)
+from channels_ws4redis.fanout.own import OwnBackend
+from channels_ws4redis.fanout.stock import StockBackend, encode_name
+from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.protocol.messages import EVENT_TYPE
+from channels_ws4redis.store.pubsub import RELINKED_TYPE
 from testproject.embedded import RedisServer
 from tests.servers import ROOT
 
@@ -198,7 +196,7 @@ async def test_group_names_are_literal(layer, redis_client):
     channel, _ = await new_fanout(layer)
     await layer.group_add("broadcast:foo", channel)
     assert redis_client.pubsub_channels() == [b"broadcast:foo"]
-    assert group_name(layer, "user:john@x:Größe ☃") == "user:john@x:Größe ☃"
+    assert OwnBackend(layer).group_name("user:john@x:Größe ☃") == "user:john@x:Größe ☃"
 
 
 async def test_prefix(redis_client):
@@ -321,7 +319,7 @@ async def test_restart(server):
 
 async def test_silent_link(server, monkeypatch):
     """A Redis that keeps the connection but says nothing is noticed, and left."""
-    monkeypatch.setattr("channels_ws4redis.layers.SILENCE", 0.1)
+    monkeypatch.setattr("channels_ws4redis.store.links.SILENCE", 0.1)
     layer = RedisChannelLayer()
     channel, queue = await new_fanout(layer)
     await layer.group_add("group", channel)
@@ -516,5 +514,5 @@ def test_layers_without_checks_take_literal_names():
         def require_valid_group_name(self, name):
             raise TypeError(name)
 
-    assert group_name(Lenient(), "broadcast:foo") == "broadcast:foo"
-    assert group_name(Strict(), "broadcast:foo") == encode_name("broadcast:foo")
+    assert StockBackend(Lenient()).group_name("broadcast:foo") == "broadcast:foo"
+    assert StockBackend(Strict()).group_name("broadcast:foo") == encode_name("broadcast:foo")

@@ -12,7 +12,6 @@ import pytest
 from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
-from channels_ws4redis.fanout import groups as fanout
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import application
@@ -76,7 +75,7 @@ async def settle() -> None:
     """Wait until what runs in the background has ended."""
     for _ in range(100):
         await asyncio.sleep(0.05)
-        if not fanout._closing and len(asyncio.all_tasks()) == 1:
+        if len(asyncio.all_tasks()) == 1:
             return
 
 
@@ -91,16 +90,15 @@ async def test_nothing_stays(layer, redis_client, settings) -> None:
     await settle()
     gc.collect()
     assert [task.get_name() for task in asyncio.all_tasks() - {asyncio.current_task()}] == []
-    assert not fanout._closing
     assert redis_client.pubsub_channels() == []
     joined = get_fanout(layer)
     assert not joined._groups
-    assert not joined._recipients
+    assert not joined._sockets
     if hasattr(layer, "groups"):
         assert not layer.groups
     else:
-        (listener,) = layer._listeners.values()
-        assert not listener._subscriptions
+        listener = layer._listener
+        assert not listener._topics
         assert not listener._queues
     # What a thousand sockets leave behind, in objects of Python; one each would be a thousand.
     assert sys.getallocatedblocks() - blocks < ROUNDS

@@ -10,13 +10,12 @@ import redis
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
 
-from channels_ws4redis import exceptions, models, publisher
+from channels_ws4redis import apps, exceptions, models, publisher
 from channels_ws4redis.context_processors import default
 from channels_ws4redis.exceptions import WebSocketError
-from channels_ws4redis.handshake import receivers
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore
-from channels_ws4redis.store.clients import get_client
+from channels_ws4redis.store.process import get_client
 from channels_ws4redis.subscriber import RedisSubscriber
 
 
@@ -339,7 +338,7 @@ def test_exceptions():
 
 def test_models():
     """The login receiver is found where legacy has it."""
-    assert models.store_groups_in_session is receivers.store_groups_in_session
+    assert models.store_groups_in_session is apps.store_groups_in_session
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from django.test import override_settings
 from channels_ws4redis import publisher as publisher_module
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF
-from channels_ws4redis.store.clients import get_client
 from channels_ws4redis.store.commands import ENVELOPE
+from channels_ws4redis.store.process import forget_connections, get_client, this_process
 from tests.servers import ROOT
 
 
@@ -211,13 +211,11 @@ def test_forked_children(redis_client):
 def test_fork_while_a_thread_connects(redis_client):
     """A child is not held up by what another thread of its parent was doing at the fork."""
     get_client()
-    from channels_ws4redis import connections  # noqa: PLC0415 # its lock is replaced by forking
-
-    with connections._lock:
+    with this_process()._lock:
         pid = os.fork()
         if pid == 0:
             try:
-                connections.forget_connections()
+                forget_connections()
                 os._exit(0 if publish_many("child", 1) else 1)
             finally:
                 os._exit(2)

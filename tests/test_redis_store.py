@@ -1,7 +1,8 @@
-"""The base of publishers and subscribers: names, expire times, stored bytes, deprecated forms."""
+"""Messages, and the base of publishers and subscribers: names, expire times, stored bytes."""
 
 from __future__ import annotations
 
+import pickle
 import types
 import warnings
 
@@ -9,10 +10,13 @@ import pytest
 import redis
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.signed_cookies import SessionStore
+from hypothesis import given
+from hypothesis import strategies as st
 
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore, own_identities
-from channels_ws4redis.store.clients import get_client, make_client
+from channels_ws4redis.store.clients import make_client
+from channels_ws4redis.store.process import get_client
 
 
 def request(user=None, session=None):
@@ -269,3 +273,68 @@ def test_no_warnings():
         RedisPublisher(
             facility="foo", broadcast=True, users=["john"], groups=("a",), sessions=[SELF]
         )
+
+
+# Messages
+
+
+@pytest.mark.parametrize(
+    ("value", "payload"),
+    [
+        ("Hello ☃", "Hello ☃".encode()),
+        (b"\xff\x00", b"\xff\x00"),
+        (bytearray(b"ab"), b"ab"),
+        (memoryview(b"ab"), b"ab"),
+        ("", b""),
+        (b"", b""),
+        ([b"message", b"broadcast:foo", b"payload"], b"payload"),
+    ],
+)
+def test_redis_message(value, payload):
+    """A message is its payload, as bytes."""
+    message = RedisMessage(value)
+    assert message == payload
+    assert isinstance(message, bytes)
+    assert RedisMessage(message) == message
+
+
+@pytest.mark.parametrize("value", [b"Hello", "--heartbeat"])
+def test_redis_message_survives_pickling(value):
+    """A message can be handed to another process, as Celery does."""
+    message = RedisMessage(value)
+    assert pickle.loads(pickle.dumps(message)) == message
+
+
+@pytest.mark.parametrize(
+    "value",
+    [1, 1.5, True, {}, {"a": 1}, [], ["message", 1, 2], [b"message", b"foo"], object()],
+)
+def test_no_redis_message(value):
+    """What is neither text nor bytes is refused, with the remedy."""
+    with pytest.raises(ValueError, match=r"pass str or bytes, for instance json\.dumps"):
+        RedisMessage(value)
+
+
+def test_nothing_gives_nothing():
+    """None, and a reply of redis-py that is no message, give None instead, as in legacy."""
+    assert RedisMessage(None) is None
+    assert RedisMessage([b"subscribe", b"broadcast:foo", 1]) is None
+
+
+@pytest.mark.parametrize("heartbeat", ["--heartbeat--", b"--heartbeat--", "☃"])
+def test_heartbeat_is_no_message(settings, heartbeat):
+    """The configured heartbeat gives None, as text and as bytes; without a setting it is text."""
+    as_bytes = heartbeat if isinstance(heartbeat, bytes) else heartbeat.encode()
+    assert RedisMessage(as_bytes) == as_bytes
+    settings.WS4REDIS_HEARTBEAT = heartbeat
+    assert RedisMessage(as_bytes) is None
+    assert RedisMessage(as_bytes.decode()) is None
+    assert RedisMessage(bytearray(as_bytes)) is None
+    assert RedisMessage([b"message", b"broadcast:foo", as_bytes]) is None
+    assert RedisMessage(as_bytes + b" ") == as_bytes + b" "
+
+
+@given(st.binary() | st.text(st.characters(exclude_categories=["Cs"])))
+def test_any_payload_is_kept(payload):
+    """Every text and every byte string is kept as it is."""
+    assert RedisMessage(payload) == (payload if isinstance(payload, bytes) else payload.encode())

@@ -1,55 +1,122 @@
-"""What is particular to a server is found, changed and put back; sockets are tested elsewhere."""
+"""What is particular to a server is found, changed and put back; the same sockets on each."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
+import warnings
+from collections.abc import Iterator
 
 import pytest
+import websockets
 from channels.sessions import InstanceSessionWrapper
 from uvicorn import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 from uvicorn.server import ServerState
 
-from channels_ws4redis.servers import (
-    daphne_protocol,
-    forget_shutdown,
-    spread_shutdown,
-    uvicorn_protocol,
-)
+from channels_ws4redis.servers import Peer, behind
+from channels_ws4redis.servers.uvicorn import UvicornPeer
+from tests.clients import Visitor
+from tests.servers import COMMANDS, AsgiServer
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # uvicorn announces that this one will go
+    from uvicorn.protocols.websockets.websockets_impl import WebSocketProtocol
+
+#: Uvicorn's own use of websockets.
+pytestmark = pytest.mark.filterwarnings("ignore:remove second argument of ws_handler")
+
+UVICORNS = [WebSocketsSansIOProtocol, WSProtocol, WebSocketProtocol]
+
+
+def uvicorn_protocol(kind: type):
+    """Return uvicorn's side of a connection that has not been made yet, and its ``send``."""
+    config = Config(app="tests.site.asgi:application", timeout_graceful_shutdown=4)
+    config.load()
+    protocol = kind(config=config, server_state=ServerState(), app_state={})
+    return protocol, getattr(protocol, "asgi_send", protocol.send)
 
 
 @pytest.fixture
 async def protocol() -> WebSocketsSansIOProtocol:
-    """Uvicorn's side of a connection that has not been made yet."""
-    config = Config(app="tests.site.asgi:application", timeout_graceful_shutdown=4)
-    config.load()
-    return WebSocketsSansIOProtocol(config=config, server_state=ServerState(), app_state={})
+    """A connection of uvicorn's that has been accepted."""
+    protocol, _ = uvicorn_protocol(WebSocketsSansIOProtocol)
+    protocol.handshake_complete = True
+    return protocol
 
 
-async def test_a_protocol_is_found_behind_the_session_middleware(protocol) -> None:
+@pytest.mark.parametrize("kind", UVICORNS)
+async def test_uvicorn_is_found_behind_channels_own_middleware(kind) -> None:
+    _, send = uvicorn_protocol(kind)
     scope = {"type": "websocket", "cookies": {}, "session": {}}
-    assert uvicorn_protocol(protocol.send) is protocol
-    assert uvicorn_protocol(InstanceSessionWrapper(scope, protocol.send).send) is protocol
-    assert daphne_protocol(protocol.send) is None
+    wrapped = InstanceSessionWrapper(scope, InstanceSessionWrapper(scope, send).send).send
+    for each in (send, wrapped):
+        peer = behind(each)
+        assert type(peer) is UvicornPeer
+        assert peer.writable
+
+
+@pytest.mark.parametrize("kind", UVICORNS)
+async def test_a_send_that_is_not_uvicorns_own_is_not_run_on_the_spot(kind, monkeypatch) -> None:
+    """Not that of a subclass, nor one that was decorated, however well it looks like the own."""
+    _, send = uvicorn_protocol(kind)
+    name = send.__name__
+
+    async def overridden(self, message) -> None:
+        await getattr(super(child, self), name)(message)
+
+    child = type("Child", (kind,), {name: overridden})
+    _, send = uvicorn_protocol(child)
+    assert type(behind(send)) is UvicornPeer
+    assert not behind(send).writable
+
+    own = getattr(kind, name)
+
+    @functools.wraps(own)
+    async def decorated(self, message) -> None:
+        await own(self, message)
+
+    monkeypatch.setattr(kind, name, decorated)
+    _, send = uvicorn_protocol(kind)
+    assert not behind(send).writable
 
 
 async def test_other_servers_are_left_alone() -> None:
     async def send(frame: dict) -> None:
-        raise AssertionError
+        sent.append(frame)
 
-    assert uvicorn_protocol(send) is None
-    spread_shutdown(send)
-    forget_shutdown(send)
+    sent: list[dict] = []
+    queue: asyncio.Queue = asyncio.Queue()
+    attributes = dir(queue)
+    for each in (send, queue.put):
+        peer = behind(each)
+        assert type(peer) is Peer
+        assert not peer.writable
+        task = asyncio.current_task()
+        assert task is not None
+        peer.on_stop(task)
+        peer.abort()
+        await peer.drained()
+        await peer.close(1001, 1)
+        peer.release()
+    assert sent == [queue.get_nowait()] == [{"type": "websocket.close", "code": 1001}]
+    assert dir(queue) == attributes
+
+
+# Stopping
 
 
 async def test_a_socket_that_has_ended_is_not_shut_down_again(protocol, settings) -> None:
     """Nothing of ours stays on the protocol, and a shutdown that is still due does nothing."""
     settings.WS4REDIS_CLOSE_WINDOW = 0
-    spread_shutdown(protocol.send)
+    peer = behind(protocol.send)
+    peer.on_stop(asyncio.current_task())
     problems: list[dict] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     protocol.shutdown()
-    forget_shutdown(protocol.send)
+    peer.release()
     assert "shutdown" not in vars(protocol)
     await asyncio.sleep(0.01)
     assert problems == []
@@ -63,8 +130,78 @@ async def test_the_delay_is_within_the_window_and_half_of_the_servers_patience(
     loop = asyncio.get_running_loop()
     delays = []
     monkeypatch.setattr(loop, "call_later", lambda delay, *_: delays.append(delay))
-    spread_shutdown(protocol.send)
+    behind(protocol.send).on_stop(asyncio.current_task())
     for _ in range(500):
         protocol.shutdown()
     assert 0 <= min(delays) < latest / 10
     assert latest * 0.9 < max(delays) <= latest
+
+
+@pytest.mark.parametrize("kind", UVICORNS)
+async def test_a_handshake_that_is_under_way_is_not_put_off(kind, settings, monkeypatch) -> None:
+    settings.WS4REDIS_CLOSE_WINDOW = 60
+    protocol, send = uvicorn_protocol(kind)
+    delays = []
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "call_later", lambda delay, *_: delays.append(delay))
+    behind(send).on_stop(asyncio.current_task())
+    protocol.shutdown()
+    assert delays == [0]
+
+
+# Real servers
+
+#: The peer that is found on a server, by what is around its send; a plain one where not told.
+FOUND = {"own": True, "session": True, "talkative": False}
+
+WRAPPERS = ["own", "session", "talkative", "timeout", "variables", "future", "lazy"]
+
+
+@pytest.fixture(scope="module", params=COMMANDS)
+def server(request: pytest.FixtureRequest) -> Iterator[AsgiServer]:
+    """Each server, and each of uvicorn's implementations, with an application that takes orders."""
+    with AsgiServer(request.param, application="tests.site.peers:application") as running:
+        yield running
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+async def test_order_is_kept_through_any_send_however_slowly_the_client_reads(
+    server, wrapper: str
+) -> None:
+    """Ten megabytes are more than lies between a server and a client that does not read."""
+    known = "DaphnePeer" if server.kind == "daphne" else "UvicornPeer"
+    found = [known, FOUND[wrapper]] if wrapper in FOUND else ["Peer", False]
+    async with Visitor(server).socket(f"/{wrapper}", max_queue=1) as client:
+        assert json.loads(await client.receive()) == found
+        await client.send("count 10000")
+        await asyncio.sleep(0.3)  # a slow client
+        numbers = [int(message[:6]) for message in await client.receive_many(10_000)]
+        assert numbers == list(range(10_000))
+        await client.send("count 10")
+        assert [int(message[:6]) for message in await client.receive_many(10)] == list(range(10))
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1011, 1013, 4002])
+@pytest.mark.parametrize("wrapper", ["own", "session"])
+async def test_a_socket_is_closed_with_any_code(server, wrapper: str, code: int) -> None:
+    async with Visitor(server).socket(f"/{wrapper}") as client:
+        await client.receive()
+        await client.send(f"close {code}")
+        assert await client.close_code() == code
+
+
+@pytest.mark.parametrize("wrapper", ["own", "session", "talkative"])
+async def test_a_socket_is_aborted_without_a_word(server, wrapper: str) -> None:
+    async with Visitor(server).socket(f"/{wrapper}") as client:
+        await client.receive()
+        await client.send("abort 0")
+        with pytest.raises(websockets.ConnectionClosedError) as caught:
+            await client.receive()
+    assert caught.value.rcvd is None
+
+
+async def test_a_server_has_nothing_to_complain_about(server) -> None:
+    """Neither a coroutine that nobody awaited nor an exception; runs last."""
+    log = server.log
+    assert "never awaited" not in log
+    assert "Traceback" not in log

@@ -10,7 +10,7 @@ from django.test import override_settings
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.conf import settings
 from channels_ws4redis.publisher import RedisPublisher
-from channels_ws4redis.store import clients as connections
+from channels_ws4redis.store.process import forget_connections
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def nothing_assigned():
     assert settings.overrides == {}
     yield
     settings.overrides.clear()
-    connections.forget_connections()
+    forget_connections()
 
 
 def test_reading():

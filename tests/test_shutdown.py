@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.store.process import get_client
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import Socket, Visitor
 
@@ -104,6 +106,98 @@ async def test_nothing_holds_up_the_end(serve, kind: str) -> None:
         begun = time.monotonic()
         await asyncio.to_thread(server.stop, signal.SIGTERM)
         assert time.monotonic() - begun < WINDOW + 8
+
+
+SERVERS = ["daphne", "uvicorn", "uvicorn-wsproto", "uvicorn-websockets"]
+
+#: What a raw connection sends to open a socket.
+HANDSHAKE = (
+    b"GET /ws/stop?subscribe-broadcast HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\n"
+    b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    b"Sec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+@asynccontextmanager
+async def stopping(server) -> AsyncIterator[None]:
+    """Have a server stop, with open sockets that it must close first."""
+    visitor = Visitor(server)
+    async with AsyncExitStack() as stack:
+        sockets = [
+            await stack.enter_async_context(visitor.socket("/ws/stop?subscribe-broadcast"))
+            for _ in range(20)
+        ]
+        ending = [asyncio.ensure_future(socket.close_code()) for socket in sockets]
+        server.process.send_signal(signal.SIGTERM)
+        await asyncio.wait(ending, return_when=asyncio.FIRST_COMPLETED)
+        assert not all(end.done() for end in ending)
+        yield
+        codes = await asyncio.gather(*ending)
+        assert set(codes) <= {1001, 1012}
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_nobody_is_let_in_by_a_server_that_stops(serve, kind: str) -> None:
+    """A client that comes back is refused at once, and does not take the dying server for good."""
+    server = serve(kind, settings={"WS4REDIS_CLOSE_WINDOW": WINDOW})
+
+    async def come_back() -> None:
+        with pytest.raises(ConnectionRefusedError):
+            async with Visitor(server).socket("/ws/stop?subscribe-broadcast"):
+                pass
+
+    async with stopping(server):
+        begun = time.monotonic()
+        await asyncio.gather(*(come_back() for _ in range(20)))
+        assert time.monotonic() - begun < WINDOW / 2
+
+
+async def answer(reader: asyncio.StreamReader) -> bytes:
+    """Return the first line of an HTTP response; nothing if the connection is closed instead."""
+    async with asyncio.timeout(1):
+        with suppress(ConnectionResetError):
+            return (await reader.readline()).strip()
+    return b""
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_a_connection_from_before_the_stop_opens_no_socket_after_it(serve, kind: str) -> None:
+    """Such as one that a proxy keeps for the next request."""
+    server = serve(kind, settings={"WS4REDIS_CLOSE_WINDOW": WINDOW})
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    async with stopping(server):
+        writer.write(HANDSHAKE)
+        status = await answer(reader)
+    assert status == (b"HTTP/1.1 503 Shutting down" if kind == "daphne" else b"")
+    writer.close()
+
+
+async def linger(request) -> None:
+    """Take long to find out who connects, as WS4REDIS_PROCESS_REQUEST."""
+    get_client().rpush("lingering", "yes")
+    await asyncio.sleep(30)
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_a_handshake_that_is_under_way_is_refused_at_once(
+    serve, redis_client, kind: str
+) -> None:
+    """A client is not left waiting for a server that will never answer."""
+    server = serve(
+        kind,
+        settings={
+            "WS4REDIS_CLOSE_WINDOW": 60,
+            "WS4REDIS_PROCESS_REQUEST": "tests.test_shutdown.linger",
+        },
+        patience=2,
+    )
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(HANDSHAKE)
+    await asyncio.to_thread(redis_client.blpop, "lingering", 10)
+    server.process.send_signal(signal.SIGTERM)
+    status = await answer(reader)
+    assert status[:12] == (b"HTTP/1.1 503" if kind == "daphne" else b"HTTP/1.1 500")
+    writer.close()
 
 
 async def test_a_stopped_server_can_be_started_again_at_once(serve) -> None:

@@ -63,6 +63,7 @@ def test_percentile() -> None:
     assert percentile([1.0], 99) == 1.0
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("server", ["daphne", "uvicorn"])
 def test_nothing_is_lost_unreported(capsys, server: str) -> None:
     """The command itself fails if a client was not told the truth."""

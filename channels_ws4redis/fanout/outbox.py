@@ -4,51 +4,81 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import types
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine, Generator
-from typing import Any
+from collections.abc import Awaitable, Callable
 
 from channels_ws4redis.protocol.messages import Frame
-from channels_ws4redis.servers import TwistedTransport
+from channels_ws4redis.servers import Peer
 
 logger = logging.getLogger(__name__)
 
-Send = Callable[[Frame], Coroutine[Any, Any, None]]
+
+class _Waiting:
+    """The frames that wait for a socket, and how much room they take.
+
+    Room for stored frames is made until none of any kind waits any more.
+    """
+
+    __slots__ = ("bytes", "frames", "stored", "stored_bytes")
+
+    def __init__(self) -> None:
+        self.frames: deque[Frame] = deque()
+        self.bytes = self.stored = self.stored_bytes = 0
+
+    def add(self, frame: Frame, stored: bool) -> None:
+        size = _size(frame)
+        self.frames.append(frame)
+        self.bytes += size
+        if stored:
+            self.stored += 1
+            self.stored_bytes += size
+
+    def take(self) -> Frame:
+        frame = self.frames.popleft()
+        self.bytes -= _size(frame)
+        return frame
 
 
 class Outbox:
-    """A bounded queue of frames in front of a server's ``send``.
+    """A bounded queue of frames in front of a peer.
 
-    A frame is handed to the server on the spot as long as the server takes it without waiting,
-    which is nearly always, and costs no task switch. Only when the server holds us up (the client
-    reads too slowly) do frames queue here, and a task writes them when it may.
+    Until `open` is called all frames wait. From then on a frame is handed to the peer on the spot
+    as long as the peer takes it, which on servers that we know is nearly always, and costs no task
+    switch. Otherwise frames wait, and a task writes them when it may.
 
+    :param peer: the socket.
     :param max_messages: frames that may wait.
     :param max_bytes: bytes that may wait; a single frame larger than that still passes.
-    :param on_overflow: called once, when a bound is exceeded or the server refuses a frame.
+    :param on_overflow: called once, when a bound is exceeded.
     """
 
-    __slots__ = ("_bytes", "_extra_bytes", "_extra_messages", "_frames", "_max_bytes",
-                 "_max_messages", "_on_overflow", "_send", "_transport", "_writer",
-                 "closed")  # fmt: skip
+    __slots__ = ("_max_bytes", "_max_messages", "_on_overflow", "_opened", "_peer", "_waiting",
+                 "_writer", "closed")  # fmt: skip
 
     def __init__(
-        self, send: Send, max_messages: int, max_bytes: int, on_overflow: Callable[[], None]
+        self, peer: Peer, max_messages: int, max_bytes: int, on_overflow: Callable[[], None]
     ) -> None:
-        self._send = send
+        self._peer = peer
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._on_overflow = on_overflow
-        #: None while nothing waits, which is nearly always: an empty deque takes 0.7 KiB.
-        self._frames: deque[Frame] | None = None
-        self._bytes = 0
-        #: Room made for stored messages, until the outbox has been empty.
-        self._extra_messages = 0
-        self._extra_bytes = 0
+        self._opened = False
+        #: None while frames go out on the spot: an empty deque takes 0.7 KiB.
+        self._waiting: _Waiting | None = _Waiting()
+        #: Runs while the peer is open and something waits.
         self._writer: asyncio.Task[None] | None = None
-        self._transport = TwistedTransport.behind(send)
+        #: True once no frame is taken any more: by `close`, for a bound, or as the socket is gone.
         self.closed = False
+
+    def open(self) -> None:
+        """Hand over what waits, and write at once from now on; the socket has been accepted."""
+        if self._opened or self.closed:
+            return
+        self._opened = True
+        if len(self):
+            self._start_writer(None)
+        else:
+            self._waiting = None
 
     def put(self, frame: Frame, stored: bool = False) -> None:
         """Write a frame, now or as soon as the server takes it.
@@ -56,103 +86,86 @@ class Outbox:
         :param stored: the frame comes from the history, which has its own bound. It does not count
             against ours, or a client whose history is larger could never come back.
         """
-        if self.closed:
-            return
-        if self._writer is None and (self._transport is None or self._transport.writable):
+        if self._waiting is None and self._peer.writable and frame["type"] == "websocket.send":
             try:
-                self._write(frame)
+                rest = self._peer.write(frame)
             except Exception:
                 # Servers raise whatever they like for a socket that is already gone.
                 logger.debug("The socket is gone", exc_info=True)
                 self.close()
+            else:
+                if rest is not None:
+                    self._start_writer(rest)
+        else:
+            self._put_off(frame, stored)
+
+    def _put_off(self, frame: Frame, stored: bool) -> None:
+        """Let a frame wait, if there is room for it."""
+        if self.closed:
             return
-        size = _size(frame)
-        if self._frames is None:
-            self._frames = deque()
-        self._frames.append(frame)
-        self._bytes += size
-        if stored:
-            self._extra_messages += 1
-            self._extra_bytes += size
-        elif not self.has_room_for(
-            len(self._frames) - self._extra_messages, self._bytes - self._extra_bytes
+        if self._waiting is None:
+            self._waiting = _Waiting()
+        waiting = self._waiting
+        waiting.add(frame, stored)
+        if not stored and not self.has_room_for(
+            len(waiting.frames) - waiting.stored, waiting.bytes - waiting.stored_bytes
         ):
+            self.overflow()
+        elif self._opened and self._writer is None:
+            self._start_writer(None)
+
+    def overflow(self) -> None:
+        """Give the socket up: more waits for it than there is room for."""
+        if not self.closed:
             self.close()
             self._on_overflow()
-            return
-        if self._writer is None:
-            self._writer = asyncio.ensure_future(self._drain(None))
 
     def has_room_for(self, messages: int, size: int) -> bool:
         """Tell whether so many messages of so many bytes altogether are within the bounds."""
         return messages <= self._max_messages and (size <= self._max_bytes or messages <= 1)
 
-    def _write(self, frame: Frame) -> None:
-        """Run ``send`` up to where it would wait; only then give it a task to wait in."""
-        sending = self._send(frame)
-        try:
-            waiting_for = sending.send(None)
-        except StopIteration:
-            return
-        self._writer = asyncio.ensure_future(self._drain(_resume(sending, waiting_for)))
+    def _start_writer(self, rest: Awaitable[None] | None) -> None:
+        if self._waiting is None:
+            self._waiting = _Waiting()
+        loop = asyncio.get_running_loop()
+        self._writer = loop.create_task(self._write(rest), context=self._peer.context)
 
-    async def _drain(self, first: Awaitable[None] | None) -> None:
+    async def _write(self, rest: Awaitable[None] | None) -> None:
+        """Write what waits, after the rest of a frame that has been begun."""
         try:
-            if first is not None:
-                await first
-            while True:
-                if self._transport is not None:
-                    await self._transport.wait()
-                if not self._frames:
-                    self._extra_messages = self._extra_bytes = 0
-                    self._frames = None
+            if rest is not None:
+                await rest
+            while (waiting := self._waiting) is not None and not self.closed:
+                await self._peer.drained()
+                if not waiting.frames:
+                    self._waiting = None
                     return
-                frame = self._frames.popleft()
-                self._bytes -= _size(frame)
-                await self._send(frame)
+                rest = self._peer.write(waiting.take())
+                if rest is not None:
+                    await rest
         except Exception:
             logger.debug("The socket is gone", exc_info=True)
-            self.close()
         finally:
             self._writer = None
+            if self._waiting is not None:
+                self.close()
 
     async def flush(self) -> None:
-        """Wait until everything has been handed to the server."""
+        """Wait until everything has been handed to the server, unless the outbox is not open."""
         if self._writer is not None:
             await asyncio.wait([self._writer])
 
     def close(self) -> None:
         """Drop what waits and take no more."""
         self.closed = True
-        self._frames = None
-        self._bytes = 0
+        self._waiting = _Waiting()
         if self._writer is not None:
             self._writer.cancel()
-        if self._transport is not None:
-            self._transport.release()
 
     def __len__(self) -> int:
-        return len(self._frames or ())
+        return 0 if self._waiting is None else len(self._waiting.frames)
 
 
 def _size(frame: Frame) -> int:
     text = frame.get("text")
     return len(text if text is not None else frame.get("bytes", b""))
-
-
-@types.coroutine
-def _resume(sending: Coroutine[Any, Any, None], waiting_for: Any) -> Generator[Any, Any, None]:
-    """Go on with a coroutine that was started by hand and has come to wait for something."""
-    while True:
-        try:
-            result = yield waiting_for
-        except BaseException as error:  # noqa: BLE001 # passed on, whatever it is
-            try:
-                waiting_for = sending.throw(error)
-            except StopIteration:
-                return
-        else:
-            try:
-                waiting_for = sending.send(result)
-            except StopIteration:
-                return

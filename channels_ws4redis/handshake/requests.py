@@ -1,4 +1,4 @@
-"""The Django request of a WebSocket handshake, and who stands behind it."""
+"""The Django request of a WebSocket handshake, who has made it, and from which page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from channels_ws4redis.conf import settings
 class WebSocketRequest(ASGIRequest):
     """Django's own request class, made from the scope of a WebSocket.
 
-    ``environ`` is there for hooks written against legacy, whose request came from WSGI.
+    Session and user are those that a middleware has put into the scope, until `authenticate` or a
+    hook sets others. Without a middleware there is no session, and the user is anonymous.
+
+    :param scope: what the server says about the socket.
     """
 
     session: Any
@@ -37,16 +40,16 @@ class WebSocketRequest(ASGIRequest):
 
     @property
     def environ(self) -> dict[str, Any]:
-        """The same dictionary as ``META``, under the name it has in WSGI."""
+        """The same dictionary as ``META``, for hooks of legacy, whose request came from WSGI."""
         return self.META
 
 
 class SessionSnapshot(SessionBase):
-    """A copy of a session's data that cannot touch the session itself.
+    """A copy of a session's data, to be changed without any effect on the session itself.
 
-    Django's ``get_user`` flushes a session whose hash is stale and gives it a new key while a
-    ``SECRET_KEY`` is being rotated. From a socket, which cannot set the new cookie, either would
-    log the user out.
+    Django's ``get_user`` flushes a session whose hash is stale, and gives the session a new key
+    while a ``SECRET_KEY`` is being rotated. Both would log the user out if a socket did them, as a
+    socket cannot set the new cookie.
     """
 
     def __init__(self, data: dict[str, Any]) -> None:
@@ -58,11 +61,11 @@ class SessionSnapshot(SessionBase):
         self._session_cache = {}
 
     def cycle_key(self) -> None:
-        """Keep the key: there is none."""
+        """Do nothing, as a copy has no key."""
 
 
 def open_session(request: WebSocketRequest) -> Any:
-    """Return the session of the request's cookie, or None without a cookie; no I/O yet."""
+    """Return the session that a request's cookie names, not yet loaded; None without a cookie."""
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if not key:
         return None
@@ -70,13 +73,14 @@ def open_session(request: WebSocketRequest) -> Any:
 
 
 def authenticate(request: WebSocketRequest) -> None:
-    """Load the session and the user of a request. Blocking: it may ask the database."""
+    """Set the session and the user of a request. This may ask the database and so block."""
     request.session = open_session(request)
     if request.session is None:
         return
     request.session._get_session()
     if request.session.modified:
-        # Signed cookies: the signature is wrong, and an empty session was begun under that key.
+        # The engine of signed cookies has found the signature to be wrong, and has begun an empty
+        # session under the key that it was given.
         request.session = type(request.session)()
     request.user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
 
@@ -88,15 +92,15 @@ class _Visitor:
         self.session = session
 
     def get_user(self) -> Any:
-        return get_user(self)  # type: ignore[arg-type] # it only takes .session from it
+        return get_user(self)  # type: ignore[arg-type] # it looks at .session alone
 
 
 def origin_allowed(request: WebSocketRequest) -> bool:
-    """Tell whether the page that opens the socket may do so.
+    """Tell whether the page that opens a socket may do so.
 
-    A browser sends the cookie along with a socket that any page in the world opens, so the page
-    must come from this host, or be named by ``WS4REDIS_ALLOWED_ORIGINS`` or
-    ``CSRF_TRUSTED_ORIGINS``. Clients that are no browsers send no ``Origin`` and need no leave.
+    A browser sends the user's cookie with a socket that any page in the world opens. The page must
+    therefore come from this host, or be named by ``WS4REDIS_ALLOWED_ORIGINS`` or
+    ``CSRF_TRUSTED_ORIGINS``. A client that is no browser sends no ``Origin`` and may open any.
     """
     origin = request.META.get("HTTP_ORIGIN")
     if origin is None:
@@ -108,8 +112,8 @@ def origin_allowed(request: WebSocketRequest) -> bool:
     try:
         host = request.get_host().lower()
         page = urlsplit(origin)
-        # The scheme is not compared: behind a proxy that ends TLS the server often does not know
-        # its own, and whoever can serve http:// for this host can do worse than open a socket.
+        # Schemes are not compared. Behind a proxy that ends TLS the server often does not know its
+        # own; and an attacker who can serve pages for this host can do worse than open a socket.
         default_port = {"http": 80, "https": 443}[page.scheme]
         own = urlsplit(f"//{host}")
         return page.hostname == own.hostname and (page.port or default_port) == (
@@ -123,4 +127,4 @@ def _same_origin(origin: str, pattern: str) -> bool:
     scheme, separator, host = pattern.partition("://")
     if separator and host.startswith("*."):
         return origin.startswith(f"{scheme}://") and origin.endswith(host[1:])
-    return origin in (pattern, pattern.rstrip("/"))  # "file://" is an origin, too
+    return origin in (pattern, pattern.rstrip("/"))  # not stripped for "file://", an origin too

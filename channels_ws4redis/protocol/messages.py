@@ -1,6 +1,6 @@
-"""Messages: what a publisher is given, what travels through the channel layer, what a client gets.
+"""Messages on their way to a client, and the frames that a client sends and gets.
 
-Pure functions and values; nothing here talks to a network.
+Pure functions and values: nothing here talks to a network or looks at the settings.
 """
 
 from __future__ import annotations
@@ -8,9 +8,7 @@ from __future__ import annotations
 import base64
 import json
 from functools import cached_property
-from typing import Any, Final, NamedTuple, Self
-
-from channels_ws4redis.conf import settings
+from typing import Any, Final, NamedTuple
 
 #: The WebSocket subprotocol that carries positions; every other client gets raw frames.
 SUBPROTOCOL: Final = "ws4redis.v1"
@@ -21,37 +19,11 @@ EVENT_TYPE: Final = "ws4redis.event"
 Frame = dict[str, Any]
 
 
-class RedisMessage(bytes):
-    """The payload of a message, as bytes.
+def is_heartbeat(payload: bytes | bytearray | memoryview | str, heartbeat: str | None) -> bool:
+    """Tell whether a payload is the heartbeat.
 
-    Built from ``str``, ``bytes`` or ``bytearray``. As in legacy, None and the heartbeat give None
-    instead of a message, so that ``if message:`` holds back what must not be published.
-
-    :raises ValueError: for anything else; legacy silently turned it into None.
+    :param heartbeat: the value of ``WS4REDIS_HEARTBEAT``; nothing is a heartbeat if it is None.
     """
-
-    def __new__(cls, value: Any) -> Self | None:  # type: ignore[misc] # None: legacy contract
-        """Make a message, or None."""
-        if isinstance(value, list) and len(value) == 3 and isinstance(value[0], bytes):
-            # A pub/sub reply of redis-py, as legacy code passes it on.
-            value = value[2] if value[0] == b"message" else None
-        if value is None:
-            return None
-        if isinstance(value, str):
-            value = value.encode()
-        elif not isinstance(value, bytes | bytearray | memoryview):
-            raise ValueError(
-                f"A message cannot be made from {value!r}; pass str or bytes, for instance "
-                "json.dumps(value)."
-            )
-        if is_heartbeat(value):
-            return None
-        return super().__new__(cls, value)
-
-
-def is_heartbeat(payload: bytes | bytearray | memoryview | str) -> bool:
-    """Tell whether a payload is the configured heartbeat."""
-    heartbeat = settings.WS4REDIS_HEARTBEAT
     if heartbeat is None:
         return False
     return payload == (heartbeat if isinstance(payload, str) else heartbeat.encode())
@@ -67,8 +39,8 @@ class Position(NamedTuple):
 class Event:
     """One published message on its way to the sockets of a channel.
 
-    Its frames are built on first use and shared by all sockets, so encoding costs once per
-    process and not once per socket.
+    All sockets share the frames of an event, which are built when the first socket needs them: a
+    message is encoded once per process, however many sockets get it.
     """
 
     __slots__ = ("__dict__", "channel", "epoch", "offset", "payload", "sender")
@@ -79,9 +51,10 @@ class Event:
         self.channel = channel
         self.payload = payload
         self.epoch = epoch
-        #: Contiguous within the channel; 0 for what a foreign program published.
+        #: The number of the message in its channel, without gaps; 0 if a foreign program, which
+        #: counts nothing, has published it.
         self.offset = offset
-        #: Identity of the publishing socket, "" for Django code.
+        #: The identity of the socket whose client has published it; "" for Django code.
         self.sender = sender
 
     def __repr__(self) -> str:
@@ -147,7 +120,7 @@ def parse_payload(body: dict[str, Any]) -> bytes:
     """
     try:
         if isinstance(body.get("data"), str):
-            # A lone surrogate is legal in JSON but is no text that could be sent on.
+            # JSON may contain half of a surrogate pair, which cannot be encoded and so not be sent.
             return str(body["data"]).encode()
         if isinstance(body.get("base64"), str):
             return base64.b64decode(body["base64"], validate=True)

@@ -40,29 +40,33 @@ SELF: Final = SelfType()
 def channel_name(prefix: str, audience: str, identity: str | None, facility: str) -> str:
     """Return the name of a channel.
 
-    :param prefix: put first, with a colon, unless empty.
+    :param prefix: what every name begins with, its colon included, as in ``demo:``; or "".
+    :param audience: one of `AUDIENCES`.
     :param identity: user name, auth group name or session key; None for a broadcast.
+    :param facility: the part of the URL path after ``WEBSOCKET_URL``.
 
-    ``%`` and ``:`` inside an identity are percent-escaped, so that no identity can reach into the
-    facility: without this, auth group ``staff:x`` on ``chat`` and ``staff`` on facility ``x:chat``
-    would share one channel, and the facility is chosen by the client.
+    ``%`` and ``:`` inside an identity are percent-escaped. Otherwise the auth group ``staff:x`` on
+    the facility ``chat`` and the auth group ``staff`` on the facility ``x:chat`` would have the
+    same channel, and a client may choose its facility.
     """
-    head = f"{prefix}:{audience}" if prefix else audience
     if identity is None:
-        return f"{head}:{facility}"
-    return f"{head}:{identity.replace('%', '%25').replace(':', '%3A')}:{facility}"
+        return f"{prefix}{audience}:{facility}"
+    escaped = identity.replace("%", "%25").replace(":", "%3A")
+    return f"{prefix}{audience}:{escaped}:{facility}"
 
 
 def channel_labels(prefix: str, names: Iterable[str]) -> dict[str, str]:
-    """Return what a client may call each of its channels.
+    """Return the label by which a client knows each of its channels, by channel name.
 
-    A label never contains a session key, nor the name of the user whose socket it is. Names that a
-    custom subscriber made up are labelled by a digest.
+    A label contains neither a session key nor the user name of the socket's own user, as a page
+    must not find these out. A name that a custom subscriber has made up is labelled by a digest.
+
+    :param prefix: what the names begin with, its colon included, or "".
     """
     labels: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:
-        label = _label(name.removeprefix(f"{prefix}:") if prefix else name)
+        label = _label(name.removeprefix(prefix))
         if label is None or label in taken:
             label = "other:" + hashlib.blake2s(name.encode(), digest_size=8).hexdigest()
         taken.add(label)
@@ -88,9 +92,10 @@ class Flags(NamedTuple):
 
 
 def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
-    """Read the flags of a socket's query string; they are case-insensitive and may carry a value.
+    """Return the flags in a socket's query string; case is ignored, and so is a flag's value.
 
-    Anything not in ``known``, but ``echo``, is ignored, as is text that is no query string at all.
+    :param known: the flags besides ``echo`` that there are. Everything else in the query string is
+        ignored, and so is a query string that is none.
     """
     text = query_string.decode("utf-8", "replace")
     names = [name.strip().lower() for name, _ in parse_qsl(text, keep_blank_values=True)]
@@ -120,7 +125,7 @@ def identities(values: Any, keyword: str) -> list[str | SelfType]:
     :param values: a name, a ``User``, a ``Group``, a session, :data:`SELF`, or any iterable of
         these. None, an anonymous user and an unsaved session name nobody and are left out.
     :param keyword: the argument's name (``users``, ``groups`` or ``sessions``), for the error.
-    :raises ValueError: for what can name nobody by mistake only (numbers, bytes, mappings, …).
+    :raises ValueError: for a value that can only be a mistake: a number, bytes, a mapping, …
     """
     if values is None or isinstance(values, str | SelfType | UUID) or _name_of(values) is not None:
         values = [values]
@@ -146,9 +151,10 @@ def _identity(value: Any, keyword: str) -> str | SelfType:
 
 
 def _name_of(value: Any) -> str | None:
-    """Return the name of a user, session or auth group object; "" for nobody; None if it is none.
+    """Return the name of a user, a session or an auth group.
 
-    A model that is neither is refused rather than turned into text: "Room object (1)" is no name.
+    It is "" for an anonymous user and for an unsaved session, and None for every other object:
+    other models are refused, as the text that stands for them ("Room object (1)") is no name.
     """
     if isinstance(value, type):
         return None
@@ -162,9 +168,9 @@ def _name_of(value: Any) -> str | None:
 
 
 def as_facility(value: Any) -> str:
-    """Return a publisher's ``facility=`` as text; numbers and UUIDs are common and taken as such.
+    """Return a publisher's ``facility=`` as text; numbers and UUIDs are common there.
 
-    :raises ValueError: for None, bytes, containers and text that is no Unicode.
+    :raises ValueError: for None, True and False, bytes, containers, and text that is no Unicode.
     """
     text = _as_text(value)
     if (
@@ -180,13 +186,13 @@ def as_facility(value: Any) -> str:
 
 
 def _as_text(value: Any) -> str:
-    """Return a plain ``str``: of a member of an enumeration of texts its value, not its name."""
-    # Asked of the type, as a lazy object pretends to be a str but is none.
+    """Return a plain ``str``; a member of an enumeration of texts gives its value, not its name."""
+    # The type is asked and not the object: a lazy translation pretends to be a str but is none.
     return str.__str__(value) if issubclass(type(value), str) else str(value)
 
 
 def _is_encodable(text: str) -> bool:
-    """Tell whether a text can be a name in Redis: a lone surrogate cannot."""
+    """Tell whether a text can be encoded: half of a surrogate pair can not, nor be a name then."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -1,129 +1,231 @@
-"""Where a process stands in a channel's history, and what it has to make good. No I/O."""
+"""Where the live sockets of a group stand in the history of its channel. No I/O.
+
+All live sockets of a group stand where its `Track` stands. Whoever wants to become live asks for a
+reading, and goes live in the very step in which that reading is taken in. Every reading, also one
+that a newcomer has asked for, makes good what the group has missed.
+
+This is the one place where messages are held: those that do not follow on the position, until a
+reading fills the hole before them; and those that were delivered while a reading is under way, as
+whoever asked for that reading has not seen them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
+from channels_ws4redis.protocol.history import Lost, Outcome, Reading, is_blank
 from channels_ws4redis.protocol.messages import Event, Position
-from channels_ws4redis.store.commands import Snapshot
 
-#: Events held back per channel while its history is read; beyond it the oldest are left to it.
+#: Messages, and bytes of payload, that are held per channel. Beyond that they are forgotten, and
+#: the history is read once more.
 MAX_HELD = 10_000
+MAX_HELD_BYTES = 8 * 1024 * 1024
 
 
-class Recovery(NamedTuple):
-    """The outcome of reading a channel's history after something was missed."""
+class Asked(NamedTuple):
+    """When a reading was asked for."""
 
-    #: True if everything missed is in ``events``.
-    complete: bool
-    #: The offset up to which nothing was missing, in the epoch of the snapshot; -1 if unknown.
-    seen: int
-    #: What to deliver now, in order.
-    events: list[Event]
-    #: Offsets after which Redis may have lost messages without leaving a gap.
-    torn: Sequence[int] = ()
+    #: Suspicions until then.
+    suspicions: int
+    #: Messages that had arrived until then.
+    arrived: int
+
+
+class Taken(NamedTuple):
+    """What taking a reading in amounts to."""
+
+    #: For the sockets that are live already.
+    live: Outcome
+    #: For a newcomer, after what the reading has for it; None if the newcomer has to ask again.
+    newcomer: list[Event] | None
 
 
 class Track:
-    """The position up to which a channel's events have been delivered, without a gap.
+    """The position up to which a group has delivered, and what is held around it.
 
-    Events that do not follow on it are held back until :meth:`recover` has been given the history.
+    The position is None until the first reading; nobody is live before.
     """
+
+    __slots__ = (
+        "_arrived",
+        "_bytes",
+        "_forgotten",
+        "_held",
+        "_readings",
+        "_recent",
+        "_suspected",
+        "_suspicions",
+        "_untouched",
+        "position",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.position: Position | None = None
-        self._held: dict[int, Event] = {}
+        #: Messages that do not follow yet, with the count at which each arrived.
+        self._held: dict[Position, tuple[int, Event]] = {}
+        #: Messages delivered while readings are under way, with the count at which each arrived.
+        self._recent: list[tuple[int, Event]] = []
+        #: Bytes of payload in both.
+        self._bytes = 0
+        self._readings = 0
+        self._arrived = 0
+        #: The count up to which recent messages have been forgotten.
+        self._forgotten = 0
         self._suspected = False
+        self._suspicions = 0
+        #: True while nothing has been delivered, nor been there when somebody went live.
+        self._untouched = True
 
     @property
     def behind(self) -> bool:
         """True while something is missing, or may be, and the history has to be read."""
         return self.position is not None and (self._suspected or bool(self._held))
 
-    def lags(self, position: Position) -> bool:
-        """Tell whether the history had got further than we have."""
-        return self.position is not None and (
-            self.position.epoch == position.epoch and self.position.offset < position.offset
-        )
-
-    def start(self, position: Position) -> None:
-        """Learn where the history stood when a socket read it; later readings are in events."""
-        if self.position is None:
-            self.position = position
-
     def suspect(self) -> None:
-        """Hold back everything until the history has been read: the link was lost.
-
-        Before the first reading there is nothing to hold back; the suspicion stays until then, as
-        the answer to that reading may already be on its way.
-        """
+        """Hold everything back until a reading that is asked for from now on: the link was lost."""
         self._suspected = True
+        self._suspicions += 1
 
     def receive(self, event: Event) -> list[Event]:
-        """Take an event from the channel layer and return what may be delivered now."""
-        if not event.offset:
-            return [event]  # from a foreign program, outside of the history
-        if self.position is None:
-            # Whatever came before it is in what the sockets are about to read.
-            self._suspected = False
-            self._advance(event)
+        """Take a message from the link and return what may be delivered now."""
+        self._arrived += 1
+        if not event.offset:  # a foreign program's, outside of the numbering
+            self._remember(event)
             return [event]
-        if not self.behind and event.epoch == self.position.epoch:
-            if event.offset == self.position.offset + 1:
-                self._advance(event)
-                return [event]
-            if event.offset <= self.position.offset:
-                return []  # known already
-        if len(self._held) >= MAX_HELD:
-            self._held.pop(min(self._held))
-        self._held[event.offset] = event
-        return []
+        position = self.position
+        if position is not None and not self._suspected and not self._held:
+            if event.epoch == position.epoch:
+                if event.offset <= position.offset:
+                    return []  # known already
+                if event.offset == position.offset + 1:
+                    return [self._advance(event)]
+            elif event.offset == 1 and self._untouched and not self._readings:
+                return [self._advance(event)]  # the first message ever, on a whole link
+        self._hold(event)
+        return [] if position is None or self._suspected else self._following()
 
-    def late(self) -> list[Event]:
-        """Return held events that now follow on; a layer may merely have changed the order."""
-        return self._take_following()
+    def _advance(self, event: Event) -> Event:
+        self.position = Position(event.epoch, event.offset)
+        self._untouched = False
+        self._remember(event)
+        return event
 
-    def ended(self, snapshot: Snapshot) -> list[Event]:
-        """Return held events that follow on in an epoch that has ended; the history lacks them."""
-        if self.position is None or self.position.epoch == snapshot.position.epoch:
-            return []
-        return self._take_following()
+    def _remember(self, event: Event) -> None:
+        if self._readings:
+            self._recent.append((self._arrived, event))
+            self._count(event)
 
-    def recover(self, snapshot: Snapshot) -> Recovery:
-        """Take the channel's history and return what was missed, then what was held back."""
-        complete, seen, events, torn = snapshot.since(self.position or snapshot.position)
-        self.position = snapshot.position
-        self._suspected = False
-        # Held events of another epoch come from before a restart, and the history has the rest.
-        held = {
-            offset: event
-            for offset, event in self._held.items()
-            if event.epoch == self.position.epoch
-        }
-        if not complete:
-            # A history shorter than the gap; what arrived after the gap is there all the same.
-            known = {event.offset for event in events if event.offset}
-            late = [e for e in held.values() if seen < e.offset <= self.position.offset]
-            events = sorted(
-                [*events, *(event for event in late if event.offset not in known)],
-                key=lambda event: event.offset or self.position.offset + 1,  # type: ignore[union-attr] # set above
-            )
-            found = sum(1 for event in events if event.offset)
-            complete = not torn and 0 <= seen == self.position.offset - found
-        self._held = {o: event for o, event in held.items() if o > self.position.offset}
-        return Recovery(complete, seen, events + self._take_following(), torn)
+    def _hold(self, event: Event) -> None:
+        self._held[Position(event.epoch, event.offset)] = self._arrived, event
+        self._count(event)
 
-    def _take_following(self) -> list[Event]:
+    def _count(self, event: Event) -> None:
+        self._bytes += len(event.payload)
+        if self._bytes > MAX_HELD_BYTES or len(self._held) + len(self._recent) > MAX_HELD:
+            self._held.clear()
+            self._recent.clear()
+            self._bytes = 0
+            self._forgotten = self._arrived
+            self.suspect()
+
+    def _following(self) -> list[Event]:
+        """Return the held messages that follow on the position now."""
         events = []
         while self.position is not None:
-            event = self._held.get(self.position.offset + 1)
-            if event is None or event.epoch != self.position.epoch:
+            held = self._held.pop(Position(self.position.epoch, self.position.offset + 1), None)
+            if held is None:
                 break
-            del self._held[event.offset]
-            self._advance(event)
-            events.append(event)
+            self._bytes -= len(held[1].payload)
+            events.append(self._advance(held[1]))
         return events
 
-    def _advance(self, event: Event) -> None:
-        self.position = Position(event.epoch, event.offset)
+    def ask(self) -> Asked:
+        """Note that a reading is asked for; it must be given to `take` or `give_up` in the end."""
+        self._readings += 1
+        return Asked(self._suspicions, self._arrived)
+
+    def give_up(self) -> None:
+        """Note that a reading has failed."""
+        self._readings -= 1
+        if not self._readings:
+            self._bytes -= sum(len(event.payload) for _, event in self._recent)
+            self._recent.clear()
+
+    def waits_for(self, reading: Reading, ordered: bool) -> bool:
+        """Tell whether messages that a reading lacks are on their way, as far as anybody knows.
+
+        A reading may overtake messages on the link. With a short history it lacks some of them,
+        and taking it in now would skip them.
+
+        :param ordered: the link keeps the order, so that what arrives after a hole proves a loss.
+        """
+        if self.position is None or self._suspected:
+            return False
+        if not is_blank(self.position) and (
+            (ordered and self._held) or self.position.epoch != reading.position.epoch
+        ):
+            return False
+        return any(isinstance(item, Lost) for item in self._full(reading).since(self.position))
+
+    def take(self, reading: Reading, asked: Asked) -> Taken:
+        """Take in a reading: what the live sockets get, and what a newcomer gets after it."""
+        live: Outcome = []
+        if self.position is None:
+            self.position = reading.position
+        else:
+            if self.position.epoch != reading.position.epoch:
+                live += self._following()  # the rest of an epoch that has ended
+            live += self._recover(reading)
+        if asked.suspicions == self._suspicions:
+            self._suspected = False  # only a reading asked for after a suspicion settles it
+        self._drop_settled(reading, asked)
+        self._untouched = self._untouched and is_blank(self.position)
+        newcomer = self._after(reading, asked)
+        following = [] if self._suspected else self._following()
+        self.give_up()  # it is under way no more
+        return Taken([*live, *following], None if newcomer is None else [*newcomer, *following])
+
+    def _recover(self, reading: Reading) -> Outcome:
+        """Return what the live sockets have missed, and stand where the reading stands."""
+        assert self.position is not None
+        before, now = self.position, reading.position
+        if before.epoch == now.epoch and before.offset >= now.offset:
+            return []  # live messages were faster than the reading
+        self.position = now
+        if is_blank(before) and is_blank(now) and not self._suspected:
+            return []  # nothing has arrived over a link that is whole, so nothing was missed
+        return self._full(reading).since(before)
+
+    def _full(self, reading: Reading) -> Reading:
+        """Return a reading with the held messages that it covers."""
+        epoch, top = reading.position
+        held = [e for _, e in self._held.values() if e.epoch == epoch and e.offset <= top]
+        return reading.with_events(held)
+
+    def _drop_settled(self, reading: Reading, asked: Asked) -> None:
+        """Drop held messages that the reading has settled.
+
+        A message of another epoch that had arrived before the reading was asked for belongs to an
+        epoch that has ended; one that arrived later may belong to an epoch that has just begun.
+        """
+        assert self.position is not None
+        for key, (arrived, event) in list(self._held.items()):
+            if event.epoch == self.position.epoch:
+                settled = event.offset <= self.position.offset
+            else:
+                settled = arrived <= asked.arrived or event.epoch in reading.past
+            if settled:
+                del self._held[key]
+                self._bytes -= len(event.payload)
+
+    def _after(self, reading: Reading, asked: Asked) -> list[Event] | None:
+        """Return what was delivered to the live sockets and is not in the reading."""
+        if asked.arrived < self._forgotten:
+            return None
+        epoch, top = reading.position
+        return [
+            event
+            for arrived, event in self._recent
+            if (event.epoch == epoch and event.offset > top)
+            or (not event.offset and arrived > asked.arrived)
+        ]

@@ -1,17 +1,14 @@
-"""Connections to Redis: how they are made from the settings, and the process's own client."""
+"""Clients and connections of redis-py: how they are made from the settings."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 import redis.asyncio
+import redis.asyncio.connection
 from django.core.exceptions import ImproperlyConfigured
-from django.core.signals import setting_changed
 from redis.asyncio.retry import Retry as AsyncRetry
 from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
@@ -30,6 +27,13 @@ DEFAULTS = TIMEOUTS | {"protocol": 2}
 
 #: What only the package's own settings understand; the rest goes to redis-py as it is.
 SENTINEL_KEYS = ("sentinels", "service_name", "sentinel_kwargs")
+
+#: What redis-py raises when Redis cannot be reached.
+UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+
+#: Connections that a `Pool` keeps while nobody uses them. A server that answers HTTP requests in
+#: threads seldom has more of them publish in the same instant.
+MAX_IDLE = 10
 
 
 def connection_kwargs() -> dict[str, Any]:
@@ -57,15 +61,33 @@ def connection_kwargs() -> dict[str, Any]:
     return kwargs
 
 
+class _Kind(NamedTuple):
+    """The synchronous or the asyncio classes of redis-py."""
+
+    client: Any
+    pool: Any
+    sentinel: Any
+    retry: Any
+    parse_url: Any
+
+
+_SYNC = _Kind(redis.Redis, redis.ConnectionPool, Sentinel, Retry, redis.connection.parse_url)
+_ASYNC = _Kind(
+    redis.asyncio.Redis,
+    redis.asyncio.ConnectionPool,
+    AsyncSentinel,
+    AsyncRetry,
+    redis.asyncio.connection.parse_url,
+)
+
+
 def make_client(connection: dict[str, Any] | None = None, **overrides: Any) -> redis.Redis:
     """Return a synchronous client on a pool of its own; it connects when first used.
 
     :param connection: redis-py's arguments; by default ``WS4REDIS_CONNECTION``.
+    :param overrides: further arguments, which win over those, and over the query of a URL.
     """
-    # A retry after a timeout could publish twice: redis-py must leave retrying to its caller.
-    retry = Retry(NoBackoff(), 0)
-    kwargs = DEFAULTS | {"retry": retry} | (connection or connection_kwargs()) | overrides
-    client = _make_client(redis.Redis, redis.ConnectionPool, Sentinel, kwargs)
+    client = _make_client(_SYNC, connection or connection_kwargs(), overrides)
     assert isinstance(client, redis.Redis)
     return client
 
@@ -74,34 +96,30 @@ def make_async_client(
     connection: dict[str, Any] | None = None, **overrides: Any
 ) -> redis.asyncio.Redis:
     """Return an asyncio client on a pool of its own; asyncio twin of `make_client`."""
-    retry = AsyncRetry(NoBackoff(), 0)
-    kwargs = DEFAULTS | {"retry": retry} | (connection or connection_kwargs()) | overrides
-    client = _make_client(redis.asyncio.Redis, redis.asyncio.ConnectionPool, AsyncSentinel, kwargs)
+    client = _make_client(_ASYNC, connection or connection_kwargs(), overrides)
     assert isinstance(client, redis.asyncio.Redis)
     return client
 
 
-def _make_client(
-    client_class: Any, pool_class: Any, sentinel_class: Any, kwargs: dict[str, Any]
-) -> Any:
+def _make_client(kind: _Kind, connection: dict[str, Any], overrides: dict[str, Any]) -> Any:
+    # A retry after a timeout could publish twice: redis-py must leave retrying to its caller.
+    kwargs = DEFAULTS | {"retry": kind.retry(NoBackoff(), 0)} | connection | overrides
     if "sentinels" in kwargs:
         special = {key: kwargs.pop(key) for key in SENTINEL_KEYS if key in kwargs}
-        sentinel = sentinel_class(
+        sentinel = kind.sentinel(
             special["sentinels"], sentinel_kwargs=special.get("sentinel_kwargs") or DEFAULTS
         )
         return sentinel.master_for(special.get("service_name", "mymaster"), **kwargs)
     if "url" in kwargs:
-        url = kwargs.pop("url")
-        return client_class(connection_pool=pool_class.from_url(url, **kwargs))
+        # from_url() would let the query of the URL win over the overrides.
+        kwargs |= kind.parse_url(kwargs.pop("url")) | overrides
+        kwargs.pop("decode_responses", None)
+        return kind.client(connection_pool=kind.pool(**kwargs))
     if "unix_socket_path" in kwargs:
         # Redis() knows which connection class and which arguments fit; ConnectionPool() does not.
         for key in ("host", "port", "socket_keepalive", "socket_keepalive_options"):
             kwargs.pop(key, None)
-    return client_class(**kwargs)
-
-
-#: What redis-py raises when Redis cannot be reached.
-UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+    return kind.client(**kwargs)
 
 
 async def disconnect(client: redis.asyncio.Redis) -> None:
@@ -113,70 +131,68 @@ async def disconnect(client: redis.asyncio.Redis) -> None:
             await each.disconnect()
 
 
-_client: redis.Redis | None = None
-_generation = 0
-_lock = threading.Lock()
+class Pool:
+    """Connections of the package's own to the Redis of a synchronous client; safe for threads.
 
+    The connections are made as the pool of the client makes its own, and are none of them. A
+    caller's pool may be capped, and redis-py takes longer to hand out a connection and to take it
+    back than to send a message. There are never more connections than threads that use one at the
+    same time.
 
-def get_client() -> redis.Redis:
-    """Return the process's synchronous client.
-
-    Its pool is thread-safe and drops connections inherited over a fork.
-    """
-    global _client
-    client = _client
-    if client is None:
-        with _lock:
-            client = _client = _client or make_client()
-    return client
-
-
-def is_own_client(client: Any) -> bool:
-    """Tell whether a client is the one that `get_client` returns."""
-    return client is not None and client is _client
-
-
-def forget_connections() -> None:
-    """Make everything that connects from now on read the settings anew."""
-    global _client, _generation
-    _client = None
-    _generation += 1
-
-
-def generation() -> int:
-    """Return a number that changes whenever `forget_connections` is called."""
-    return _generation
-
-
-def _renew_lock() -> None:
-    """Replace the lock in a forked child: another thread may have held it at the fork."""
-    global _lock
-    _lock = threading.Lock()
-
-
-def _on_setting_changed(*, setting: str, **_: Any) -> None:
-    if setting == "WS4REDIS_CONNECTION":
-        forget_connections()
-
-
-setting_changed.connect(_on_setting_changed)
-os.register_at_fork(after_in_child=_renew_lock)
-
-
-async def close_with_loop(close: Callable[[], Awaitable[None]]) -> AsyncGenerator[None]:
-    """Arrange for the coroutine function ``close`` to be awaited when the running loop ends.
-
-    ``asyncio.run``, uvicorn and asgiref end a loop with ``shutdown_asyncgens()``, which closes
-    every generator that has been started and not finished: the one hook that asyncio has for this.
-    Whoever calls must keep the result referenced.
+    :param model: the ``connection_pool`` of a redis-py client.
     """
 
-    async def waiter() -> AsyncGenerator[None]:
+    def __init__(self, model: redis.ConnectionPool) -> None:
+        kwargs = {
+            key: value
+            for key, value in model.connection_kwargs.items()
+            # They belong to the newer protocol, and refer to the pool of the client.
+            if "maint_notifications" not in key
+        }
+        self._class = model.connection_class
+        self._kwargs = kwargs | {"decode_responses": False, "protocol": 2}
+        # Used with pop() and append() only, each of which is one step for all threads.
+        self._idle: list[Any] = []
+        self._closed = False
+
+    def take(self) -> Any:
+        """Return a connection that works as far as can be told without asking Redis.
+
+        :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        :raises redis.exceptions.TimeoutError: if it cannot be reached in time.
+        """
+        connection = self._take_idle()
+        while connection is not None and _is_stale(connection):
+            connection.disconnect()
+            connection = self._take_idle()
+        if connection is None:
+            connection = self._class(**self._kwargs)
+            connection.connect()
+        return connection
+
+    def _take_idle(self) -> Any:
         try:
-            yield
-        finally:
-            await close()
+            return self._idle.pop()
+        except IndexError:
+            return None
 
-    generator = waiter()
-    await anext(generator)
-    return generator
+    def give_back(self, connection: Any) -> None:
+        """Keep a connection, on which no reply is due any more, for the next one who takes it."""
+        if self._closed or len(self._idle) >= MAX_IDLE:
+            connection.disconnect()
+        else:
+            self._idle.append(connection)
+
+    def close(self) -> None:
+        """Close what nobody uses; what is in use is closed when it is given back."""
+        self._closed = True
+        while (connection := self._take_idle()) is not None:
+            connection.disconnect()
+
+
+def _is_stale(connection: Any) -> bool:
+    """Tell whether Redis has closed a connection, by restarting for instance."""
+    try:
+        return bool(connection.can_read())
+    except UNREACHABLE:
+        return True

@@ -1,80 +1,50 @@
-"""Running scripts: one round trip, on connections that are kept; one link per event loop."""
+"""Running scripts in one round trip: from any thread, or on the runner of an event loop."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Sequence
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import redis
 
-from channels_ws4redis.store import clients as connections
-from channels_ws4redis.store.clients import (
-    UNREACHABLE,
-    close_with_loop,
-    disconnect,
-    make_async_client,
-)
-from channels_ws4redis.store.scripts import WHO, Batch, Command, Outcome, Reply, Request, pack
-
-#: By pool of redis-py: connections that have been taken out of it to be kept. Taking one from the
-#: pool for each message, and giving it back, takes longer than packing and sending the message.
-_kept: WeakKeyDictionary[Any, list[Any]] = WeakKeyDictionary()
+from channels_ws4redis.store.clients import UNREACHABLE, Pool, disconnect, make_async_client
+from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.process import this_process
+from channels_ws4redis.store.scripts import Batch, Command, Outcome, Reply, Request, pack
 
 
 def run(client: redis.Redis, commands: Sequence[Command]) -> list[Outcome]:
     """Run scripts in one round trip and return their replies or exceptions, in order.
 
+    :param client: of the Redis to run them on; none of its own connections is used.
+    :raises TypeError: if it is no synchronous client of redis-py.
     :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
     :raises redis.exceptions.TimeoutError: if it does not answer in time.
     """
+    pool = this_process().pool_of(client)
     batch = Batch(commands)
     for _ in range(2):
-        if not batch.take(_exchange(client.connection_pool, batch.requests())):
+        if not batch.take(_exchange(pool, batch.requests())):
             break
-        batch.prepare(*_exchange(client.connection_pool, [WHO]))
     return batch.outcomes
 
 
-def _exchange(pool: Any, requests: Sequence[Request]) -> list[Outcome]:
+def _exchange(pool: Pool, requests: Sequence[Request]) -> list[Outcome]:
     """Send requests in one go and return their replies.
 
     It is what a pipeline of redis-py does, without that one's bookkeeping.
     """
-    kept = _kept.setdefault(pool, [])
-    connection = _take(pool, kept)
+    connection = pool.take()
     try:
         connection.send_packed_command(pack(requests))
         replies = [_read(connection) for _ in requests]
     except BaseException:
         connection.disconnect()  # there may be replies that nobody has read
-        pool.release(connection)
         raise
-    kept.append(connection)
+    pool.give_back(connection)
     return replies
-
-
-def _take(pool: Any, kept: list[Any]) -> Any:
-    while True:
-        try:
-            connection = kept.pop()
-        except IndexError:
-            return pool.get_connection()
-        if not _is_stale(connection):
-            return connection
-        connection.disconnect()
-        pool.release(connection)
-
-
-def _is_stale(connection: Any) -> bool:
-    """Tell whether Redis has closed a connection, by restarting for instance."""
-    try:
-        return bool(connection.can_read())
-    except UNREACHABLE:
-        return True
 
 
 def _read(connection: Any) -> Outcome:
@@ -84,54 +54,68 @@ def _read(connection: Any) -> Outcome:
         return error
 
 
-# In a forked child they are the parent's; closing our copies does not concern it.
-os.register_at_fork(after_in_child=_kept.clear)
-
-
-class Link:
-    """The connection of one event loop to Redis, shared by every coroutine in it.
+class Runner:
+    """Runs the scripts of all coroutines of one event loop, on one connection.
 
     Commands given while others are under way leave together in the next exchange: five hundred
-    sockets that connect at once cost a handful of round trips on one connection.
+    sockets that connect at once cost a handful of round trips.
+
+    :param connection: redis-py's arguments, None for ``WS4REDIS_CONNECTION``.
     """
 
-    def __init__(self) -> None:
-        self._client = make_async_client(max_connections=2)
+    def __init__(self, connection: dict[str, Any] | None = None) -> None:
+        #: That of the process when the connection's settings were read.
+        self.generation = this_process().generation
+        self._client = make_async_client(connection, max_connections=2)
+        #: What waits to be sent, and what has been sent and not been answered.
         self._pending: list[tuple[Command, asyncio.Future[Reply]]] = []
+        self._under_way: list[tuple[Command, asyncio.Future[Reply]]] = []
         self._sender: asyncio.Task[None] | None = None
 
     async def run(self, commands: Sequence[Command]) -> list[Outcome]:
         """Run scripts and return their replies or exceptions, in order; asyncio twin of `run`.
 
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        :raises redis.exceptions.TimeoutError: if it does not answer in time.
         """
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
         self._pending.extend(zip(commands, futures, strict=True))
-        if self._sender is None:
-            self._sender = loop.create_task(self._send())
+        self._send_soon()
         outcomes = await asyncio.gather(*futures, return_exceptions=True)
         for outcome in outcomes:
-            if isinstance(outcome, asyncio.CancelledError):
-                raise redis.exceptions.ConnectionError("The link to Redis was closed.")
             if isinstance(outcome, UNREACHABLE):
                 raise outcome
         return outcomes
 
+    def _send_soon(self) -> None:
+        if self._sender is None and self._pending:
+            self._sender = this_loop().spawn(self._send(), name="ws4redis-sender")
+            self._sender.add_done_callback(self._on_sender_done)
+
     async def _send(self) -> None:
-        batch: list[tuple[Command, asyncio.Future[Reply]]] = []
-        try:
-            while self._pending:
-                batch, self._pending = self._pending, []
-                outcomes = await self._execute([command for command, _ in batch])
-                for (_, future), outcome in zip(batch, outcomes, strict=True):
-                    _settle(future, outcome)
-        finally:
-            if self._sender is asyncio.current_task():
-                self._sender = None
-                batch, self._pending = [*batch, *self._pending], []
-            for _, future in batch:
-                future.cancel()  # without effect unless this task was cancelled
+        while self._pending:
+            self._under_way, self._pending = self._pending, []
+            outcomes = await self._execute([command for command, _ in self._under_way])
+            for (_, future), outcome in zip(self._under_way, outcomes, strict=True):
+                _settle(future, outcome)
+            self._under_way = []
+
+    def _on_sender_done(self, sender: asyncio.Task[None]) -> None:
+        """Leave nobody waiting, whatever has ended the sender, and go on with what is not sent.
+
+        A task can also be cancelled by code that runs in it, and before its first step.
+        """
+        if sender is not self._sender:
+            return  # closed meanwhile
+        self._sender = None
+        self._fail(self._under_way, "Sending to Redis was interrupted.")
+        self._send_soon()
+
+    def _fail(self, waiting: list[tuple[Command, asyncio.Future[Reply]]], reason: str) -> None:
+        for _, future in waiting:
+            _settle(future, redis.exceptions.ConnectionError(reason))
+        waiting.clear()
 
     async def _execute(self, commands: Sequence[Command]) -> list[Outcome]:
         batch = Batch(commands)
@@ -139,7 +123,6 @@ class Link:
             for _ in range(2):
                 if not batch.take(await self._exchange(batch.requests())):
                     break
-                batch.prepare(*await self._exchange([WHO]))
         except UNREACHABLE as error:
             return [_as_redis_error(error)] * len(commands)
         except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
@@ -164,16 +147,15 @@ class Link:
             await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def close(self) -> None:
-        """Close the connection; a later command opens a new one."""
+        """Close the connection and fail those who wait; a later command opens a new one."""
         sender, self._sender = self._sender, None
+        waiting = self._under_way + self._pending
+        self._under_way, self._pending = [], []
+        self._fail(waiting, "The connection to Redis was closed.")
         if sender is not None:
             sender.cancel()
             # A connection that is just being made is not yet known to the pool.
             await asyncio.wait([sender])
-        # The sender cannot tell them if it was cancelled before its first step.
-        pending, self._pending = self._pending, []
-        for _, future in pending:
-            future.cancel()
         await disconnect(self._client)
 
 
@@ -199,19 +181,12 @@ async def _aread(connection: Any) -> Outcome:
         return error
 
 
-_links: WeakKeyDictionary[asyncio.AbstractEventLoop, tuple[int, Link, Any]] = WeakKeyDictionary()
-
-
-async def get_link() -> Link:
-    """Return the running event loop's link to Redis."""
-    loop = asyncio.get_running_loop()
-    found = _links.get(loop)
-    if found is not None:
-        made_from, link, _ = found
-        if made_from == connections.generation():
-            return link
-        del _links[loop]
-        await link.close()
-    link = Link()
-    _links[loop] = connections.generation(), link, await close_with_loop(link.close)
-    return link
+def get_runner() -> Runner:
+    """Return the runner of the running event loop, for the present connection settings."""
+    loop = this_loop()
+    runner = loop.get(Runner, Runner)
+    if runner.generation != this_process().generation:
+        loop.forget(Runner)
+        loop.spawn(runner.close())
+        runner = loop.get(Runner, Runner)
+    return runner

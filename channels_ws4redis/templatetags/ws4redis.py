@@ -15,8 +15,8 @@ from redis.exceptions import RedisError
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.protocol.names import audience_arguments, channel_labels
-from channels_ws4redis.store.clients import get_client
-from channels_ws4redis.store.commands import parse_snapshot, read_command
+from channels_ws4redis.store.commands import parse_reading, read_command
+from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.runner import run
 from channels_ws4redis.subscriber import RedisSubscriber
 
@@ -80,14 +80,12 @@ def _positions(request: Any, facility: Any, flags: list[str]) -> dict[str, Any] 
     names = store._get_message_channels(
         request=request, facility=facility, **audience_arguments("subscribe", flags)
     )
-    labels = channel_labels(store.get_prefix().removesuffix(":"), names)
+    labels = channel_labels(store.get_prefix(), names)
     try:
         replies = run(get_client(), [read_command(name) for name in names])
-        snapshots = [
-            parse_snapshot(name, reply) for name, reply in zip(names, replies, strict=True)
-        ]
+        readings = [parse_reading(name, reply) for name, reply in zip(names, replies, strict=True)]
     except (RedisError, TypeError):
         # The page is worth more than its stamp: without it the socket gets the stored messages.
         logger.exception("The page could not be stamped with positions")
         return None
-    return {labels[snapshot.channel]: snapshot.position._asdict() for snapshot in snapshots}
+    return {labels[reading.channel]: reading.position._asdict() for reading in readings}

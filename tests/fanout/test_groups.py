@@ -12,8 +12,10 @@ from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.test import override_settings
 
 from channels_ws4redis.fanout import groups as fanout_module
+from channels_ws4redis.fanout import sockets as sockets_module
+from channels_ws4redis.fanout import stock as stock_module
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
-from channels_ws4redis.layers import group_name
+from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.protocol.messages import EVENT_TYPE
 from channels_ws4redis.publisher import RedisPublisher
 from testproject.embedded import RedisServer
@@ -38,8 +40,8 @@ async def fanout(request, settings, redis_url):
         settings.CHANNEL_LAYERS = configuration("redis", redis_url)
     fanout = get_fanout(get_channel_layer())
     yield fanout
-    for recipient in list(fanout._recipients):
-        fanout.leave(recipient)
+    for socket in list(fanout._sockets):
+        fanout.leave(socket)
     await all_left()
     await close_layer(get_channel_layer())
 
@@ -120,7 +122,6 @@ async def test_closing(layer_name, fanout):
     assert get_fanout(get_channel_layer()) is fanout
     listener.leave()
     await all_left()
-    assert not fanout._tasks
     assert not fanout._groups
     later = get_fanout(get_channel_layer())
     assert later is not fanout
@@ -136,7 +137,7 @@ async def test_coming_and_going(layer_name, fanout):
     staying = await Listener(fanout).join(FOO)
     for number in range(20):
         passing = Listener(fanout)
-        await fanout.join(passing.recipient, [FOO, BAR])
+        await fanout.join(passing.socket, [FOO, BAR])
         passing.leave()
         await publish(str(number))
     assert [await staying.receive() for _ in range(20)] == [str(number) for number in range(20)]
@@ -200,8 +201,10 @@ async def test_reading_is_shared(fanout, redis_client):
 
 
 async def test_reading_nothing(fanout):
-    """Without channels there is nothing to read."""
-    assert await fanout.read([]) == []
+    """A socket that listens on no channel goes live all the same."""
+    listener = await Listener(fanout).join()
+    assert listener.socket.live
+    await fanout.refresh([])
 
 
 async def test_foreign_programs(fanout, redis_client, settings):
@@ -282,8 +285,8 @@ async def test_lost_link(fanout, redis_client):
 @pytest.mark.parametrize("name", ["pubsub", "core"])
 async def test_layer_that_loses_its_link(settings, monkeypatch, name):
     """On a layer that does not tell of a lost link the fan-out finds out by itself."""
-    monkeypatch.setattr(fanout_module, "PROBE_INTERVAL", 0.1)
-    monkeypatch.setattr(fanout_module, "PROBE_TIMEOUT", 0.3)
+    monkeypatch.setattr(stock_module, "PROBE_INTERVAL", 0.1)
+    monkeypatch.setattr(stock_module, "PROBE_TIMEOUT", 0.3)
     settings.WS4REDIS_HISTORY = 100
     with RedisServer(port=0) as server:
         settings.CHANNEL_LAYERS = configuration(name, server.url)
@@ -304,6 +307,35 @@ async def test_layer_that_loses_its_link(settings, monkeypatch, name):
         await close_layer(layer)
 
 
+class CancellingLayer(InMemoryChannelLayer):
+    """A layer that cancels whoever receives from it, once."""
+
+    cancelled = False
+
+    async def receive(self, channel):
+        message = await super().receive(channel)
+        if not self.cancelled:
+            self.cancelled = True
+            asyncio.current_task().cancel()
+            await asyncio.sleep(0)
+        return message
+
+
+async def test_layer_that_cancels_its_receiver(settings, caplog):
+    """The process does not go mute, and what was lost with the task is made good."""
+    backend = f"{__name__}.{CancellingLayer.__qualname__}"
+    settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend}}
+    settings.WS4REDIS_HISTORY = 10
+    listener = await Listener(get_fanout(get_channel_layer())).join(FOO)
+    await publish("one")
+    assert await listener.receive() == "one"
+    await publish("two")
+    assert await listener.receive() == "two"
+    assert "has ended, beginning anew" in caplog.text
+    listener.leave()
+    await all_left()
+
+
 async def test_redis_is_down(settings, free_port):
     """While Redis is away joining raises ConnectionError; leaving is in order all the same."""
     settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
@@ -312,7 +344,7 @@ async def test_redis_is_down(settings, free_port):
         layer = get_channel_layer()
         listener = Listener(get_fanout(layer))
         with pytest.raises(redis.exceptions.ConnectionError):
-            await listener.fanout.join(listener.recipient, [FOO])
+            await listener.fanout.join(listener.socket, [FOO])
         listener.leave()
         await all_left()
         await close_layer(layer)
@@ -321,10 +353,10 @@ async def test_redis_is_down(settings, free_port):
 async def test_heartbeats_and_pings(fanout, settings, monkeypatch):
     """Raw clients get the heartbeat, clients of the protocol a ping, who is not yet live none."""
     monkeypatch.setattr(fanout_module, "HEARTBEAT_INTERVAL", 0.01)
-    monkeypatch.setattr(fanout_module, "PING_INTERVAL", 0.01)
+    monkeypatch.setattr(sockets_module, "PING_INTERVAL", 0.01)
     settings.WS4REDIS_HEARTBEAT = "--heartbeat--"
     waiting = Listener(fanout)
-    await fanout.join(waiting.recipient, [FOO])
+    await fanout.join(waiting.socket, [FOO])
     raw = await Listener(fanout).join(FOO)
     client = await Listener(fanout, {FOO: "broadcast"}).join(FOO)
     assert [await raw.receive() for _ in range(2)] == ["--heartbeat--"] * 2
@@ -334,14 +366,14 @@ async def test_heartbeats_and_pings(fanout, settings, monkeypatch):
 
 async def test_joining_again(monkeypatch, settings):
     """Groups are joined again before the layer forgets them."""
-    monkeypatch.setattr(fanout_module, "REJOIN_INTERVAL", 0.02)
+    monkeypatch.setattr(stock_module, "REJOIN_INTERVAL", 0.02)
     settings.CHANNEL_LAYERS = configuration("memory", "")
     layer = get_channel_layer()
     assert isinstance(layer, InMemoryChannelLayer)
     fanout = get_fanout(layer)
     listener = await Listener(fanout).join(FOO)
     layer.groups.clear()
-    await until(lambda: group_name(layer, FOO) in layer.groups)
+    await until(lambda: StockBackend(layer).group_name(FOO) in layer.groups)
     await publish("Hello")
     assert await listener.receive() == "Hello"
     listener.leave()
@@ -364,7 +396,7 @@ async def test_own_messages(fanout):
     """A socket does not hear what it has published itself; the others on its channel do."""
     sender, listener = await Listener(fanout).join(FOO), await Listener(fanout).join(FOO)
     publisher = RedisPublisher(facility="foo", broadcast=True)
-    publisher._sender = sender.recipient.id
+    publisher._sender = sender.socket.id
     await publisher.apublish_message("mine")
     await publish("end")
     assert [await listener.receive() for _ in range(2)] == ["mine", "end"]

@@ -6,11 +6,13 @@ import asyncio
 import base64
 import contextlib
 import os
+import random
 import re
 import socket
 import struct
 import time
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,8 @@ from channels_ws4redis.consumers import SLOW_CLOSE_TIMEOUT
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol.messages import SUBPROTOCOL, json_frame
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.servers import Peer, Send, behind
+from channels_ws4redis.servers.peer import KnownPeer
 from tests.clients import Visitor
 
 #: Megabytes; WS4REDIS_TEST_FLOOD=300 makes it thorough.
@@ -43,6 +47,11 @@ class Server:
         self.sent.append(frame)
         await self.writable.wait()
 
+    @property
+    def numbers(self) -> list[int]:
+        """What was sent, of what `number` has made."""
+        return [int(frame["text"]) for frame in self.sent]
+
 
 class Overflow:
     """Counts how often it is told."""
@@ -53,47 +62,129 @@ class Overflow:
         self.count += 1
 
 
+#: How a server's send is called: on the spot if it is known to be its own, else in a task.
+WAYS: dict[str, Callable[[Send], Peer]] = {
+    "own": lambda send: KnownPeer(send, None, own=True),
+    "other": Peer,
+}
+
+
 @pytest.fixture
 def overflow() -> Overflow:
     return Overflow()
+
+
+@pytest.fixture
+def server() -> Server:
+    return Server()
+
+
+@pytest.fixture(params=WAYS)
+def peer(request: pytest.FixtureRequest, server: Server) -> Peer:
+    """The server's socket, by either way."""
+    return WAYS[request.param](server.send)
+
+
+def opened(peer: Peer, *rest) -> Outbox:
+    """Return an outbox that may write."""
+    outbox = Outbox(peer, *rest)
+    outbox.open()
+    return outbox
 
 
 def number(index: int) -> dict:
     return {"type": "websocket.send", "text": str(index)}
 
 
-async def test_a_frame_is_sent_on_the_spot(overflow) -> None:
+async def test_a_frame_is_sent_on_the_spot(server, overflow) -> None:
     """Without a task switch, while the server takes it."""
-    server = Server()
-    outbox = Outbox(server.send, 10, 1000, overflow)
+    outbox = opened(WAYS["own"](server.send), 10, 1000, overflow)
     outbox.put(FRAME)
     assert server.sent == [FRAME]
     assert len(outbox) == 0
+    assert len(asyncio.all_tasks()) == 1
 
 
-async def test_order_is_kept_when_the_server_holds_us_up(overflow) -> None:
-    server = Server()
-    outbox = Outbox(server.send, 100, 1000, overflow)
+async def test_order_is_kept_when_the_server_holds_us_up(server, peer, overflow) -> None:
+    outbox = opened(peer, 100, 1000, overflow)
     outbox.put(number(0))
+    await outbox.flush()
     server.writable.clear()
     for index in range(1, 50):
         outbox.put(number(index))
+    await asyncio.sleep(0)
     assert len(outbox) == 48
     server.writable.set()
     await outbox.flush()
     for index in range(50, 60):
         outbox.put(number(index))
     await outbox.flush()
-    assert [int(frame["text"]) for frame in server.sent] == list(range(60))
+    assert server.numbers == list(range(60))
     assert not overflow.count
 
 
+async def test_order_is_kept_between_the_ways(server, peer, overflow) -> None:
+    """Whenever the server waits, and for however long, between being written to on the spot."""
+    outbox = opened(peer, 10_000, 10**6, overflow)
+    waits = random.Random(1)
+    for index in range(3000):
+        if waits.random() < 0.1:
+            server.writable.clear()
+        elif waits.random() < 0.3:
+            server.writable.set()
+        if waits.random() < 0.2:
+            await asyncio.sleep(0)
+        outbox.put(number(index), stored=waits.random() < 0.5)
+    server.writable.set()
+    await outbox.flush()
+    assert server.numbers == list(range(3000))
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_nothing_is_written_before_the_outbox_is_open(server, peer, overflow) -> None:
+    """Then all that has waited is, before anything else."""
+    outbox = Outbox(peer, 10, 1000, overflow)
+    for index in range(5):
+        outbox.put(number(index))
+    await outbox.flush()
+    await asyncio.sleep(0)
+    assert server.sent == []
+    assert len(outbox) == 5
+    outbox.open()
+    for index in range(5, 8):
+        outbox.put(number(index))
+    await outbox.flush()
+    assert server.numbers == list(range(8))
+    outbox.open()
+    outbox.put(number(8))
+    await outbox.flush()
+    assert server.numbers == list(range(9))
+
+
+async def test_what_waits_for_the_opening_is_bounded(server, peer, overflow) -> None:
+    outbox = Outbox(peer, 5, 1000, overflow)
+    for index in range(6):
+        outbox.put(number(index), stored=index < 2)
+    assert not overflow.count
+    for _ in range(5):
+        outbox.put(FRAME)
+    assert overflow.count == 1
+    outbox.open()
+    outbox.put(FRAME)
+    await asyncio.sleep(0)
+    assert server.sent == []
+    assert len(asyncio.all_tasks()) == 1
+
+
 @pytest.mark.parametrize(("messages", "size"), [(5, 10**6), (1000, 500)], ids=["number", "size"])
-async def test_a_bound_that_is_exceeded_closes_the_outbox_once(overflow, messages, size) -> None:
-    server = Server()
+async def test_a_bound_that_is_exceeded_closes_the_outbox_once(
+    server, peer, overflow, messages, size
+) -> None:
     server.writable.clear()
-    outbox = Outbox(server.send, messages, size, overflow)
-    for _ in range(6):
+    outbox = opened(peer, messages, size, overflow)
+    outbox.put(FRAME)
+    await asyncio.sleep(0)
+    for _ in range(5):
         outbox.put(FRAME)
     assert not overflow.count
     for _ in range(6):
@@ -102,23 +193,24 @@ async def test_a_bound_that_is_exceeded_closes_the_outbox_once(overflow, message
     assert outbox.closed
     assert len(outbox) == 0
     await asyncio.sleep(0)
+    assert len(asyncio.all_tasks()) == 1
 
 
-async def test_a_single_large_frame_passes(overflow) -> None:
-    server = Server()
+async def test_a_single_large_frame_passes(server, peer, overflow) -> None:
     server.writable.clear()
-    outbox = Outbox(server.send, 10, 50, overflow)
+    outbox = opened(peer, 10, 50, overflow)
     outbox.put(FRAME)
+    await asyncio.sleep(0)
     outbox.put(FRAME)
     assert not overflow.count
     outbox.close()
+    await asyncio.sleep(0)
 
 
-async def test_the_history_does_not_count_against_the_bounds(overflow) -> None:
+async def test_the_history_does_not_count_against_the_bounds(server, peer, overflow) -> None:
     """Or a client whose history is larger than its outbox could never come back."""
-    server = Server()
     server.writable.clear()
-    outbox = Outbox(server.send, 3, 250, overflow)
+    outbox = opened(peer, 3, 250, overflow)
     for _ in range(20):
         outbox.put(FRAME, stored=True)
     for _ in range(2):
@@ -126,12 +218,12 @@ async def test_the_history_does_not_count_against_the_bounds(overflow) -> None:
     assert not overflow.count
     outbox.put(FRAME)
     assert overflow.count == 1
+    await asyncio.sleep(0)
 
 
-async def test_room_for_the_history_is_made_once(overflow) -> None:
-    server = Server()
+async def test_room_for_the_history_is_made_once(server, peer, overflow) -> None:
     server.writable.clear()
-    outbox = Outbox(server.send, 3, 10**6, overflow)
+    outbox = opened(peer, 3, 10**6, overflow)
     for _ in range(20):
         outbox.put(FRAME, stored=True)
     server.writable.set()
@@ -140,24 +232,25 @@ async def test_room_for_the_history_is_made_once(overflow) -> None:
     for _ in range(5):
         outbox.put(FRAME)
     assert overflow.count == 1
+    await asyncio.sleep(0)
 
 
-async def test_a_socket_that_is_gone_is_no_error(overflow) -> None:
-    server = Server()
-    outbox = Outbox(server.send, 10, 1000, overflow)
+async def test_a_socket_that_is_gone_is_no_error(server, peer, overflow) -> None:
+    outbox = opened(peer, 10, 1000, overflow)
     server.broken = True
     outbox.put(FRAME)
     outbox.put(FRAME)
+    await outbox.flush()
     assert outbox.closed
     assert not overflow.count
 
 
-async def test_a_socket_that_goes_while_frames_wait_is_no_error(overflow) -> None:
-    server = Server()
+async def test_a_socket_that_goes_while_frames_wait_is_no_error(server, peer, overflow) -> None:
     server.writable.clear()
-    outbox = Outbox(server.send, 10, 10000, overflow)
+    outbox = opened(peer, 10, 10000, overflow)
     for _ in range(3):
         outbox.put(FRAME)
+    await asyncio.sleep(0)
     server.broken = True
     server.writable.set()
     await outbox.flush()
@@ -165,16 +258,136 @@ async def test_a_socket_that_goes_while_frames_wait_is_no_error(overflow) -> Non
     assert not overflow.count
 
 
-async def test_closing_leaves_no_task(overflow) -> None:
-    server = Server()
+async def test_closing_leaves_no_task(server, peer, overflow) -> None:
     server.writable.clear()
-    outbox = Outbox(server.send, 10, 10000, overflow)
+    outbox = opened(peer, 10, 10000, overflow)
     outbox.put(FRAME)
     outbox.put(json_frame({}))
     assert len(asyncio.all_tasks()) == 2
     outbox.close()
+    outbox.put(FRAME)
     await asyncio.sleep(0.01)
     assert len(asyncio.all_tasks()) == 1
+    assert len(outbox) == 0
+
+
+# Whatever awaitable a send returns, and whatever it does meanwhile
+
+
+def put_by_another(outbox: Outbox, *frames: dict) -> asyncio.Task[None]:
+    """Put frames in a task that goes on to wait, as the one does that listens for all sockets."""
+
+    async def listen() -> None:
+        for frame in frames:
+            outbox.put(frame)
+        await outbox.flush()
+        await asyncio.sleep(0.2)
+
+    return asyncio.create_task(listen())
+
+
+async def test_a_timeout_around_send_ends_this_socket_and_nothing_else(server, overflow) -> None:
+    async def send(frame: dict) -> None:
+        async with asyncio.timeout(0.05):
+            await server.send(frame)
+
+    outbox = opened(behind(send), 10, 1000, overflow)
+    server.writable.clear()
+    listener = put_by_another(outbox, FRAME, FRAME)
+    await listener
+    assert not listener.cancelled()
+    assert outbox.closed
+    assert server.sent == [FRAME]
+
+
+async def test_a_send_that_is_cancelled_from_within_ends_this_socket_only(overflow) -> None:
+    async def send(frame: dict) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.sleep(0)
+
+    outbox = opened(behind(send), 10, 1000, overflow)
+    listener = put_by_another(outbox, FRAME, FRAME)
+    await listener
+    assert outbox.closed
+    assert len(asyncio.all_tasks()) == 1
+
+
+async def test_send_sees_the_context_that_the_socket_began_in(server, overflow) -> None:
+    """And may set and reset variables around its waiting."""
+    request: ContextVar[str] = ContextVar("request")
+    seen = []
+
+    async def send(frame: dict) -> None:
+        token = request.set(f"{request.get()}'s frame")
+        await asyncio.sleep(0)
+        await server.send(frame)
+        seen.append(request.get())
+        request.reset(token)
+
+    async def begin() -> Outbox:
+        request.set("john")
+        return opened(behind(send), 10, 1000, overflow)
+
+    outbox = await asyncio.create_task(begin())
+    request.set("mary")
+    await put_by_another(outbox, number(0), number(1))
+    outbox.put(number(2))
+    await outbox.flush()
+    assert server.numbers == [0, 1, 2]
+    assert seen == ["john's frame"] * 3
+
+
+async def test_a_future_is_awaited(server, overflow) -> None:
+    futures: list[asyncio.Future[None]] = []
+
+    def send(frame: dict) -> asyncio.Future[None]:
+        server.sent.append(frame)
+        futures.append(asyncio.get_running_loop().create_future())
+        return futures[-1]
+
+    outbox = opened(behind(send), 10, 1000, overflow)
+    for index in range(3):
+        outbox.put(number(index))
+    for index in range(3):
+        await asyncio.sleep(0.01)
+        assert server.numbers == list(range(index + 1))
+        futures[-1].set_result(None)
+    await outbox.flush()
+    outbox.put(number(3))
+    await asyncio.sleep(0)
+    futures[-1].set_exception(ConnectionResetError())
+    await outbox.flush()
+    assert outbox.closed
+
+
+async def test_a_send_that_raises_before_it_returns_anything_closes_the_outbox(overflow) -> None:
+    def send(frame: dict) -> asyncio.Future[None]:
+        raise ConnectionResetError
+
+    outbox = opened(behind(send), 10, 1000, overflow)
+    outbox.put(FRAME)
+    await outbox.flush()
+    assert outbox.closed
+
+
+async def test_only_messages_are_written_on_the_spot(server, overflow) -> None:
+    """The end of a socket may need a task of its own: servers give a client time to answer."""
+    tasks = []
+
+    async def send(frame: dict) -> None:
+        await server.send(frame)
+        tasks.append(asyncio.current_task())
+
+    outbox = opened(WAYS["own"](send), 10, 1000, overflow)
+    close = {"type": "websocket.close", "code": 4002}
+    outbox.put(FRAME)
+    outbox.put(close)
+    await outbox.flush()
+    assert server.sent == [FRAME, close]
+    assert tasks[0] is asyncio.current_task()
+    assert tasks[1] is not asyncio.current_task()
 
 
 # Real servers
@@ -328,6 +541,27 @@ async def test_a_client_that_never_reads_again_does_not_stay(
             break
         await asyncio.sleep(0.2)
     assert not _connections(server.port)
+
+
+async def test_middleware_that_gives_up_on_a_client_harms_nobody_else(serve, silent_client) -> None:
+    """The process goes on to listen, for those that are there and for those that come."""
+    server = serve(
+        "uvicorn",
+        application="tests.site.impatient:application",
+        settings={"WS4REDIS_OUTBOX_BYTES": 64 * 1024 * 1024},  # the middleware is to be first
+    )
+    silent_client(server.port, "/ws/patience?subscribe-broadcast")
+    async with Visitor(server).socket("/ws/patience?subscribe-broadcast") as reader:
+        flooding = asyncio.ensure_future(asyncio.to_thread(flood, "patience", 16))
+        received = await reader.receive_many(16 * 16)
+        await flooding
+        assert [int(message[:8]) for message in received] == list(range(16 * 16))
+        async with Visitor(server).socket("/ws/patience?subscribe-broadcast") as newcomer:
+            assert int((await newcomer.receive())[:8]) == 16 * 16 - 1
+            await asyncio.to_thread(
+                RedisPublisher(facility="patience", broadcast=True).publish_message, "still here?"
+            )
+            assert await reader.receive() == await newcomer.receive() == "still here?"
 
 
 def _connections(port: int) -> int:

@@ -13,9 +13,9 @@ from asgiref.sync import async_to_sync, sync_to_async
 from channels.layers import get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_ws4redis.fanout import publishing as delivery
+from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.fanout.groups import get_fanout
-from channels_ws4redis.fanout.publishing import adeliver, deliver
+from channels_ws4redis.fanout.publishing import apublish, publish
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.commands import Publication
 from testproject.embedded import RedisServer
@@ -162,17 +162,17 @@ async def test_forked_child(listen, layer_name, redis_client):
 
 async def test_nobody(redis_client):
     """A message for no channel is no message, and needs not even a channel layer."""
-    deliver(Publication([], b"x", 10))
-    await adeliver(Publication([], b"x", 10))
+    publish(Publication([], b"x", 10))
+    await apublish(Publication([], b"x", 10))
     assert redis_client.keys() == []
 
 
 def test_many_channels_cost_few_scripts(redis_client):
     """A publish to many channels is one script for fifty of them."""
     names = [f"user:{number}:foo" for number in range(101)]
-    deliver(Publication(names, b"warm up", 10))
+    publish(Publication(names, b"warm up", 10))
     redis_client.config_resetstat()
-    deliver(Publication(names, b"x", 10))
+    publish(Publication(names, b"x", 10))
     assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
     assert redis_client.mget(names) == [b"x"] * 101
 
@@ -180,18 +180,17 @@ def test_many_channels_cost_few_scripts(redis_client):
 @pytest.mark.parametrize("at_once", [1, 2, 10])
 def test_a_channel_that_cannot_be_written(redis_client, monkeypatch, at_once):
     """It raises, and keeps no other channel from its message, in whatever parts they go."""
-    monkeypatch.setattr(delivery, "_channels_at_once", at_once)
+    monkeypatch.setattr(backend_named("default"), "channels_at_once", at_once)
     names = ["broadcast:a", "broadcast:b", "broadcast:c"]
     redis_client.rpush("{broadcast:b}:meta", "no hash")
     with pytest.raises(redis.exceptions.ResponseError, match="wrong kind"):
-        deliver(Publication(names, b"x", 10))
+        publish(Publication(names, b"x", 10))
     assert redis_client.mget(names) == [b"x", None, b"x"]
 
 
 @pytest.fixture
-def cluster(monkeypatch):
+def cluster():
     """A Redis in cluster mode that is alone and has all slots."""
-    monkeypatch.setattr(delivery, "_channels_at_once", delivery._channels_at_once)
     with RedisServer(port=0, options={"cluster-enabled": "yes"}) as server:
         client = redis.Redis.from_url(server.url)
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
@@ -202,13 +201,14 @@ def cluster(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["redis", "memory"])
-@pytest.mark.parametrize("publish", [deliver, adeliver])
-async def test_cluster_mode_publishes_once(settings, cluster, name, publish):
+@pytest.mark.parametrize("function", [publish, apublish])
+async def test_cluster_mode_publishes_once(settings, cluster, name, function):
     """What such a Redis has taken of a publish is not published again with what it has refused."""
     client, settings.WS4REDIS_CONNECTION = cluster
     settings.CHANNEL_LAYERS = configuration(name, settings.WS4REDIS_CONNECTION)
-    names = [f"user:{number}:foo" for number in range(delivery._channels_at_once + 1)]
-    outcome = publish(Publication(names, b"x", 10))
+    at_once = backend_named("default").channels_at_once
+    names = [f"user:{number}:foo" for number in range(at_once + 1)]
+    outcome = function(Publication(names, b"x", 10))
     if outcome is not None:
         await outcome
     assert {client.hget(f"{{{name}}}:meta", "offset") for name in names} == {b"1"}
@@ -219,10 +219,10 @@ async def test_cluster_mode(settings, cluster):
     """A Redis that takes no channels of different slots at once gets them one by one."""
     client, settings.WS4REDIS_CONNECTION = cluster
     names = ["user:john:foo", "user:mary:foo", "user:ann:foo"]
-    for publish in (deliver, adeliver):
-        delivery._channels_at_once = 50
+    for function in (publish, apublish):
+        backend_named("default").channels_at_once = 50
         for _ in range(2):
-            outcome = publish(Publication(names, b"x", 10))
+            outcome = function(Publication(names, b"x", 10))
             if outcome is not None:
                 await outcome
     assert [client.get(name) for name in names] == [b"x"] * 3
@@ -257,9 +257,9 @@ async def test_layer_is_down(settings, free_port, name, redis_client):
     settings.CHANNEL_LAYERS = configuration(name, f"redis://127.0.0.1:{free_port}")
     publication = Publication(["broadcast:foo"], b"x", 10)
     with pytest.raises((redis.exceptions.ConnectionError, OSError)):
-        deliver(publication)
+        publish(publication)
     with pytest.raises((redis.exceptions.ConnectionError, OSError)):
-        await adeliver(publication)
+        await apublish(publication)
     assert redis_client.get("broadcast:foo") == b"x"
     await close_layer(get_channel_layer())
 

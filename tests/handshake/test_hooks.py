@@ -12,9 +12,6 @@ from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import settings as private_settings
-from channels_ws4redis.exceptions import WebSocketError
-from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.fanout.sockets import Recipient
 from channels_ws4redis.handshake import hooks
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
@@ -111,70 +108,6 @@ def test_overrides():
     assert hooks.overrides(Mixed(None), RedisSubscriber, "publish_message", "release")
     assert hooks.overrides(Child(None), RedisSubscriber, "release")
     assert not hooks.overrides(Child(None), RedisSubscriber, "publish_message")
-
-
-# The socket of send_persisted_messages
-
-
-def hook_socket(send) -> hooks.HookSocket:
-    """Make one over an ASGI send."""
-    outbox = Outbox(send, 100, 1000, lambda: None)
-    return hooks.HookSocket(Recipient(outbox, echo=False, labels=None))
-
-
-async def test_hook_socket():
-    """It sends text and bytes from a thread, in order, text wherever the bytes are UTF-8."""
-    frames = []
-
-    async def send(frame) -> None:
-        frames.append({key: value for key, value in frame.items() if key != "type"})
-
-    def work(socket: hooks.HookSocket) -> None:
-        assert not socket.closed
-        for message in ("täxt", b"t\xc3\xa4xt", bytearray(b"\xff")):
-            socket.send(message)
-        socket.send(b"abc", binary=True)
-        socket.send(b"abc", binary=False)
-
-    socket = hook_socket(send)
-    await asyncio.to_thread(work, socket)
-    assert frames == [
-        {"text": "täxt"},
-        {"text": "täxt"},
-        {"bytes": b"\xff"},
-        {"bytes": b"abc"},
-        {"text": "abc"},
-    ]
-    assert socket.sent == ["täxt".encode(), "täxt".encode(), b"\xff", b"abc", b"abc"]
-
-
-async def test_hook_socket_is_gone():
-    """Sending to a client that has gone raises the error that legacy code catches."""
-
-    async def send(frame) -> None:
-        raise OSError
-
-    socket = hook_socket(send)
-    await asyncio.to_thread(socket.send, "lost")
-    assert socket.closed
-    with pytest.raises(WebSocketError, match="gone"):
-        await asyncio.to_thread(socket.send, "too late")
-
-
-async def test_hook_socket_is_slow(monkeypatch):
-    """A client that does not read holds up the hook, but not for ever."""
-    monkeypatch.setattr(hooks, "SEND_TIMEOUT", 0.2)
-    read = asyncio.Event()
-
-    async def send(frame) -> None:
-        await read.wait()
-
-    socket = hook_socket(send)
-    await asyncio.to_thread(socket.send, "waits for the client")
-    with pytest.raises(WebSocketError, match="read"):
-        await asyncio.to_thread(socket.send, "gives up")
-    read.set()
-    await asyncio.to_thread(socket.send, "goes on")
 
 
 # The whole, with hooks that are no dotted paths

@@ -4,8 +4,9 @@ import { test } from 'node:test';
 
 import { World, WS4Redis } from './world.mjs';
 
-// Shared with the Python side. `frames` come from the server; each welcome is the first frame of a
-// new link. `hellos` are the positions presented on these links, `positions` the next ones.
+// Shared with the Python side, which tells them by a real server and gives them to the client of the
+// torture test. `frames` come from the server; each welcome is the first frame of a new link.
+// `hellos` are the positions presented on these links, `positions` the next ones.
 const vectors = JSON.parse(readFileSync(new URL('vectors.json', import.meta.url)));
 
 for (const { name, positions, frames, expect } of vectors) {
@@ -99,13 +100,29 @@ class Channel {
     this.flush();
   }
 
-  /** The history's identity is lost. */
+  /** The history is lost; until the next message it is an empty one, with an epoch of its own. */
   flush() {
     this.epochs += 1;
-    this.epoch = `e${this.epochs}`;
+    this.epoch = `-${this.epochs}`;
     this.offset = 0;
     this.entries = [];
+    this.past = new Map();
     this.identities.set(`${this.epoch} 0`, this.ids);
+  }
+
+  /** A restart uses up an offset, as nobody knows what was lost with it. */
+  restart() {
+    if (this.offset > 0) {
+      this.renew();
+      this.offset += 1;
+      this.identities.set(`${this.epoch} ${this.offset}`, this.ids);
+    }
+  }
+
+  renew() {
+    this.past.set(this.epoch, this.offset);
+    this.epochs += 1;
+    this.epoch = `e${this.epochs}`;
   }
 
   /** The newest message at a position, counted over all epochs. */
@@ -114,6 +131,9 @@ class Channel {
   }
 
   publish(stored) {
+    if (this.offset === 0) {
+      this.renew();
+    }
     this.ids += 1;
     this.offset += 1;
     const { epoch, offset } = this;
@@ -126,20 +146,34 @@ class Channel {
     return message;
   }
 
+  /** The offset up to which a client with this position has all; undefined if that is unknown. */
+  known({ epoch, offset }) {
+    if (epoch === this.epoch) {
+      return offset;
+    }
+    return this.past.has(epoch) ? Math.min(offset, this.past.get(epoch)) : undefined;
+  }
+
   welcome({ broadcast: position }, counting) {
     const { epoch, offset } = this;
-    let recovered = null;
-    let replay = this.entries;
-    if (position) {
-      const missed = this.entries.filter((entry) => entry.offset > position.offset);
-      recovered = position.epoch === epoch && missed.length === offset - position.offset;
-      replay = recovered ? missed : this.entries;
-    }
+    const seen = position && this.known(position);
+    const replay = this.entries
+      .filter((entry) => seen === undefined || entry.offset > seen)
+      .map((entry) => ({ ...entry, epoch }));
+    const recovered = position ? replay.length === offset - seen : null;
     const channel = { epoch, offset, recovered, ...(counting && { replay: replay.length }) };
     const welcome = { type: 'welcome', heartbeat: 4, channels: { broadcast: channel } };
     return [welcome, ...replay, { type: 'ping' }];
   }
+
+  lost() {
+    const { epoch, offset } = this;
+    return { type: 'lost', channel: 'broadcast', epoch, offset };
+  }
 }
+
+/** Of a hundred steps, how many are below which. */
+const STEPS = [[40, 'publish'], [86, 'deliver'], [96, 'cut'], [98, 'restart'], [100, 'flush']];
 
 function simulate(seed, counting) {
   const below = random(seed);
@@ -173,16 +207,21 @@ function simulate(seed, counting) {
     },
     flush() {
       channel.flush();
-      const { epoch } = channel;
       if (pipe) {
-        const count = counting && { replay: 0 };
-        pipe.push({ type: 'lost', channel: 'broadcast', epoch, offset: 0, ...count });
+        pipe.push(channel.lost());
+      }
+    },
+    restart() {
+      const { epoch } = channel;
+      channel.restart();
+      if (pipe && channel.epoch !== epoch) {
+        pipe.push(channel.lost());
       }
     },
   };
   for (let steps = 0; steps < 200; steps += 1) {
     const dice = below(100);
-    const name = dice < 40 ? 'publish' : dice < 88 ? 'deliver' : dice < 98 ? 'cut' : 'flush';
+    const [, name] = STEPS.find(([below]) => dice < below);
     step[name]();
   }
   step.deliver();

@@ -16,7 +16,7 @@ from django.utils.safestring import mark_safe
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from channels_ws4redis.layers import encode_name, group_name
+from channels_ws4redis.fanout.stock import StockBackend, encode_name
 from channels_ws4redis.protocol.names import (
     AUDIENCES,
     SELF,
@@ -57,8 +57,8 @@ class Room(models.Model):  # noqa: DJ008 # only here to have no name
         ("", "user", "john@example.com", "foo", "user:john@example.com:foo"),
         ("", "group", "chatters", "foo", "group:chatters:foo"),
         ("", "session", "abc", "foo", "session:abc:foo"),
-        ("ws", "broadcast", None, "a/b/", "ws:broadcast:a/b/"),
-        ("ws", "user", "jöhn", "Größe ☃", "ws:user:jöhn:Größe ☃"),
+        ("ws:", "broadcast", None, "a/b/", "ws:broadcast:a/b/"),
+        ("ws:", "user", "jöhn", "Größe ☃", "ws:user:jöhn:Größe ☃"),
         ("", "group", "staff:x", "chat", "group:staff%3Ax:chat"),
         ("", "group", "staff", "x:chat", "group:staff:x:chat"),
         ("", "group", "100%", "chat", "group:100%25:chat"),
@@ -81,7 +81,7 @@ def test_names_are_injective(one, other):
 def test_encoded_names_are_injective(one, other):
     """Nor do they where a channel layer takes few letters only."""
     assume(one != other)
-    assert encode_name(channel_name("ws", *one)) != encode_name(channel_name("ws", *other))
+    assert encode_name(channel_name("ws:", *one)) != encode_name(channel_name("ws:", *other))
 
 
 @given(text.filter(bool), text.filter(bool))
@@ -104,8 +104,8 @@ def test_encoding_of_long_names_is_injective(one, other):
 
 def test_group_names_are_literal_where_possible():
     """A layer that takes a name carries the group under that very name."""
-    assert group_name(InMemoryChannelLayer(), "plain-name.1") == "plain-name.1"
-    assert group_name(InMemoryChannelLayer(), "broadcast:foo") == "broadcast_3afoo"
+    assert StockBackend(InMemoryChannelLayer()).group_name("plain-name.1") == "plain-name.1"
+    assert StockBackend(InMemoryChannelLayer()).group_name("broadcast:foo") == "broadcast_3afoo"
 
 
 @given(st.binary())
@@ -295,7 +295,7 @@ def test_self_is_readable():
     assert repr(SELF) == "SELF"
 
 
-@pytest.mark.parametrize("prefix", ["", "ws"])
+@pytest.mark.parametrize("prefix", ["", "ws:"])
 def test_labels(prefix):
     """A client calls its channels by audience, and auth groups by name, escaped or not."""
     names = [

@@ -1,9 +1,8 @@
 """The demo with pings every second, for tests that wait until one is missing."""
 
-from channels_ws4redis import consumers
-from channels_ws4redis.fanout import groups as fanout
+from channels_ws4redis.fanout import sockets
 
-fanout.PING_INTERVAL = consumers.PING_INTERVAL = 1.0
+sockets.PING_INTERVAL = 1.0
 
 from testproject.asgi import application  # noqa: E402
 

@@ -1,25 +1,21 @@
-"""Connections to Redis: how they are made from the settings, shared, renewed and closed."""
+"""Clients and connections of redis-py: how they are made from the settings."""
 
 from __future__ import annotations
 
-import asyncio
 import subprocess
 import sys
-import threading
 
 import pytest
 import redis
 from django.core.exceptions import ImproperlyConfigured
-from django.test import override_settings
 
 from channels_ws4redis.store.clients import (
-    close_with_loop,
     connection_kwargs,
     disconnect,
-    get_client,
     make_async_client,
     make_client,
 )
+from channels_ws4redis.store.process import get_client
 from testproject.embedded import RedisServer, find_free_port, find_server_binary
 
 
@@ -133,44 +129,6 @@ async def test_sentinel(settings, server, tmp_path):
     finally:
         process.kill()
         process.communicate()
-
-
-def test_one_client_per_process():
-    """Synchronous code shares one client, in all threads."""
-    clients = []
-    threads = [threading.Thread(target=lambda: clients.append(get_client())) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len({id(client) for client in clients}) == 1
-    assert get_client() is clients[0]
-
-
-def test_client_follows_the_settings(server, redis_url):
-    """Changing WS4REDIS_CONNECTION makes the next call connect anew."""
-    first = get_client()
-    with override_settings(WS4REDIS_CONNECTION=server.url):
-        assert get_client().info("server")["tcp_port"] == server.port
-    assert get_client() is not first
-    assert get_client().ping()
-
-
-def test_close_with_loop():
-    """A loop awaits what it was asked to await when it ends."""
-    closed = []
-
-    async def close():
-        await asyncio.sleep(0)
-        closed.append(True)
-
-    async def main():
-        keep.append(await close_with_loop(close))
-        assert not closed
-
-    keep = []
-    asyncio.run(main())
-    assert closed == [True]
 
 
 def test_import_connects_nowhere():

@@ -1,4 +1,4 @@
-"""Running scripts on the process's client and on the loop's link: replies, faults, forks."""
+"""Running scripts on the process's client and on the loop's runner: replies, faults, forks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import asyncio
 import multiprocessing
 import threading
 import time
+import traceback
 
 import pytest
 import redis
 from django.test import override_settings
 
-from channels_ws4redis.store import runner as links
-from channels_ws4redis.store.clients import get_client
-from channels_ws4redis.store.runner import get_link
+from channels_ws4redis.store import runner as runners
+from channels_ws4redis.store.process import get_client, this_process
+from channels_ws4redis.store.runner import get_runner
 from channels_ws4redis.store.scripts import Command, Script
 from testproject.embedded import RedisServer
 
@@ -31,12 +32,12 @@ def server():
 
 def run(commands):
     """Run commands on the synchronous client."""
-    return links.run(get_client(), commands)
+    return runners.run(get_client(), commands)
 
 
 async def arun(commands):
-    """Run commands on the loop's link."""
-    return await (await get_link()).run(commands)
+    """Run commands on the loop's runner."""
+    return await get_runner().run(commands)
 
 
 @pytest.fixture(params=["sync", "async"])
@@ -81,17 +82,10 @@ async def test_some_scripts_are_unknown(either, redis_client):
     assert redis_client.get("count") == b"2"
 
 
-async def test_script_knows_the_run_id(either, redis_client):
-    """In a script RUN is the identity of the server's run."""
-    assert await either([Command(Script("return RUN"), [], [])]) == [
-        redis_client.info("server")["run_id"].encode()
-    ]
-
-
 async def test_restart(either, server):
-    """After a restart of Redis everything works on, and scripts see the new run."""
+    """After a restart of Redis everything works on, with scripts that it does not know any more."""
     with override_settings(WS4REDIS_CONNECTION=server.url):
-        script = Script("return RUN")
+        script = Script("return string.match(redis.call('INFO', 'server'), 'run_id:(%w+)')")
         before = await either([Command(script, [], [])])
         await asyncio.to_thread(server.restart)  # the loop notices that its connection is closed
         after = await either([Command(script, [], [])])
@@ -155,30 +149,30 @@ async def test_cancelled_caller():
 
 
 async def test_commands_that_cannot_be_sent():
-    """A command that cannot even be encoded fails by itself; the link works on."""
+    """A command that cannot even be encoded fails by itself; the runner works on."""
     outcomes = await arun([Command(ECHO, ["\ud800"], ["x"])])
     assert isinstance(outcomes[0], UnicodeEncodeError)
     assert await arun([Command(COUNT, ["count"], [])]) == [1]
 
 
 async def test_close_and_reopen(redis_client):
-    """A closed link opens again when it is used."""
-    link = await get_link()
-    assert await link.run([Command(COUNT, ["count"], [])]) == [1]
-    await link.close()
-    assert await link.run([Command(COUNT, ["count"], [])]) == [2]
+    """A closed runner opens again when it is used."""
+    runner = get_runner()
+    assert await runner.run([Command(COUNT, ["count"], [])]) == [1]
+    await runner.close()
+    assert await runner.run([Command(COUNT, ["count"], [])]) == [2]
 
 
 @pytest.mark.parametrize("turns", range(5))
 async def test_close_while_busy(turns):
-    """Closing a link fails those who wait for it, leaves nobody waiting, and it opens again."""
-    link = await get_link()
-    waiting = [asyncio.create_task(link.run([Command(COUNT, ["a"], [])])) for _ in range(3)]
+    """Closing a runner fails those who wait for it, leaves nobody waiting, and it opens again."""
+    runner = get_runner()
+    waiting = [asyncio.create_task(runner.run([Command(COUNT, ["a"], [])])) for _ in range(3)]
     for _ in range(turns):
         await asyncio.sleep(0)
-    closing = asyncio.create_task(link.close())
+    closing = asyncio.create_task(runner.close())
     await asyncio.sleep(0)
-    later = asyncio.create_task(link.run([Command(COUNT, ["b"], [])]))
+    later = asyncio.create_task(runner.run([Command(COUNT, ["b"], [])]))
     async with asyncio.timeout(5):
         for outcome in await asyncio.gather(*waiting, return_exceptions=True):
             assert isinstance(outcome, list | redis.exceptions.ConnectionError)
@@ -186,11 +180,11 @@ async def test_close_while_busy(turns):
         assert isinstance(
             (await asyncio.gather(later, return_exceptions=True))[0], list | Exception
         )
-        assert isinstance((await link.run([Command(COUNT, ["c"], [])]))[0], int)
+        assert isinstance((await runner.run([Command(COUNT, ["c"], [])]))[0], int)
 
 
 def test_connection_ends_with_its_loop(redis_client):
-    """A loop that ends closes its link: no connection is left, and nothing warns."""
+    """A loop that ends closes its runner: no connection is left, and nothing warns."""
 
     def ours():
         return [client for client in redis_client.client_list() if client["name"] == ""]
@@ -201,16 +195,16 @@ def test_connection_ends_with_its_loop(redis_client):
     assert len(ours()) <= before
 
 
-async def test_link_follows_the_settings(server, redis_client):
-    """So does the event loop's link."""
-    link = await get_link()
-    assert await get_link() is link
-    await link.run([Command(COUNT, ["count"], [])])
+async def test_runner_follows_the_settings(server, redis_client):
+    """So does the event loop's runner."""
+    runner = get_runner()
+    assert get_runner() is runner
+    await runner.run([Command(COUNT, ["count"], [])])
     with override_settings(WS4REDIS_CONNECTION=server.url):
-        other = await get_link()
-        assert other is not link
+        other = get_runner()
+        assert other is not runner
         assert await other.run([Command(COUNT, ["count"], [])]) == [1]
-    assert await (await get_link()).run([Command(COUNT, ["count"], [])]) == [2]
+    assert await get_runner().run([Command(COUNT, ["count"], [])]) == [2]
     assert redis_client.get("count") == b"2"
 
 
@@ -252,7 +246,9 @@ def test_an_interrupted_exchange_spoils_nothing(server):
     """Whoever is interrupted while waiting leaves no reply for the next one to take for its own."""
     with override_settings(WS4REDIS_CONNECTION=server.url):
         run([Command(ECHO, ["a"], ["x"])])
-        connection = links._kept[get_client().connection_pool][-1]
+        pool = this_process().pool_of(get_client())
+        connection = pool.take()
+        pool.give_back(connection)
         read = connection.read_response
 
         def interrupted(*args, **kwargs):
@@ -287,3 +283,45 @@ def test_a_forked_child_uses_no_connection_of_its_parent():
     child.join(10)
     assert child.exitcode == 0
     assert run([Command(ECHO, ["parent"], ["x"])]) == [[b"x", b"parent"]]
+
+
+def sender() -> asyncio.Task:
+    """Return the task that sends for the loop's runner."""
+    (task,) = [task for task in asyncio.all_tasks() if task.get_name() == "ws4redis-sender"]
+    return task
+
+
+async def test_a_sender_that_is_cancelled_before_its_first_step_stops_nobody():
+    """What has not been sent is sent by the next one."""
+    waiting = asyncio.create_task(arun([Command(COUNT, ["count"], [])]))
+    await asyncio.sleep(0)
+    sender().cancel()
+    async with asyncio.timeout(5):
+        assert await waiting == [1]
+        assert await arun([Command(COUNT, ["count"], [])]) == [2]
+
+
+async def test_a_sender_that_is_cancelled_leaves_nobody_waiting(server):
+    """Whether what has been sent was done is not known; what has not been sent is sent."""
+    with override_settings(WS4REDIS_CONNECTION=server.url):
+        await arun([Command(COUNT, ["count"], [])])
+        server.pause()
+        sent = asyncio.create_task(arun([Command(ECHO, ["a"], ["b"])]))
+        await asyncio.wait([sent], timeout=0.1)
+        unsent = asyncio.create_task(arun([Command(COUNT, ["count"], [])]))
+        await asyncio.wait([unsent], timeout=0.1)
+        sender().cancel()
+        server.resume()
+        async with asyncio.timeout(5):
+            with pytest.raises(redis.exceptions.ConnectionError, match="interrupted"):
+                await sent
+            assert await unsent == [2]
+
+
+async def test_errors_name_nothing_but_their_cause(either, free_port):
+    """The first thing that an operator reads of a Redis that is down is that it is down."""
+    with override_settings(WS4REDIS_CONNECTION={"host": "127.0.0.1", "port": free_port}):
+        for _ in range(2):
+            with pytest.raises(redis.exceptions.ConnectionError) as raised:
+                await either([Command(COUNT, ["count"], [])])
+            assert "IndexError" not in "".join(traceback.format_exception(raised.value))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,23 +23,16 @@ def test_requests_are_packed_as_redis_py_does_it(arguments) -> None:
 
 def test_a_script_is_named_by_its_digest() -> None:
     (request,) = Batch([Command(ONE, ["key"], ["a", b"b", 3])]).requests()
-    assert list(request) == ["EVALSHA", ONE.sha(Batch.run_id), 1, "key", "a", b"b", 3]
+    assert list(request) == ["EVALSHA", ONE.sha, 1, "key", "a", b"b", 3]
 
 
 def test_only_what_has_not_run_is_sent_again_and_each_script_in_full_once() -> None:
     batch = Batch([Command(script, [], []) for script in (ONE, TWO, ONE, TWO)])
-    lost = redis.exceptions.NoScriptError("NOSCRIPT")
+    unknown = redis.exceptions.NoScriptError("NOSCRIPT")
     failed = redis.exceptions.ResponseError("ERR")
-    assert batch.take([lost, 2, lost, failed])
-    batch.prepare(b"redis_version:7\r\nrun_id:abc\r\nport:1")
+    assert batch.take([unknown, 2, unknown, failed])
     first, second = batch.requests()
-    assert list(first) == ["EVAL", "local RUN = 'abc'\nreturn 1", 0]
-    assert list(second) == ["EVALSHA", ONE.sha("abc"), 0]
+    assert list(first) == ["EVAL", "return 1", 0]
+    assert list(second) == ["EVALSHA", ONE.sha, 0]
     assert not batch.take([b"a", b"b"])
     assert batch.outcomes == [b"a", 2, b"b", failed]
-
-
-def test_a_server_that_does_not_say_who_it_is_is_an_error() -> None:
-    batch = Batch([Command(ONE, [], [])])
-    with pytest.raises(redis.exceptions.NoPermissionError):
-        batch.prepare(redis.exceptions.NoPermissionError("NOPERM"))

@@ -5,16 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from typing import Any
 
 import websockets
 from websockets.asyncio.client import ClientConnection, connect
 
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from tests.torture.oracle import Ledger
-
-#: The only channel of a torture client.
-LABEL = "broadcast"
+from tests.torture.track import Outcome, Tracks
 
 #: Seconds before coming back: at most, in the first and in later attempts, with full jitter.
 BACKOFF = 0.2, 2.0
@@ -36,8 +33,7 @@ class TortureClient:
         self.connected = asyncio.Event()
         self._url = url
         self._stock = stock
-        self._position: dict[str, Any] | None = None
-        self._replay = 0
+        self._tracks = Tracks({})
         self._socket: ClientConnection | None = None
 
     async def run(self) -> None:
@@ -77,49 +73,33 @@ class TortureClient:
         if self._stock:
             self._arrived(socket)
         else:
-            positions = {} if self._position is None else {LABEL: self._position}
-            await socket.send(json.dumps({"type": "hello", "positions": positions}))
+            await socket.send(json.dumps({"type": "hello", "positions": self._tracks.positions}))
         clock = asyncio.get_running_loop().time
         while True:
             await self.thawed.wait()
-            body = json.loads(await socket.recv())
+            frame = json.loads(await socket.recv())
             if self._stock:
-                self.ledger.take(body["n"], clock())
-            elif body["type"] == "welcome":
-                self._welcome(body["channels"][LABEL])
+                self.ledger.take(frame["n"], clock())
+                continue
+            for outcome in self._tracks.received(frame):
+                self._note(outcome, clock())
+            if frame["type"] == "welcome":
                 self._arrived(socket)
-            elif body["type"] == "message":
-                self._take(body, clock())
-            elif body["type"] in ("lost", "position"):
-                if body["type"] == "lost":
-                    self.ledger.report()
-                self._position = {"epoch": body["epoch"], "offset": body["offset"]}
-            elif body["type"] == "ping":
+            elif frame["type"] == "ping":
                 await socket.send('{"type":"pong"}')
 
     def _arrived(self, socket: ClientConnection) -> None:
         self._socket = socket
         self.connected.set()
 
-    def _welcome(self, channel: dict[str, Any]) -> None:
-        self._replay = channel["replay"]
-        if channel["recovered"] is False:
-            self.ledger.report()
-        if channel["recovered"] is not True:
-            # A client may be cut off within the replay, so it does not take the top for granted.
-            self._position = {"epoch": channel["epoch"], "offset": 0}
-        if not self._replay:
-            self._position = {"epoch": channel["epoch"], "offset": channel["offset"]}
-
-    def _take(self, body: dict[str, Any], now: float) -> None:
-        position = self._position
-        assert position is not None
-        if body["epoch"] == position["epoch"] and body["offset"] <= position["offset"]:
-            # The server must never let this happen, so it counts.
-            self.ledger.duplicated += 1
-            return
-        self._position = {"epoch": body["epoch"], "offset": body["offset"]}
-        if self._replay:
-            self._replay -= 1
-            self.ledger.recovered += 1
-        self.ledger.take(json.loads(body["data"])["n"], now)
+    def _note(self, outcome: Outcome, now: float) -> None:
+        match outcome.kind:
+            case "message":
+                self.ledger.take(json.loads(outcome.data)["n"], now)
+            case "repeated":
+                # A client can bear this, but the server must never let it happen.
+                self.ledger.duplicated += 1
+            case "lost":
+                self.ledger.report()
+            case "recovered":
+                self.ledger.recovered += outcome.messages

@@ -287,13 +287,14 @@
   }
 
   /**
-   * Where the client stands in one channel.
+   * Where the client stands in the history of one channel.
    *
-   * `known` is what the server is told on reconnecting. `epoch` and `seen` tell what has been
-   * delivered, so that nothing is delivered twice. `replay` is there while stored or missed
-   * messages arrive; its end brings the client to `top`, even where the newest were not stored.
+   * `known` is the position that the server is told on reconnecting. `epoch` and `seen` tell what
+   * has been delivered, so that nothing is delivered twice. `replay` is there while stored or
+   * missed messages arrive. Its end brings the client to `top`, even where the newest messages
+   * were not stored.
    */
-  class Position {
+  class Track {
     constructor(known) {
       this.known = known ? { epoch: known.epoch, offset: known.offset } : null;
       this.epoch = known ? known.epoch : null;
@@ -312,7 +313,7 @@
         this.epoch = epoch;
         this.seen = -1;
       }
-      // What was recovered has no gaps, so its last message tells the end better than their number.
+      // What was recovered has no gaps: its last message tells the end better than their number.
       const left = count === undefined || (recovered && count > 0) ? Infinity : count;
       this.replay = { top, recovered, left, messages: 0, counted: count !== undefined };
       if (!this.known && count > 0) {
@@ -322,7 +323,10 @@
       return left === 0 || (recovered && this.reached(epoch, top)) ? this.finish() : null;
     }
 
-    /** Whether a message is new; it then is the newest one. */
+    /**
+     * Whether a message is new; it then is the newest one. The first message of a channel has
+     * another epoch than the empty history before it, and follows on that without a loss.
+     */
     take({ epoch, offset }) {
       if (epoch !== this.epoch) {
         this.replay = null;
@@ -337,7 +341,7 @@
       return true;
     }
 
-    /** Count messages that arrived, and the new ones among them; returns the replay at its end. */
+    /** Count what arrived, and what of it was new; returns the replay at its end. */
     count(arrived, fresh) {
       const replay = this.replay;
       if (!replay) {
@@ -346,6 +350,14 @@
       replay.left -= arrived;
       replay.messages += fresh;
       return replay.left <= 0 || this.seen >= replay.top ? this.finish() : null;
+    }
+
+    /** What is missing up to here is gone for good; the next message has the next offset. */
+    lose({ epoch, offset }) {
+      this.replay = null;
+      this.epoch = epoch;
+      this.seen = offset;
+      this.known = { epoch, offset };
     }
 
     /** A heartbeat ends a replay of unknown length, as the server sends everything in order. */
@@ -384,9 +396,9 @@
       this.state = 'closed';
       this._queue = [];
       this._queueLimit = offline !== 'queue' ? 0 : queueLimit === undefined ? 100 : queueLimit;
-      this._positions = new Map();
+      this._tracks = new Map();
       Object.entries(positions || {}).forEach(([label, known]) => {
-        this._positions.set(label, new Position(known));
+        this._tracks.set(label, new Track(known));
       });
       const environ = environment(env);
       this._watch = new Timer(environ, () => this._silence());
@@ -404,9 +416,9 @@
 
     get positions() {
       const known = {};
-      this._positions.forEach((position, label) => {
-        if (position.known) {
-          known[label] = Object.assign({}, position.known);
+      this._tracks.forEach((track, label) => {
+        if (track.known) {
+          known[label] = Object.assign({}, track.known);
         }
       });
       return known;
@@ -502,11 +514,11 @@
       }
     }
 
-    _position(label) {
-      if (!this._positions.has(label)) {
-        this._positions.set(label, new Position());
+    _track(label) {
+      if (!this._tracks.has(label)) {
+        this._tracks.set(label, new Track());
       }
-      return this._positions.get(label);
+      return this._tracks.get(label);
     }
 
     _welcome({ channels, heartbeat }) {
@@ -516,7 +528,7 @@
       this._link.established();
       // Without an epoch the server keeps no positions for the channel.
       const begun = Object.entries(channels || {}).map(([label, channel]) => (
-        [label, channel, channel.epoch ? this._position(label).begin(channel) : null]
+        [label, channel, channel.epoch ? this._track(label).begin(channel) : null]
       ));
       // What waited longest goes first, so before anything that a listener sends.
       this._queue.splice(0).forEach((frame) => this._link.send(frame));
@@ -536,9 +548,9 @@
         this._emit('message', new Message(frame));
         return;
       }
-      const position = this._position(frame.channel);
-      const fresh = position.take(frame);
-      const ended = position.count(1, fresh ? 1 : 0);
+      const track = this._track(frame.channel);
+      const fresh = track.take(frame);
+      const ended = track.count(1, fresh ? 1 : 0);
       if (fresh) {
         this._emit('message', new Message(frame));
       }
@@ -547,21 +559,21 @@
 
     /** The channel has moved on by messages that are not for this client, such as its own. */
     _skip(frame) {
-      const position = this._position(frame.channel);
-      position.take(frame);
-      this._ended(frame.channel, position.count(0, 0));
+      const track = this._track(frame.channel);
+      track.take(frame);
+      this._ended(frame.channel, track.count(0, 0));
     }
 
     _lost(frame) {
       const { channel, epoch, offset } = frame;
       if (epoch) {
-        this._position(channel).begin(frame);
+        this._track(channel).lose(frame);
       }
       this._emit('lost', { channel, epoch, offset });
     }
 
     _settle() {
-      this._positions.forEach((position, label) => this._ended(label, position.settle()));
+      this._tracks.forEach((track, label) => this._ended(label, track.settle()));
     }
 
     _ended(channel, replay) {

@@ -1,0 +1,47 @@
+"""Which backend a channel layer has; the only place that asks what kind of layer it is."""
+
+from __future__ import annotations
+
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from channels.layers import InMemoryChannelLayer, get_channel_layer
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_ws4redis.fanout.backends import Backend
+from channels_ws4redis.fanout.in_memory import InMemoryBackend
+from channels_ws4redis.fanout.own import OwnBackend
+from channels_ws4redis.fanout.stock import StockBackend
+from channels_ws4redis.layers import RedisChannelLayer
+from channels_ws4redis.store.process import this_process
+
+
+def backend_named(alias: str) -> Backend:
+    """Return the backend for the channel layer of an alias in ``CHANNEL_LAYERS``.
+
+    :raises django.core.exceptions.ImproperlyConfigured: if there is no such layer.
+    """
+    layer = get_channel_layer(alias)
+    if layer is None:
+        raise ImproperlyConfigured(
+            "There is no channel layer; add to the settings: CHANNEL_LAYERS = "
+            "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
+        )
+    return backend_of(layer)
+
+
+def backend_of(layer: Any) -> Backend:
+    """Return the backend for a channel layer, the same each time."""
+    backends: WeakKeyDictionary[Any, Backend] = this_process().get("backends", WeakKeyDictionary)
+    backend = backends.get(layer)
+    if backend is None:
+        backend = backends[layer] = _choose(layer)
+    return backend
+
+
+def _choose(layer: Any) -> Backend:
+    if isinstance(layer, RedisChannelLayer):
+        return OwnBackend(layer)
+    if isinstance(layer, InMemoryChannelLayer):
+        return InMemoryBackend(layer)
+    return StockBackend(layer)

@@ -1,0 +1,75 @@
+"""The backend of the package's own channel layer, which tells when its link to Redis was lost."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from channels_ws4redis.fanout.backends import Hearing, Receiver
+from channels_ws4redis.fanout.stock import StockBackend, event_of
+from channels_ws4redis.layers import RedisChannelLayer
+from channels_ws4redis.protocol.messages import EVENT_TYPE
+from channels_ws4redis.store.commands import Affixes
+from channels_ws4redis.store.pubsub import RELINKED_TYPE
+
+logger = logging.getLogger(__name__)
+
+
+class OwnBackend(StockBackend):
+    """Stores and sends in one step, where the layer's Redis is the one that stores."""
+
+    one_process = False
+
+    def __init__(self, layer: RedisChannelLayer) -> None:
+        super().__init__(layer)
+        #: With ``hosts`` of its own the layer sends through another Redis.
+        self.atomic = self.hears_foreign = layer.stores
+
+    def affixes(self, mirror: bool) -> Affixes | None:
+        """Return how the script names pub/sub channels."""
+        affixes: Affixes = self.layer.pubsub_affixes(mirror)
+        return affixes if self.atomic else None
+
+    def group_name(self, channel: str) -> str:
+        """Return the name of a group, which the layer takes literally."""
+        return channel
+
+    def hearing(self, receiver: Receiver) -> Hearing:
+        """Return what receives on the running event loop."""
+        return OwnHearing(self.layer, receiver)
+
+
+class OwnHearing(Hearing):
+    """Is called by the layer with each message when it is read from Redis."""
+
+    def __init__(self, layer: RedisChannelLayer, receiver: Receiver) -> None:
+        self._layer = layer
+        self._receiver = receiver
+        self._channel = ""
+
+    async def open(self) -> None:
+        """Begin to receive."""
+        self._channel = await self._layer.new_fanout(self._take)
+
+    async def join(self, channel: str) -> None:
+        """Listen on a channel; done once Redis has confirmed it."""
+        await self._layer.group_add(channel, self._channel)
+
+    async def leave(self, channel: str) -> None:
+        """Listen no more on a channel."""
+        await self._layer.group_discard(channel, self._channel)
+
+    async def close(self) -> None:
+        """Receive no more."""
+        if self._channel:
+            await self._layer.close_channel(self._channel)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        try:
+            kind = message.get("type")
+            if kind == EVENT_TYPE:
+                self._receiver.receive(message.get("event") or event_of(message))
+            elif kind == RELINKED_TYPE:
+                self._receiver.suspect_all()
+        except Exception:
+            logger.exception("A message could not be delivered")

@@ -1,0 +1,288 @@
+"""The backend of any other channel layer, and what those need that do not tell what they lose.
+
+The layers of channels_redis and the in-memory layer take part through the layer specification
+alone. They spell group names their way, drop what finds no room without a word, may change the
+order, and do not say when their link to Redis was lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import re
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import redis
+
+from channels_ws4redis.fanout.backends import Backend, Hearing, Receiver
+from channels_ws4redis.layers import FANOUT_PREFIX
+from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
+from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.store.commands import Affixes
+from channels_ws4redis.store.fairness import Turn
+from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.process import background_loop
+from channels_ws4redis.store.pubsub import JOIN_TIMEOUT
+
+logger = logging.getLogger(__name__)
+
+#: ``type`` of the message that a hearing sends through the layer to itself.
+PROBE_TYPE = "ws4redis.probe"
+
+#: Seconds between tests of the layer, and the seconds that a test may take.
+PROBE_INTERVAL, PROBE_TIMEOUT = 2.0, 3.0
+
+#: Seconds after which a test is repeated for the first time; each time it takes twice as long.
+PROBE_PAUSE = 0.05
+
+#: Seconds between readings of histories without an occasion, and how many are read each time: of
+#: a dropped message only the next one would tell.
+AUDIT_INTERVAL = 5.0
+AUDITED_AT_ONCE = 200
+
+#: Seconds between joining all groups again. Layers forget members after ``group_expiry``, a day.
+REJOIN_INTERVAL = 6 * 3600.0
+
+#: Seconds between attempts while the layer fails.
+RETRY_INTERVAL = 0.3
+
+_LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,99}", re.ASCII)
+_ILLEGAL = re.compile(rb"[^A-Za-z0-9.-]")
+
+#: Something that goes on for as long as it is let.
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+_EVENT_FIELDS = ("channel", "payload", "epoch", "offset", "sender")
+
+
+def event_of(message: Mapping[str, Any]) -> Event:
+    """Return the event in a message of a layer."""
+    return Event(*(message[name] for name in _EVENT_FIELDS))
+
+
+class StockBackend(Backend):
+    """Stores a message first, and sends it through the layer afterwards."""
+
+    def affixes(self, mirror: bool) -> Affixes | None:
+        """Return None: the layer sends."""
+        return None
+
+    def group_name(self, channel: str) -> str:
+        """Return the name under which the layer carries the group of a channel.
+
+        It is the channel name itself wherever the layer takes it. Channels' own layers take
+        letters, digits, hyphens, underscores and periods only, fewer than 100 of them: there every
+        other byte becomes ``_`` and two hex digits, and what is too long then becomes a digest. No
+        two channels share a name.
+        """
+        try:
+            check = self.layer.require_valid_group_name
+        except (AttributeError, RuntimeError):
+            return channel  # channels_redis.pubsub checks nothing and takes all
+        try:
+            check(channel)
+        except TypeError:
+            return encode_name(channel)
+        return channel
+
+    def send(self, events: Sequence[Event]) -> None:
+        """Send events from synchronous code, on a loop that lives on."""
+        sending = self._send(events)
+        asyncio.run_coroutine_threadsafe(sending, background_loop()).result()
+
+    async def asend(self, events: Sequence[Event]) -> None:
+        """Send events; asyncio twin of `send`."""
+        await self._send(events)
+
+    async def _send(self, events: Sequence[Event]) -> None:
+        for event in events:
+            message = {name: getattr(event, name) for name in _EVENT_FIELDS}
+            group = self.group_name(event.channel)
+            await self.layer.group_send(group, {"type": EVENT_TYPE, **message})
+
+    def hearing(self, receiver: Receiver) -> Hearing:
+        """Return what receives on the running event loop."""
+        return StockHearing(self, receiver)
+
+
+class StockHearing(Hearing):
+    """Receives on one channel of the layer for all sockets, and watches the layer."""
+
+    ordered = False
+    #: True if joining is over before the layer's Redis knows of it.
+    _waits = True
+
+    def __init__(self, backend: StockBackend, receiver: Receiver) -> None:
+        self._backend = backend
+        self._layer = backend.layer
+        self._receiver = receiver
+        self._channel = ""
+        self._token = uuid.uuid4().hex
+        self._probes: dict[str, asyncio.Future[None]] = {}
+        #: What is done, and the task that does it; empty once the hearing is closed.
+        self._tasks: dict[Work, asyncio.Task[None]] = {}
+        #: Channels that audits have come to.
+        self._audited = 0
+
+    async def open(self) -> None:
+        """Begin to receive."""
+        self._channel = await self._layer.new_channel(FANOUT_PREFIX)
+        for work in self._work():
+            self._begin(work)
+
+    def _work(self) -> list[Work]:
+        """Return what is to be done for as long as the hearing is open."""
+        return [*self._upkeep(), partial(_each, PROBE_INTERVAL, self._watch)]
+
+    def _upkeep(self) -> list[Work]:
+        return [
+            self._receive,
+            partial(_each, REJOIN_INTERVAL, self._join_again),
+            partial(_each, AUDIT_INTERVAL, self._audit),
+        ]
+
+    def _begin(self, work: Work) -> None:
+        task = self._tasks[work] = this_loop().spawn(work(), "ws4redis-stock-layer")
+        task.add_done_callback(partial(self._on_done, work))
+
+    def _on_done(self, work: Work, task: asyncio.Task[None]) -> None:
+        """Begin anew what has ended: a layer may cancel the task that receives from it."""
+        if self._tasks.get(work) is task:
+            # Later, as an event loop that ends cancels all tasks, and must not get new ones.
+            asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin_again, work)
+
+    def _begin_again(self, work: Work) -> None:
+        if work in self._tasks:
+            logger.warning("The task that attends the channel layer has ended, beginning anew")
+            self._begin(work)
+            self._receiver.suspect_all()
+
+    async def join(self, channel: str) -> None:
+        """Listen on a channel; done once what is sent through its group comes back."""
+        group = self._backend.group_name(channel)
+        await self._layer.group_add(group, self._channel)
+        if self._waits:
+            # The layer has only sent its request. Once our own message comes back through the
+            # group, everything that is published from now on will.
+            await self._probe(group)
+
+    async def leave(self, channel: str) -> None:
+        """Listen no more on a channel."""
+        await self._layer.group_discard(self._backend.group_name(channel), self._channel)
+
+    async def close(self) -> None:
+        """Receive no more."""
+        tasks = list(self._tasks.values())
+        self._tasks.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _receive(self) -> None:
+        turn = Turn()
+        while True:
+            await turn.end_if_due()  # receiving does not wait while there are messages
+            try:
+                message = await self._layer.receive(self._channel)
+            except redis.exceptions.TimeoutError:
+                continue  # channels_redis.core on redis-py >= 8: an idle channel times out
+            except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
+                logger.warning("Receiving from the channel layer failed: %s", error)
+                await asyncio.sleep(RETRY_INTERVAL)
+                self._receiver.suspect_all()
+                continue
+            payload = message.get("payload")
+            turn.spend(len(payload) if isinstance(payload, bytes) else 0)
+            try:
+                self._take(message)
+            except Exception:
+                logger.exception("A message of the channel layer could not be delivered")
+
+    def _take(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        if kind == EVENT_TYPE:
+            self._receiver.receive(event_of(message))
+        elif kind == PROBE_TYPE:
+            future = self._probes.get(message["token"])
+            if future is not None and not future.done():
+                future.set_result(None)
+
+    async def _probe(self, group: str | None) -> None:
+        """Send a message to ourselves, through a group or directly, until one comes back.
+
+        The first may be lost: it may overtake the layer's request to join, which goes to Redis on
+        another connection.
+
+        :raises redis.exceptions.ConnectionError: if it does not arrive in time.
+        """
+        token = f"{self._token}.{uuid.uuid4().hex}"
+        future = self._probes[token] = asyncio.get_running_loop().create_future()
+        message = {"type": PROBE_TYPE, "token": token}
+        try:
+            async with asyncio.timeout(PROBE_TIMEOUT if group is None else JOIN_TIMEOUT):
+                pause = PROBE_PAUSE
+                while not future.done():
+                    if group is None:
+                        await self._layer.send(self._channel, message)
+                    else:
+                        await self._layer.group_send(group, message)
+                    await asyncio.wait([future], timeout=pause)
+                    pause *= 2
+        except TimeoutError:
+            raise redis.exceptions.ConnectionError(
+                "A message to ourselves did not come back through the channel layer."
+            ) from None
+        finally:
+            del self._probes[token]
+
+    async def _join_again(self) -> None:
+        for channel in self._receiver.channels():
+            await self._layer.group_add(self._backend.group_name(channel), self._channel)
+
+    async def _audit(self) -> None:
+        names = self._receiver.channels()
+        # Another part of them each time.
+        first = self._audited % len(names) if names else 0
+        self._audited = first + AUDITED_AT_ONCE
+        await self._receiver.refresh(names[first : first + AUDITED_AT_ONCE])
+
+    async def _watch(self) -> None:
+        """Find out whether the layer still delivers; if it did not, make good what was missed."""
+        lost = False
+        while True:
+            try:
+                await self._probe(None)
+                if lost:
+                    await self._join_again()
+                    self._receiver.suspect_all()
+                return
+            except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
+                if not lost:
+                    logger.warning("The channel layer does not deliver: %s", error)
+                lost = True
+                await asyncio.sleep(RETRY_INTERVAL)
+
+
+async def _each(interval: float, work: Callable[[], Awaitable[None]]) -> None:
+    """Do some work again and again; a failure of one time does not end it."""
+    while True:
+        await asyncio.sleep(interval)
+        try:
+            await work()
+        except UNREACHABLE as error:
+            logger.debug("The channel layer cannot be reached: %s", error)
+        except Exception:
+            logger.exception("Looking after the channel layer failed")
+
+
+def encode_name(name: str) -> str:
+    """Return an injective spelling of any text in the letters that every layer takes."""
+    encoded = _ILLEGAL.sub(lambda match: b"_%02x" % match[0][0], name.encode()).decode()
+    if _LEGAL_NAME.fullmatch(encoded):
+        return encoded
+    # "__" cannot come out of the substitution above, so no short name looks like a digest.
+    return "ws4redis__" + hashlib.blake2b(name.encode(), digest_size=32).hexdigest()

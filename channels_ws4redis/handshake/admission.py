@@ -1,0 +1,161 @@
+"""Admission: finding out, during the handshake, who a socket is and what it may use.
+
+Every step fails closed: a hook that raises an exception, or returns what makes no sense, logs
+nobody in and grants nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from channels.db import database_sync_to_async
+from channels.exceptions import DenyConnection
+from django.core.exceptions import PermissionDenied
+
+from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake.requests import WebSocketRequest, authenticate
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.protocol.names import BROADCAST, channel_labels, parse_flags
+
+logger = logging.getLogger(__name__)
+
+#: What a hook, or an overridden method of the subscriber, raises to refuse a socket.
+REFUSALS = (PermissionDenied, DenyConnection)
+
+
+class Subscriber(Protocol):
+    """What admission asks of a socket's subscriber."""
+
+    @property
+    def flags(self) -> Collection[str]:
+        """The flags that the subscriber knows, ``echo`` left out."""
+
+    @property
+    def is_stock(self) -> bool:
+        """True for the package's own class, which looks at no user to name a broadcast."""
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its channels begin with."""
+
+    @property
+    def channels(self) -> Sequence[str]:
+        """The names of the channels it listens on."""
+
+    async def set_channels(
+        self, request: WebSocketRequest, flags: Collection[str], may_block: bool
+    ) -> None:
+        """Set its channels to those that flags stand for; in a thread if that may block."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """What the handshake has found out about a socket that is let in."""
+
+    #: The Django request of the handshake. Session and user are set if anything looks at them.
+    request: WebSocketRequest
+    #: The names of the channels that the socket hears.
+    channels: Sequence[str]
+    #: Whether the client gets back what it has published itself.
+    echo: bool
+    #: One of the subprotocols that the client has offered; None if it has offered none.
+    subprotocol: str | None
+    #: What the client calls each channel, for the package's own protocol; None for raw frames.
+    labels: dict[str, str] | None
+
+
+async def admit(scope: dict[str, Any], subscriber: Subscriber) -> Admission:
+    """Find out who a socket is, and let it in with the channels that it may use.
+
+    :param scope: what the server says about the socket.
+    :param subscriber: the subscriber of this socket; it is told its channels.
+    :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
+    :raises channels.exceptions.DenyConnection: the same.
+    :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
+    """
+    flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
+    request = await _identify(scope, flags.channels, subscriber)
+    granted = await _grant(request, flags.channels)
+    # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it.
+    lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
+    await subscriber.set_channels(request, granted, may_block=lazy and not _is_public(granted))
+    channels = subscriber.channels
+    subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
+    speaks_protocol = subprotocol == SUBPROTOCOL
+    labels = channel_labels(subscriber.prefix, channels) if speaks_protocol else None
+    return Admission(request, channels, flags.echo, subprotocol, labels)
+
+
+async def _identify(
+    scope: dict[str, Any], flags: Collection[str], subscriber: Subscriber
+) -> WebSocketRequest:
+    """Return the request of a socket with its session and user.
+
+    They come from WS4REDIS_PROCESS_REQUEST if that is set, else from a middleware that the project
+    has put around the router, else from the session cookie.
+    """
+    request = WebSocketRequest(scope)
+    hook = settings.WS4REDIS_PROCESS_REQUEST
+    if hook is not None:
+        try:
+            await hooks.call(hook, request)
+        except REFUSALS:
+            raise
+        except Exception:
+            logger.exception(
+                "WS4REDIS_PROCESS_REQUEST failed for the socket %r; nobody is logged in",
+                request.path,
+            )
+            return WebSocketRequest({**scope, "user": None, "session": None})
+        return request
+    if _is_identified(scope):
+        return request
+    if subscriber.is_stock and settings.WS4REDIS_ALLOWED_CHANNELS is None and _is_public(flags):
+        return request  # nothing looks at the user, and the database need not be asked
+    await database_sync_to_async(authenticate)(request)
+    return request
+
+
+async def _grant(request: WebSocketRequest, flags: list[str]) -> list[str]:
+    """Return the flags that WS4REDIS_ALLOWED_CHANNELS grants, which may be more than these."""
+    hook = settings.WS4REDIS_ALLOWED_CHANNELS
+    if hook is None:
+        return flags
+    try:
+        return _as_flags(await hooks.call(hook, request, list(flags)))
+    except REFUSALS:
+        raise
+    except Exception:
+        logger.exception(
+            "WS4REDIS_ALLOWED_CHANNELS failed for the socket %r; no channel is granted",
+            request.path,
+        )
+        return []
+
+
+def _as_flags(granted: Any) -> list[str]:
+    if not isinstance(granted, Iterable) or isinstance(granted, str | bytes):
+        raise TypeError(f"it returned {granted!r} instead of a list of channels")
+    # A hook may have written {"subscribe-user", is_staff and "publish-user"}, False among them.
+    return [flag for flag in granted if isinstance(flag, str)]
+
+
+def _choose_subprotocol(offered: Sequence[str]) -> str | None:
+    """Return the package's own protocol if a client offers it, else the first one, else None."""
+    if SUBPROTOCOL in offered:
+        return SUBPROTOCOL
+    return offered[0] if offered else None
+
+
+def _is_identified(scope: dict[str, Any]) -> bool:
+    """Tell whether a middleware of the project has found out who the socket is."""
+    return "user" in scope or "session" in scope
+
+
+def _is_public(flags: Iterable[str]) -> bool:
+    """Tell whether flags ask for broadcasts alone, which depend on no user."""
+    return all(flag.endswith(f"-{BROADCAST}") for flag in flags)

@@ -1,0 +1,119 @@
+"""What somebody has missed: the rule, and what a process reads of a channel to apply it. No I/O.
+
+The messages of a channel are numbered 1, 2, 3 …; a number is an *offset*, and an *epoch* names the
+numbering. An epoch is written ``<numbering>.<reign>``. The numbering begins anew when Redis has
+lost it. The reign is the server under which numbers are given: it changes when Redis restarts, and
+when a replica takes over.
+
+A server that comes back may have lost what it had been told last, and would hand out the same
+numbers a second time. So **a change of reign burns one number**: if Redis stood at 10, 11 is never
+given, and the next message is 12. Whoever stood at 10 sees a hole and is told that messages may be
+lost. What was published and lost in between falls into that hole.
+
+A channel to which nothing has been published stands at offset 0 of a *blank* epoch, which begins
+with ``-``. The first message of a numbering has offset 1 and follows on it without a hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from channels_ws4redis.protocol.messages import Event, Position
+
+
+class Lost(NamedTuple):
+    """Stands where messages are missing, or may be, up to and including a position."""
+
+    channel: str
+    position: Position
+
+
+#: What a reader is sent: messages in order, and a `Lost` wherever some are missing before the next.
+Outcome = list[Event | Lost]
+
+
+def is_blank(position: Position) -> bool:
+    """Tell whether nothing had been published yet."""
+    return position.epoch.startswith("-")
+
+
+class Reading(NamedTuple):
+    """All that Redis had of a channel at one moment."""
+
+    channel: str
+    position: Position
+    #: The last offset of each epoch before this one, the latest first.
+    past: Mapping[str, int]
+    #: The history that has not expired, oldest first.
+    events: Sequence[Event]
+    #: What a newcomer is sent: the history, or what a foreign program has stored in its place.
+    stored: Sequence[Event] = ()
+
+    @property
+    def foreign(self) -> Event | None:
+        """What a foreign program has stored in place of the last of ours."""
+        last = self.stored[-1] if self.stored else None
+        return last if last is not None and not last.offset else None
+
+    def replay(self) -> Sequence[Event]:
+        """Return the messages for somebody without a position.
+
+        An empty message clears what came before it, as applications of legacy use it.
+        """
+        for index in range(len(self.stored) - 1, -1, -1):
+            if not self.stored[index].payload:
+                return self.stored[index + 1 :]
+        return self.stored
+
+    def since(self, position: Position) -> Outcome:
+        """Return what was published after a position: everything, with a `Lost` for each hole."""
+        at, sure = self._reached(position)
+        outcome: Outcome = []
+        for event in self.events:
+            if event.offset <= at:
+                continue
+            if not sure or event.offset != at + 1:
+                outcome.append(self._lost(event.offset - 1))
+            outcome.append(event)
+            at, sure = event.offset, True
+        if outcome and self.foreign is not None:
+            outcome.append(self.foreign)  # stored after the last of ours, which was missed
+        if not sure or at < self.position.offset:
+            outcome.append(self._lost(self.position.offset))
+        return outcome
+
+    def _reached(self, position: Position) -> tuple[int, bool]:
+        """Return the offset up to which a position has everything, and whether that is certain.
+
+        A position may lie beyond the end of its epoch: Redis has lost what its owner had seen. Its
+        owner then has what the epoch had in the end, and nothing of what came later.
+
+        An epoch of this numbering that ``past`` does not know was a reign whose every write is
+        lost, or that never wrote. It had begun after the last epoch that ended below the position.
+        An epoch of another numbering says nothing about this one.
+        """
+        epoch, offset = position
+        if epoch == self.position.epoch:
+            return min(offset, self.position.offset), offset <= self.position.offset
+        if epoch in self.past:
+            return min(offset, self.past[epoch]), True
+        if _numbering(epoch) == _numbering(self.position.epoch):
+            return max((end for end in self.past.values() if end < offset), default=offset), False
+        return 0, False
+
+    def _lost(self, offset: int) -> Lost:
+        return Lost(self.channel, Position(self.position.epoch, offset))
+
+    def with_events(self, others: Iterable[Event]) -> Reading:
+        """Return the reading with messages that the history no longer has, or never had."""
+        known = {event.offset for event in self.events}
+        added = [event for event in others if event.offset not in known]
+        if not added:
+            return self
+        events = sorted([*self.events, *added], key=lambda event: event.offset)
+        return self._replace(events=events)
+
+
+def _numbering(epoch: str) -> str:
+    return epoch.partition(".")[0]

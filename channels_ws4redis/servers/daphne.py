@@ -1,0 +1,160 @@
+"""Daphne, which has no backpressure, and whose sockets get no word when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from typing import Any
+
+from channels_ws4redis.servers.peer import KnownPeer, Send, made_by, written_in
+
+
+class DaphnePeer(KnownPeer):
+    """A socket on daphne.
+
+    Daphne's ``send`` never waits: without backpressure a client that does not read costs as much
+    memory as there are messages. So the peer registers as the producer of Twisted's transport
+    (:class:`twisted.internet.interfaces.IPushProducer`), and is told when the write buffer of
+    64 KiB is full and when it has run empty. To be deleted when daphne's ``send`` waits for room.
+    """
+
+    __slots__ = ("_full", "_resumed", "_transport", "released")
+
+    def __init__(self, send: Send, protocol: Any, own: bool) -> None:
+        super().__init__(send, protocol, own)
+        self._transport = protocol.transport
+        self._full = False
+        self._resumed: asyncio.Future[None] | None = None
+        self.released = False
+        # Twisted's HTTP channel, from which daphne took the transport over, is still registered,
+        # and there can be only one. All it does is to read no more of a client that does not read.
+        self._transport.unregisterProducer()
+        self._transport.registerProducer(self, True)
+
+    @staticmethod
+    def protocol_behind(send: Any) -> Any:
+        """Return daphne's protocol object behind a server's ``send``, or None."""
+        protocol = send.args[0] if isinstance(send, functools.partial) and send.args else None
+        return protocol if made_by("daphne", protocol) else None
+
+    @staticmethod
+    def is_own(send: Any) -> bool:
+        """Tell whether a ``send`` that leads to daphne is daphne's own."""
+        return written_in("daphne", send.func)
+
+    def pauseProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when its buffer is full."""
+        self._full = True
+        self.writable = False
+
+    def resumeProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when its buffer is empty again."""
+        self._full = False
+        self.writable = self._own
+        if self._resumed is not None and not self._resumed.done():
+            self._resumed.set_result(None)
+        if getattr(self._transport, "disconnecting", False):
+            # A transport that has just resumed its producer waits for it before it closes.
+            self._transport.unregisterProducer()
+
+    def stopProducing(self) -> None:  # noqa: N802 # Twisted's name
+        """Called by Twisted when the connection is lost; what is written from now on is lost."""
+        self.resumeProducing()
+
+    async def drained(self) -> None:
+        """Wait until the buffer has room."""
+        while self._full:
+            self._resumed = asyncio.get_running_loop().create_future()
+            await self._resumed
+
+    async def close(self, code: int, patience: float) -> None:
+        """Close the socket with any code.
+
+        The method that daphne calls refuses codes below 3000, so that a server could not even say
+        that it is going away. The one below it, which autobahn uses for errors of its own, takes
+        them. To be deleted when ``sendClose`` of autobahn takes what RFC 6455 lets servers send.
+        """
+        protocol = self._protocol
+        protocol.closeHandshakeTimeout = patience
+        if code >= 3000 or protocol.state == protocol.STATE_CONNECTING:
+            await super().close(code, patience)
+        elif protocol.state == protocol.STATE_OPEN:
+            protocol.sendCloseFrame(code=code)
+
+    def abort(self) -> None:
+        """Drop the connection, with whatever Twisted has yet to write."""
+        self._protocol.dropConnection(abort=True)
+
+    def on_stop(self, task: asyncio.Task[Any]) -> None:
+        """Have the socket's task cancelled, and waited for, when daphne stops."""
+        _shutdown_of(self._transport.reactor).watch(self, task)
+
+    def refuse(self) -> None:
+        """Answer a handshake that is still under way with "503 Service Unavailable"."""
+        protocol = self._protocol
+        if protocol.state == protocol.STATE_CONNECTING and hasattr(protocol, "handshake_deferred"):
+            # Imported late, as no other server has it loaded.
+            from autobahn.websocket.types import ConnectionDeny  # noqa: PLC0415
+
+            code = ConnectionDeny.SERVICE_UNAVAILABLE
+            denial = ConnectionDeny(code, "Shutting down")  # type: ignore[no-untyped-call] # has no types
+            protocol.handshake_deferred.errback(denial)
+            del protocol.handshake_deferred
+
+    def release(self) -> None:
+        """Stop listening to the transport; the task is still waited for, but not cancelled."""
+        self.released = True
+        self._transport.unregisterProducer()
+        self.resumeProducing()
+
+
+class _Shutdown:
+    """How a daphne process comes to its end: it lets nobody in any more, and tells everybody.
+
+    Daphne means to tell its applications itself, but gives up at the first WebSocket: for the
+    request by which that began it keeps an entry without an application (KeyError in
+    ``kill_all_applications``, daphne 4.2). It also listens on while applications end, and cuts off
+    whoever it has let in meanwhile. To be deleted when both are mended; it does no harm then.
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._peers: dict[asyncio.Task[Any], DaphnePeer] = {}
+        self._begun = False
+        reactor.addSystemEventTrigger("before", "shutdown", self._begin)
+
+    def watch(self, peer: DaphnePeer, task: asyncio.Task[Any]) -> None:
+        """End a socket when the process ends; at once if that has begun."""
+        self._peers[task] = peer
+        task.add_done_callback(self._forget)
+        if self._begun:
+            self._end(peer, task)
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        del self._peers[task]
+
+    def _begin(self) -> Any:
+        # Imported late, as no other server has it loaded.
+        from twisted.internet.defer import Deferred  # noqa: PLC0415
+        from twisted.internet.interfaces import IListeningPort  # noqa: PLC0415
+
+        self._begun = True
+        # A client, or the proxy in front, sees at once that it must go elsewhere or come back. It
+        # can still be told by HTTP if it had made its connection before.
+        for reader in self._reactor.getReaders():
+            if IListeningPort.providedBy(reader):
+                reader.stopListening()
+        peers = dict(self._peers)
+        for task, peer in peers.items():
+            self._end(peer, task)
+        return Deferred.fromFuture(asyncio.ensure_future(asyncio.wait(peers))) if peers else None
+
+    @staticmethod
+    def _end(peer: DaphnePeer, task: asyncio.Task[Any]) -> None:
+        peer.refuse()
+        if not peer.released and not task.cancelling():
+            task.cancel()
+
+
+#: One per process, as there is one reactor.
+_shutdown_of = functools.cache(_Shutdown)

@@ -1,0 +1,75 @@
+"""Uvicorn, whose sockets would all be closed in the same instant when it stops."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import random
+from typing import Any
+
+from channels_ws4redis.conf import settings
+from channels_ws4redis.servers.peer import KnownPeer, made_by, written_in
+
+
+class UvicornPeer(KnownPeer):
+    """A socket on uvicorn, whose ``send`` waits by itself while the client does not read.
+
+    The same holds for all of its implementations: websockets, websockets-sansio and wsproto.
+    """
+
+    __slots__ = ()
+
+    @staticmethod
+    def protocol_behind(send: Any) -> Any:
+        """Return uvicorn's protocol object behind a server's ``send``, or None."""
+        protocol = getattr(send, "__self__", None)
+        return protocol if made_by("uvicorn", protocol) else None
+
+    @staticmethod
+    def is_own(send: Any) -> bool:
+        """Tell whether a ``send`` that leads to uvicorn is uvicorn's own."""
+        return written_in("uvicorn", send)
+
+    def abort(self) -> None:
+        """Drop the connection.
+
+        asyncio would keep what the server has written, and the connection, for as long as the
+        client pleases.
+        """
+        if self._protocol.transport is not None:
+            self._protocol.transport.abort()
+
+    def on_stop(self, task: asyncio.Task[Any]) -> None:
+        """Have uvicorn, when it stops, close the socket at a moment of its own.
+
+        It calls ``shutdown()`` of each connection, all in one turn of the loop, and then waits
+        until they are gone: every client would come back in the same instant. By then it has
+        stopped listening, and refuses handshakes that are under way. To be deleted when uvicorn
+        spreads the closing itself.
+        """
+        self._protocol.shutdown = functools.partial(_shut_down_later, self._protocol)
+
+    def release(self) -> None:
+        """Undo `on_stop`."""
+        vars(self._protocol).pop("shutdown", None)
+
+
+def _shut_down_later(protocol: Any) -> None:
+    window = settings.WS4REDIS_CLOSE_WINDOW if _is_open(protocol) else 0
+    patience: float | None = protocol.config.timeout_graceful_shutdown
+    if patience is not None:
+        # What is still open after that gets no close frame at all: the process ends itself.
+        window = min(window, patience / 2)
+    delay = random.uniform(0, window)  # noqa: S311 # no secret
+    asyncio.get_running_loop().call_later(delay, _shut_down, protocol)
+
+
+def _is_open(protocol: Any) -> bool:
+    if hasattr(protocol, "handshake_completed_event"):  # the implementation on websockets
+        return bool(protocol.handshake_completed_event.is_set())
+    return bool(protocol.handshake_complete)
+
+
+def _shut_down(protocol: Any) -> None:
+    if "shutdown" in vars(protocol):
+        type(protocol).shutdown(protocol)

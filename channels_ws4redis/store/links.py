@@ -1,0 +1,231 @@
+"""The pub/sub connection of an event loop, which is made anew for as long as it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from contextvars import Context
+from typing import Any, Protocol
+
+import redis
+
+from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.store.fairness import Turn
+from channels_ws4redis.store.loops import this_loop
+
+logger = logging.getLogger(__name__)
+
+#: Seconds without a sign of life from Redis after which the link is tested, and after the same
+#: time again given up.
+SILENCE = 2.0
+
+#: Seconds between attempts to reconnect: the first, and the longest.
+BACKOFF = 0.05, 1.0
+
+#: Seconds for connecting and the handshake.
+CONNECT_TIMEOUT = 3.0
+
+
+class Hearer(Protocol):
+    """What is told of all that happens on a link."""
+
+    def wanted(self) -> Iterable[str]:
+        """Return the pub/sub channels that a new connection has to subscribe to."""
+
+    def confirm(self, name: str) -> None:
+        """Note that from now on everything published on a pub/sub channel is heard."""
+
+    def hear(self, name: str, data: bytes) -> None:
+        """Take what was published on a pub/sub channel."""
+
+    def lose(self, error: Exception) -> None:
+        """Note that nothing is heard any more, and that no confirmation holds."""
+
+    def relink(self) -> None:
+        """Note that all is heard again that is wanted, and that some may have been missed."""
+
+
+class Link:
+    """A connection that hears pub/sub channels.
+
+    One task connects, subscribes and reads. However that task ends, the link is lost and a new task
+    begins. A task may end without an error: what the hearer calls runs in this task, and may cancel
+    it. Only `end` and `close` are the end of the link.
+
+    :param make_connection: returns an asyncio connection of redis-py, without a timeout for
+        reading.
+    """
+
+    def __init__(self, make_connection: Callable[[], Any], hearer: Hearer) -> None:
+        self._make_connection = make_connection
+        self._hearer = hearer
+        self._connection: Any = None
+        self._task: asyncio.Task[None] | None = None
+        #: While there is a connection it tests that, and while there is none it waits for the next.
+        self._timer: asyncio.TimerHandle | None = None
+        self._delay = BACKOFF[0]
+        #: Tests in a row between which nothing was heard.
+        self._silent_tests = 0
+        #: Why the task was cancelled by the link itself.
+        self._fault = ""
+        #: Subscriptions that Redis has been asked for and has not confirmed.
+        self._unconfirmed: Counter[str] = Counter()
+        self._relinking = False
+
+    def open(self) -> None:
+        """Begin to connect, unless that has been done."""
+        if self._task is None and self._timer is None:
+            self._begin()
+
+    def _begin(self) -> None:
+        self._timer = None
+        # In a context of its own: the link outlives the request that was the first to want it.
+        self._task = asyncio.get_running_loop().create_task(
+            self._live(), name="ws4redis-link", context=Context()
+        )
+        self._task.add_done_callback(self._on_done)
+
+    async def subscribe(self, *names: str) -> None:
+        """Ask Redis for pub/sub channels; without a connection the next one will do that."""
+        if self._connection is not None:
+            self._unconfirmed.update(names)
+        await self._send("SUBSCRIBE", *names)
+
+    async def unsubscribe(self, name: str) -> None:
+        """Tell Redis that a pub/sub channel is not wanted any more."""
+        await self._send("UNSUBSCRIBE", name)
+
+    async def _send(self, *command: str) -> None:
+        connection = self._connection
+        if connection is None:
+            return  # the next one begins with what is wanted then
+        try:
+            await connection.send_command(*command, check_health=False)
+        except UNREACHABLE as error:
+            if connection is self._connection:  # there may be another one by now
+                self._give_up(str(error))
+
+    def _give_up(self, fault: str) -> None:
+        """Lose the link, as it does not work any more."""
+        self._connection = None
+        if self._task is not None:
+            self._fault = fault
+            self._task.cancel()
+
+    async def _live(self) -> None:
+        """Connect, subscribe, and read until the connection is lost."""
+        connection = self._make_connection()
+        try:
+            # The handshake has no timeout of its own: the link may wait for ever.
+            async with asyncio.timeout(CONNECT_TIMEOUT):
+                await connection.connect()
+            self._connection = connection
+            self._silent_tests = 0
+            self._test_later()
+            if names := list(self._hearer.wanted()):
+                await self.subscribe(*names)
+            await self._read(connection)
+        finally:
+            with contextlib.suppress(*UNREACHABLE):
+                await connection.disconnect(nowait=True)
+
+    async def _read(self, connection: Any) -> None:
+        read = connection.read_response
+        turn = Turn()
+        while True:
+            reply = await read(disconnect_on_error=False)
+            self._silent_tests = 0
+            if not isinstance(reply, list):
+                continue  # the answer to a PING before the first subscription
+            kind, name, data = reply[0], reply[1].decode(), reply[-1]
+            if kind == b"message":
+                self._hearer.hear(name, data)
+                turn.spend(len(data))
+                await turn.end_if_due()  # reading does not wait while there are messages
+            elif kind == b"subscribe":
+                self._confirm(name)
+
+    def _confirm(self, name: str) -> None:
+        # Whoever has left and come back has asked twice, and is out again until the second answer.
+        self._unconfirmed[name] -= 1
+        if self._unconfirmed[name] > 0:
+            return
+        del self._unconfirmed[name]
+        self._hearer.confirm(name)
+        if self._relinking and not self._unconfirmed:
+            self._relinking = False
+            self._hearer.relink()
+
+    def _test_later(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(SILENCE / 2, self._test)
+
+    def _test(self) -> None:
+        """Ask a silent Redis for an answer, and give the link up if there is none.
+
+        Tests are counted, not seconds: after the event loop was held up, what has arrived meanwhile
+        is read before the next test.
+        """
+        self._delay = BACKOFF[0]
+        self._silent_tests += 1
+        if self._silent_tests == 2:
+            this_loop().spawn(self._send("PING"))
+        if self._silent_tests >= 4:
+            self._give_up(f"no answer for {SILENCE:.1f} s")
+        else:
+            self._test_later()
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        reason = self._reason(task)
+        if task is not self._task:
+            return  # ended by ourselves
+        self._forget()
+        self._relinking = True
+        self._hearer.lose(redis.exceptions.ConnectionError(str(reason) or repr(reason)))
+        # Jitter, or all processes of a site would come back in the same instant.
+        pause = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 # no secret
+        self._delay = min(2 * self._delay, BACKOFF[1])
+        self._timer = asyncio.get_running_loop().call_later(pause, self._begin_again, reason)
+
+    def _reason(self, task: asyncio.Task[None]) -> BaseException:
+        if task.cancelled():
+            fault = self._fault or "the task that reads was cancelled"
+            return redis.exceptions.ConnectionError(fault)
+        return task.exception() or redis.exceptions.ConnectionError("the task that reads ended")
+
+    def _begin_again(self, reason: BaseException) -> None:
+        # Not logged before: an event loop that ends cancels all tasks, and this is never reached.
+        if isinstance(reason, UNREACHABLE):
+            logger.warning("Lost the link to Redis, reconnecting: %s", str(reason) or repr(reason))
+        else:
+            logger.error("The link to Redis failed, reconnecting", exc_info=reason)
+        self._begin()
+
+    def _forget(self) -> None:
+        """Forget all that belongs to the present connection."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._task = self._timer = self._connection = None
+        self._fault = ""
+        self._unconfirmed.clear()
+
+    def end(self) -> asyncio.Task[None] | None:
+        """Give up the link for good, or until it is opened again.
+
+        :returns: the task in which the connection is being closed, None if there is none.
+        """
+        task = self._task
+        self._forget()
+        self._relinking = False
+        if task is not None:
+            task.cancel()
+        return task
+
+    async def close(self) -> None:
+        """Give up the link; done once the connection is closed."""
+        task = self.end()
+        if task is not None and task is not asyncio.current_task():
+            await asyncio.wait([task])

@@ -1,0 +1,62 @@
+-- Gives a message the next number on each of some channels, stores it, and publishes it.
+-- KEYS, for each channel: C, {C}:history, {C}:meta, and with an idempotency key {C}:once:<key>
+-- ARGV: 1 payload, 2 sender, 3 name for a new numbering, 4 seconds to store the message (0: not),
+--       5 seconds that {C}:meta lives at least, 6 window of blank epochs in seconds,
+--       7 messages in a history, 8 keys for each channel, 9 seconds that once is remembered,
+--       10 '1' to publish the bare payload on C as well, for legacy servers,
+--       11 and 12 what stands before and after C in the name of its pub/sub channel; absent where
+--       a channel layer sends the message
+-- Returns 1, or without 11 and 12 "epoch offset" of each channel. A failure on one channel keeps no
+-- other channel from its message; the first failure is returned in the end.
+local payload, sender, numbering = ARGV[1], ARGV[2], ARGV[3]
+local expire, meta_expire, window = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local size, keys_each, once_expire = ARGV[7], tonumber(ARGV[8]), ARGV[9]
+local mirrors, head, tail = ARGV[10] == '1', ARGV[11], ARGV[12]
+local ends = expire > 0 and call('TIME')[1] + expire
+local envelope_end = ' ' .. sender .. '\n' .. payload
+
+local function lengthen(key, seconds)
+  if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
+end
+
+local function publish(name, history, meta, once)
+  local epoch, offset, past, renewed = standing(meta)
+  if once then
+    local done = call('GET', once)
+    if done then return epoch or '', done end
+  end
+  if not epoch then
+    call('DEL', history)  -- of a numbering that is lost
+    epoch, past = numbering .. '.' .. reign, blank_epoch(window) .. ':0 '
+  end
+  offset = offset + 1
+  if renewed then
+    call('HSET', meta, 'epoch', epoch, 'offset', offset, 'past', past)
+  else
+    call('HSET', meta, 'offset', offset)
+  end
+  lengthen(meta, meta_expire)
+  if expire > 0 then
+    call('SET', name, payload, 'EX', expire)
+    call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x', ends)
+    lengthen(history, expire)
+  end
+  if once then call('SET', once, offset, 'EX', once_expire) end
+  if head then
+    call('PUBLISH', head .. name .. tail, '\0ws4redis ' .. epoch .. ' ' .. offset .. envelope_end)
+  end
+  if mirrors then call('PUBLISH', name, payload) end
+  return epoch, offset
+end
+
+local positions, failure = {}, nil
+for first = 1, #KEYS, keys_each do
+  local done, epoch, offset = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
+  if not done then
+    failure = failure or epoch
+  elseif not head then
+    positions[#positions + 1] = epoch .. ' ' .. offset
+  end
+end
+if type(failure) == 'string' then return redis.error_reply(failure) end
+return failure or (head and 1) or table.concat(positions, ' ')

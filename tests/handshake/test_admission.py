@@ -1,0 +1,183 @@
+"""What the handshake finds out about a socket, and that every doubt shuts it out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+
+import pytest
+from channels.exceptions import DenyConnection
+from django.contrib.auth.models import AnonymousUser, User
+from django.core.exceptions import PermissionDenied
+
+from channels_ws4redis import settings as private_settings
+from channels_ws4redis.handshake.admission import Admission, admit
+from channels_ws4redis.subscriber import RedisSubscriber, make_subscriber
+from tests.handshake.test_requests import scope
+
+#: Django looks at the connections of a worker thread before it runs anything there, and they may be
+#: left over from a test that has used the database.
+pytestmark = pytest.mark.django_db
+
+ALL = b"subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session&publish-broadcast"
+
+
+@pytest.fixture
+def assign(monkeypatch):
+    """Assign to the settings module while the application runs, as legacy code does."""
+    return lambda name, value: monkeypatch.setattr(private_settings, f"WS4REDIS_{name}", value)
+
+
+@pytest.fixture
+def no_database(monkeypatch):
+    """Fail a test in which the session is looked for."""
+    monkeypatch.setattr("channels_ws4redis.handshake.admission.authenticate", pytest.fail)
+
+
+async def admitted(query_string=b"subscribe-broadcast", **kwargs) -> Admission:
+    """Admit a socket."""
+    return await admit(scope(query_string=query_string, **kwargs), await make_subscriber())
+
+
+def john() -> User:
+    """A user who has logged in, as a middleware puts one into the scope."""
+    return User(username="john")
+
+
+async def test_nobody(no_database):
+    """A socket that asks for broadcasts alone is admitted without looking for a session."""
+    admission = await admitted(b"subscribe-broadcast&publish-broadcast&x=1")
+    assert admission.channels == ["broadcast:foo"]
+    assert admission.request.path_info == "/ws/foo"
+    assert isinstance(admission.request.user, AnonymousUser)
+    assert (admission.echo, admission.subprotocol, admission.labels) == (False, None, None)
+
+
+async def test_an_admission_is_a_value():
+    """What was found out once is not changed afterwards."""
+    admission = await admitted(b"echo")
+    assert admission.echo
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        admission.echo = False
+
+
+@pytest.mark.parametrize(
+    ("offered", "chosen"),
+    [
+        ([], None),
+        (["soap", "wamp"], "soap"),
+        (["soap", "ws4redis.v1"], "ws4redis.v1"),
+    ],
+)
+async def test_subprotocol(settings, offered, chosen):
+    """The package's own protocol is chosen if it is offered, and only then there are labels."""
+    settings.WS4REDIS_PREFIX = "demo"
+    admission = await admitted(subprotocols=offered)
+    assert admission.subprotocol == chosen
+    labels = {"demo:broadcast:foo": "broadcast"}
+    assert admission.labels == (labels if chosen == "ws4redis.v1" else None)
+
+
+async def test_labels_under_a_prefix_of_the_subscriber(settings):
+    """A subscriber's own prefix is no part of the labels."""
+
+    class Prefixed(RedisSubscriber):
+        @staticmethod
+        def get_prefix() -> str:
+            return "own/"
+
+    settings.WS4REDIS_SUBSCRIBER = Prefixed
+    admission = await admitted(subprotocols=["ws4redis.v1"])
+    assert admission.labels == {"own/broadcast:foo": "broadcast"}
+
+
+async def test_middleware(no_database):
+    """A user and a session that a middleware has put into the scope are taken as they are."""
+    admission = await admitted(ALL, user=john(), session={"ws4redis:memberof": ["chatters"]})
+    assert admission.channels == ["broadcast:foo", "group:chatters:foo", "user:john:foo"]
+    assert admission.request.user.username == "john"
+
+
+async def test_process_request(assign, no_database):
+    """WS4REDIS_PROCESS_REQUEST takes the place of the session, and of a middleware."""
+
+    def process(request) -> None:
+        request.user = john()
+
+    assign("PROCESS_REQUEST", process)
+    for user in ({}, {"user": User(username="mary")}):
+        admission = await admitted(b"subscribe-user", **user)
+        assert admission.channels == ["user:john:foo"]
+
+
+def fail(request, channels=()):
+    """Fail half way."""
+    request.user = john()
+    raise LookupError("no such\n thing")
+
+
+async def test_a_failing_process_request_logs_nobody_in(assign, caplog):
+    """Neither the user whom the hook has just set, nor the one of a middleware."""
+    assign("PROCESS_REQUEST", fail)
+    session = {"ws4redis:memberof": ["chatters"]}
+    for identity in ({}, {"user": User(username="mary"), "session": session}):
+        admission = await admitted(ALL, **identity)
+        assert admission.channels == ["broadcast:foo"]
+        assert isinstance(admission.request.user, AnonymousUser)
+        assert admission.request.session is None
+    assert "WS4REDIS_PROCESS_REQUEST failed for the socket '/ws/foo'" in caplog.text
+    assert "LookupError" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "returned", [None, True, 0, "subscribe-broadcast", b"subscribe-broadcast", object()]
+)
+@pytest.mark.parametrize("identity", [{}, {"user": User(username="mary")}], ids=["", "mary"])
+async def test_nonsense_grants_nothing(assign, caplog, returned, identity):
+    """What is no collection of flags grants none of them; the log tells for which socket."""
+    assign("ALLOWED_CHANNELS", lambda request, channels: returned)
+    assert (await admitted(ALL, **identity)).channels == []
+    assert "WS4REDIS_ALLOWED_CHANNELS failed for the socket '/ws/foo'" in caplog.text
+    assert f"it returned {returned!r} instead of a list" in caplog.text
+
+
+@pytest.mark.parametrize("identity", [{}, {"user": User(username="mary")}], ids=["", "mary"])
+async def test_what_is_no_text_among_the_flags_is_left_out(assign, identity):
+    """A hook may write ``condition and flag``; the other flags are granted."""
+    assign("ALLOWED_CHANNELS", lambda request, channels: [False, "subscribe-broadcast", None, b"x"])
+    assert (await admitted(ALL, **identity)).channels == ["broadcast:foo"]
+
+
+async def test_a_failing_hook_grants_nothing(assign, caplog):
+    """Not even a broadcast."""
+    assign("ALLOWED_CHANNELS", fail)
+    assert (await admitted(ALL)).channels == []
+    assert "WS4REDIS_ALLOWED_CHANNELS failed for the socket '/ws/foo'" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["PROCESS_REQUEST", "ALLOWED_CHANNELS"])
+@pytest.mark.parametrize("refusal", [PermissionDenied("banned"), DenyConnection()])
+async def test_refusal(assign, caplog, name, refusal):
+    """A hook refuses a socket by Django's exception or by that of Channels."""
+
+    def refuse(*args) -> None:
+        raise refusal
+
+    assign(name, refuse)
+    with pytest.raises(type(refusal)):
+        await admitted()
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_the_hook_decides_over_what_was_asked_for(assign):
+    """It gets a list of its own, and may grant more than was asked for."""
+    asked = []
+
+    def allow(request, channels):
+        asked.extend(channels)
+        channels.clear()
+        return {"subscribe-broadcast"}
+
+    assign("ALLOWED_CHANNELS", allow)
+    assert (await admitted(b"publish-broadcast", user=john())).channels == ["broadcast:foo"]
+    assert asked == ["publish-broadcast"]

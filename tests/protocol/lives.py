@@ -1,0 +1,312 @@
+"""Random lives of a group, and a judge: the delivery rule against a model of Redis.
+
+`play` runs the real `Track` and `Reading` through any list of steps: publishing, losses of the
+link, dropped messages, newcomers, readings whose answer comes late, clients that leave and come
+back, restarts of Redis with and without loss, and wiped databases. It raises AssertionError if a
+client got something twice, out of order, or with a gap that nobody told it of.
+
+Run ``python -m tests.protocol.lives 20000`` to play that many long lives.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Sequence
+
+from channels_ws4redis.protocol.history import Lost, Outcome, Reading
+from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.protocol.track import Asked, Track
+
+CHANNEL = "broadcast:foo"
+
+STEPS = (
+    *["publish"] * 5,
+    *["receive"] * 5,
+    *["catch_up"] * 2,
+    *["unlink", "relink", "drop"],
+    *["join", "go_live", "go_live"],
+    *["leave", "come"],
+    *["flush", "restart", "restart_older", "publish_unstored"],
+)
+
+
+class Redis:
+    """What the scripts do, in a few lines: one channel, several reigns, payloads that count up."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.count = 0
+        self.reigns = 1
+        self.numberings = 0
+        self.wipes = 0
+        #: Everything that a snapshot holds: epoch, offset, past and history.
+        self.state: tuple[str, int, dict[str, int], tuple[Event, ...]] = ("", 0, {}, ())
+        self.snapshots = [self.state]
+
+    @property
+    def blank(self) -> str:
+        """The epoch of a channel that nothing has been published to."""
+        return f"-r{self.reigns}.{self.wipes}"
+
+    def flush(self) -> None:
+        """Lose everything; Redis saves the empty database at once, so no restart undoes it."""
+        self.wipes += 1
+        self.state = ("", 0, {}, ())
+        self.snapshots = [self.state]
+
+    def restart(self, lost: int) -> None:
+        """Come back as another reign, without the last writes."""
+        self.snapshots = self.snapshots[: max(1, len(self.snapshots) - lost)]
+        self.state = self.snapshots[-1]
+        self.reigns += 1
+
+    def _standing(self) -> tuple[str, int, dict[str, int]]:
+        epoch, offset, past, _ = self.state
+        numbering, _, reign = epoch.partition(".")
+        if epoch and reign != f"r{self.reigns}":
+            return f"{numbering}.r{self.reigns}", offset + 1, {epoch: offset, **past}
+        return epoch, offset, past
+
+    def publish(self, stored: bool = True) -> Event:
+        """Publish the next message."""
+        epoch, offset, past = self._standing()
+        events = self.state[3]
+        if not epoch:
+            self.numberings += 1
+            epoch, past, events = f"n{self.numberings}.r{self.reigns}", {self.blank: 0}, ()
+        self.count += 1
+        event = Event(CHANNEL, b"%d" % self.count, epoch, offset + 1)
+        if stored:
+            events = (*events, event)[-self.size :]
+        self.state = (epoch, offset + 1, past, events)
+        self.snapshots.append(self.state)
+        return event
+
+    def read(self) -> Reading:
+        """Return what a process reads; nothing is written."""
+        epoch, offset, past = self._standing()
+        position = Position(epoch or self.blank, offset)
+        events = [Event(CHANNEL, e.payload, position.epoch, e.offset) for e in self.state[3]]
+        return Reading(CHANNEL, position, past, events, events)
+
+
+class Client:
+    """Somebody who listens, comes and goes, and writes down what arrives."""
+
+    def __init__(self) -> None:
+        self.log: list[int | str] = []
+        self.live = False
+        self.position: Position | None = None
+        #: How often a loss was told, apart from the gaps that a replay may have.
+        self.told = 0
+
+    def start(self, reading: Reading, after: Sequence[Event]) -> None:
+        """Take a reading in, and go live."""
+        if self.position is None:
+            for event in reading.replay():  # which may have gaps
+                self.log.append("lost")
+                self.take(event)
+            self.log.append("lost")
+        else:
+            for item in reading.since(self.position):
+                self.take(item)
+        self.position = reading.position
+        for event in after:
+            self.take(event)
+        self.live = True
+
+    def take(self, item: Event | Lost) -> None:
+        """Note what has arrived."""
+        if isinstance(item, Lost):
+            self.log.append("lost")
+            self.told += 1
+            self.position = item.position
+        else:
+            self.log.append(int(item.payload))
+            self.position = Position(item.epoch, item.offset)
+
+    def judge(self, published: int) -> None:
+        """Find what the client got wrongly or was not told."""
+        before, told, seen = 0, True, set()
+        for entry in [*self.log, published + 1]:
+            if isinstance(entry, str):
+                told = True
+                continue
+            assert entry not in seen, f"{entry} twice in {self.log}"
+            assert entry > before, f"{entry} after {before} in {self.log}"
+            assert told or entry == before + 1, f"a gap from {before} to {entry} in {self.log}"
+            seen.add(entry)
+            before, told = entry, False
+
+
+class Process:
+    """A process with clients: a track, a link that loses messages, and readings under way."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.track = Track()
+        self.clients: list[Client] = []
+        self.queue: list[Event] = []
+        self.linked = True
+        self.readings: list[tuple[Reading, Asked, Client | None]] = []
+
+    def join(self, client: Client | None = None) -> Client:
+        """Let a client ask for a reading; the answer is taken in by `go_live`."""
+        client = client or Client()
+        if client not in self.clients:
+            self.clients.append(client)
+        self._ask(client)
+        return client
+
+    def _ask(self, client: Client | None) -> None:
+        self.readings.append((self.redis.read(), self.track.ask(), client))
+
+    def go_live(self) -> None:
+        """Take in the answer to the oldest question."""
+        if not self.readings:
+            return
+        reading = self.readings[0][0]
+        while self.queue and self.track.waits_for(reading, ordered=True):
+            self.receive()
+        reading, asked, client = self.readings.pop(0)
+        live, after = self.track.take(reading, asked)
+        self._deliver(live)
+        if client is not None:
+            assert after is not None
+            client.start(reading, after)
+
+    def _deliver(self, items: Outcome | list[Event]) -> None:
+        for item in items:
+            for client in self.clients:
+                if client.live:
+                    client.take(item)
+
+    def receive(self) -> None:
+        """Take the oldest message from the link."""
+        if self.queue:
+            self._deliver(self.track.receive(self.queue.pop(0)))
+
+    def catch_up(self) -> None:
+        """Ask for a reading if something is missing."""
+        if self.track.behind and not self.readings:
+            self._ask(None)
+
+    def relink(self) -> None:
+        """Have the link back, and suspect what there is to suspect."""
+        if not self.linked:
+            self.linked = True
+            self.track.suspect()
+
+    def drop(self) -> None:
+        """Lose one message; the layer says so afterwards."""
+        if self.queue:
+            self.queue.pop()
+            self.track.suspect()
+
+    def hear(self, event: Event) -> None:
+        """Get a message onto the link, if there is one."""
+        if self.linked:
+            self.queue.append(event)
+
+    def leave(self) -> None:
+        """Let the first client go; it remembers where it stands."""
+        for client in self.clients:
+            if client.live:
+                client.live = False
+                break
+
+    def come(self) -> None:
+        """Let a client that has left come back."""
+        asking = [client for _, _, client in self.readings]
+        for client in self.clients:
+            if not client.live and client not in asking:
+                self.join(client)
+                break
+
+    def finish(self) -> None:
+        """Come to rest: everybody is there, and everything has arrived and been made good."""
+        self.relink()
+        for _ in self.clients:
+            self.come()
+        while self.queue or self.track.behind or self.readings:
+            self.receive()
+            self.catch_up()
+            self.go_live()
+
+
+def play(steps: Sequence[str], size: int) -> int:
+    """Play one life with a history of some size and return how often a loss was told.
+
+    :raises AssertionError: if a client was not told the truth.
+    """
+    redis = Redis(size)
+    process = Process(redis)
+    process.join()
+    process.go_live()
+    for step in steps:
+        match step:
+            case "publish" | "publish_unstored":
+                process.hear(redis.publish(stored=step == "publish"))
+            case "unlink":
+                process.linked = False
+            case "join":
+                if len(process.clients) < 6:
+                    process.join()
+            case "flush":
+                redis.flush()  # nobody tells a process of it, so the link may stay
+            case "restart" | "restart_older":
+                process.linked = False
+                redis.restart(2 if step == "restart_older" else 0)
+            case _:
+                getattr(process, step)()
+    process.relink()
+    # What was lost at the very end of a wiped history shows with the next message.
+    process.hear(redis.publish())
+    process.finish()
+    for client in process.clients:
+        client.judge(redis.count)
+    return sum(client.told for client in process.clients)
+
+
+def random_life(seed: int) -> tuple[list[str], int]:
+    """Return the steps of a long life, and the size of its history."""
+    chance = random.Random(seed)
+    steps = chance.choices(STEPS, k=chance.randrange(20, 80))
+    if chance.random() < 0.5:  # a database is rarely wiped, so half of all lives are without
+        steps = [step for step in steps if step != "flush"]
+    return steps, chance.choice([1, 3, 100])
+
+
+def shrink(steps: list[str], size: int) -> list[str]:
+    """Return a shorter life that is judged wrong as well."""
+    for length in (8, 4, 2, 1, 1):
+        index = 0
+        while index < len(steps):
+            shorter = steps[:index] + steps[index + length :]
+            try:
+                play(shorter, size)
+            except AssertionError:
+                steps = shorter
+            else:
+                index += 1
+    return steps
+
+
+def main(lives: int) -> int:
+    """Play lives and print those that are judged wrong, shortened."""
+    violations = told = 0
+    for seed in range(lives):
+        steps, size = random_life(seed)
+        try:
+            told += play(steps, size)
+        except AssertionError as error:
+            violations += 1
+            if violations <= 5:
+                print(f"seed {seed}: {error}\n  {shrink(steps, size)!r}, size {size}")
+    print(f"{lives} lives, {violations} violations, {told} losses told")
+    return 1 if violations else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

@@ -1,0 +1,115 @@
+"""What somebody has missed, told from a position and a reading."""
+
+from __future__ import annotations
+
+import pytest
+
+from channels_ws4redis.protocol.history import Lost, Outcome, Reading, is_blank
+from channels_ws4redis.protocol.messages import Event, Position
+
+CHANNEL = "broadcast:foo"
+
+
+def event(offset: int, epoch: str = "n.b", payload: bytes | None = None) -> Event:
+    """Return a message that says its offset."""
+    return Event(CHANNEL, b"%d" % offset if payload is None else payload, epoch, offset)
+
+
+def reading(top: int, *offsets: int, past: dict[str, int] | None = None) -> Reading:
+    """Return a reading whose history has these offsets, in reign b of the numbering n."""
+    events = [event(offset) for offset in offsets]
+    return Reading(CHANNEL, Position("n.b", top), past or {}, events, events)
+
+
+def told(outcome: Outcome) -> list[int | str]:
+    """Return offsets, and "lost 3" for a loss up to 3."""
+    return [
+        f"lost {item.position.offset}" if isinstance(item, Lost) else item.offset
+        for item in outcome
+    ]
+
+
+@pytest.mark.parametrize(
+    ("epoch", "offset", "expected"),
+    [
+        ("n.b", 5, []),
+        ("n.b", 4, [5]),
+        ("n.b", 2, [3, 4, 5]),
+        ("n.b", 1, ["lost 2", 3, 4, 5]),
+        ("n.b", 6, ["lost 5"]),  # nobody can have been there
+        ("x.b", 5, ["lost 2", 3, 4, 5]),
+        ("", 0, ["lost 2", 3, 4, 5]),
+        ("..", 1, ["lost 2", 3, 4, 5]),
+    ],
+)
+def test_within_an_epoch(epoch: str, offset: int, expected: list[int | str]) -> None:
+    """Everything after a position, or an admission; a position that was made up is not honoured."""
+    outcome = reading(5, 3, 4, 5).since(Position(epoch, offset))
+    assert told(outcome) == expected
+    assert all(i.position.epoch == "n.b" for i in outcome if isinstance(i, Lost))
+
+
+def test_each_hole_is_told_where_it_is() -> None:
+    outcome = reading(9, 4, 7).since(Position("n.b", 2))
+    assert told(outcome) == ["lost 3", 4, "lost 6", 7, "lost 9"]
+
+
+@pytest.mark.parametrize(
+    ("offset", "expected"),
+    [(10, ["lost 11", 12, 13]), (9, [10, "lost 11", 12, 13]), (14, ["lost 11", 12, 13])],
+)
+def test_a_change_of_reign_burns_a_number(offset: int, expected: list[int | str]) -> None:
+    """Redis restarts at 10; 11 is never given, so that whoever stood at 10 is told of a loss."""
+    restarted = reading(13, 9, 10, 12, 13, past={"n.a": 10})
+    assert told(restarted.since(Position("n.a", offset))) == expected
+
+
+def test_a_reign_of_which_nothing_is_left() -> None:
+    """Redis came back older than a reign: its numbers are told as lost, those before are kept."""
+    fork = reading(14, 9, 10, 12, 13, 14, past={"n.a": 10})
+    assert told(fork.since(Position("n.z", 13))) == ["lost 11", 12, 13, 14]
+    assert told(fork.since(Position("n.z", 11))) == ["lost 11", 12, 13, 14]
+
+
+def test_a_reign_that_is_no_longer_known() -> None:
+    """The list of epochs is bounded; a position in a forgotten one is told of a loss."""
+    old = reading(13, 12, 13, past={"n.a": 10})
+    assert told(old.since(Position("n.0", 8))) == ["lost 11", 12, 13]
+    assert told(reading(13, 12, 13).since(Position("n.0", 11))) == ["lost 11", 12, 13]
+
+
+def test_the_first_message_follows_on_a_blank_epoch() -> None:
+    """Somebody was there before anything was published, and nothing was wiped since."""
+    begun = reading(2, 1, 2, past={"-b.0.1": 0})
+    assert told(begun.since(Position("-b.0.1", 0))) == [1, 2]
+    assert told(begun.since(Position("-b.1.1", 0))) == ["lost 0", 1, 2]
+    assert is_blank(Position("-b.0.1", 0))
+    assert not is_blank(begun.position)
+
+
+def test_a_wiped_history_shows_before_the_next_message() -> None:
+    blank = Reading(CHANNEL, Position("-b.1.1", 0), {}, [])
+    assert told(blank.since(Position("n.b", 5))) == ["lost 0"]
+    assert told(blank.since(blank.position)) == []
+
+
+def test_a_replay_begins_after_the_last_empty_message() -> None:
+    """An empty message clears what came before it."""
+    events = [event(1), event(2, payload=b""), event(3)]
+    stored = Reading(CHANNEL, Position("n.b", 3), {}, events, events)
+    assert [e.offset for e in stored.replay()] == [3]
+
+
+def test_what_a_foreign_program_has_stored_follows_on_the_last_of_ours() -> None:
+    """Whoever has missed the last of ours gets what is current as well; others have heard it."""
+    foreign = Event(CHANNEL, b"foreign")
+    replaced = reading(3, 2, 3)._replace(stored=[foreign])
+    assert replaced.since(Position("n.b", 2)) == [*replaced.events[1:], foreign]
+    assert replaced.since(Position("n.b", 3)) == []
+    assert replaced.replay() == [foreign]
+
+
+def test_messages_that_arrived_complete_a_history() -> None:
+    """With a history of one, messages that were heard after a hole are there all the same."""
+    full = reading(7, 7).with_events([event(5), event(6), event(7)])
+    assert told(full.since(Position("n.b", 3))) == ["lost 4", 5, 6, 7]

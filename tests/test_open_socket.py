@@ -1,0 +1,256 @@
+"""How a socket begins and ends, seen from inside: states, subclasses, and what is released."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from channels.exceptions import DenyConnection
+from channels.layers import channel_layers, get_channel_layer
+from channels.testing import WebsocketCommunicator
+from django.core.exceptions import PermissionDenied
+
+from channels_ws4redis import consumers
+from channels_ws4redis.consumers import WS4RedisConsumer
+from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.routing import router
+from channels_ws4redis.subscriber import RedisSubscriber
+
+#: Django looks at the connections of a worker thread before it runs anything there, and they may be
+#: left over from a test that has used the database.
+pytestmark = pytest.mark.django_db
+
+PATH = "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
+PATIENCE = 10
+
+
+@pytest.fixture(autouse=True)
+def close_at_once(settings):
+    """Do not spread the closing of sockets whose task is cancelled."""
+    settings.WS4REDIS_CLOSE_WINDOW = 0
+
+
+@pytest.fixture
+def released(settings):
+    """Have every socket served by a subscriber that counts its releases in this list."""
+    found: list[RedisSubscriber] = []
+
+    class Counting(RedisSubscriber):
+        def release(self) -> None:
+            found.append(self)
+            super().release()
+
+    settings.WS4REDIS_SUBSCRIBER = Counting
+    return found
+
+
+def open_socket(application=router, subprotocol=None) -> WebsocketCommunicator:
+    """Return a client in this process, which has not connected yet."""
+    return WebsocketCommunicator(application, PATH, subprotocols=subprotocol and [subprotocol])
+
+
+async def ended(client: WebsocketCommunicator) -> None:
+    """Wait until the consumer has ended, after the client has gone."""
+    await client.send_input({"type": "websocket.disconnect", "code": 1006})
+    await client.wait(PATIENCE)
+
+
+async def publish(message: str) -> None:
+    """Publish without storing."""
+    await RedisPublisher(facility="foo", broadcast=True).apublish_message(message, expire=0)
+
+
+# What a socket leaves behind
+
+
+async def test_released_when_the_client_goes(released):
+    """Once, and the groups are left."""
+    client = open_socket()
+    assert (await client.connect(PATIENCE))[0]
+    assert released == []
+    await ended(client)
+    assert len(released) == 1
+    assert not get_fanout(get_channel_layer())._sockets
+
+
+@pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL])
+async def test_released_when_the_server_stops(released, subprotocol):
+    """Once, after the client has been told."""
+    client = open_socket(subprotocol=subprotocol)
+    await client.connect(PATIENCE)
+    client.future.cancel()
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1001}
+    await asyncio.wait([client.future], timeout=PATIENCE)
+    assert client.future.done()
+    assert not client.future.cancelled()
+    assert len(released) == 1
+
+
+async def test_released_when_refused(released, settings, caplog):
+    """A subscriber that has been made is released although there never was an open socket."""
+
+    def refuse(request, channels):
+        raise PermissionDenied
+
+    settings.WS4REDIS_ALLOWED_CHANNELS = refuse
+    client = open_socket()
+    assert not (await client.connect(PATIENCE))[0]
+    await ended(client)
+    assert len(released) == 1
+    assert "Refused the socket '/ws/foo': PermissionDenied" in caplog.messages
+
+
+async def test_released_when_redis_is_down(released, settings, free_port, caplog):
+    """The log begins with the reason, and the client is told to come back."""
+    settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
+    channel_layers.backends.clear()
+    client = open_socket()
+    assert (await client.connect(PATIENCE))[0]
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
+    await client.send_to(text_data="too late")
+    await ended(client)
+    assert len(released) == 1
+    (line,) = [line for line in caplog.messages if "/ws/foo" in line]
+    assert line.startswith(
+        "Cannot open the socket '/ws/foo': ConnectionError: Error 111 connecting"
+    )
+    assert all(record.exc_info is None for record in caplog.records)
+    channel_layers.backends.clear()
+
+
+async def test_released_when_cancelled_in_a_hook(released, settings):
+    """A client that goes while a hook is looking at it costs a release, too."""
+    reached, never = asyncio.Event(), asyncio.Event()
+
+    async def wait(request, channels):
+        reached.set()
+        await never.wait()
+
+    settings.WS4REDIS_ALLOWED_CHANNELS = wait
+    client = open_socket()
+    await client.send_input({"type": "websocket.connect"})
+    await asyncio.wait_for(reached.wait(), PATIENCE)
+    client.future.cancel()
+    await asyncio.wait([client.future], timeout=PATIENCE)
+    assert client.future.cancelled()
+    assert len(released) == 1
+
+
+# States
+
+
+async def test_a_silent_client(monkeypatch, caplog):
+    """A client that does not say hello in time hears nothing any more and may come back."""
+    monkeypatch.setattr(consumers, "HELLO_TIMEOUT", 0.2)
+    client = open_socket(subprotocol=SUBPROTOCOL)
+    await client.connect(PATIENCE)
+    await client.send_json_to({"type": "ping"})
+    assert await client.receive_json_from(PATIENCE) == {"type": "pong"}
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4002}
+    assert not get_fanout(get_channel_layer())._sockets
+    await client.send_json_to({"type": "hello", "positions": {}})
+    assert await client.receive_nothing(0.1)
+    await ended(client)
+    assert caplog.messages == ["Closing the socket '/ws/foo': its client has not said hello"]
+
+
+async def test_a_client_that_has_said_hello(monkeypatch):
+    """It may be silent from then on, as may a client that gets raw frames."""
+    monkeypatch.setattr(consumers, "HELLO_TIMEOUT", 0.2)
+    protocol, raw = open_socket(subprotocol=SUBPROTOCOL), open_socket()
+    await protocol.connect(PATIENCE)
+    await raw.connect(PATIENCE)
+    await protocol.send_json_to({"type": "hello", "positions": {}})
+    assert (await protocol.receive_json_from(PATIENCE))["type"] == "welcome"
+    await asyncio.sleep(0.3)
+    await publish("still there")
+    assert json.loads(await protocol.receive_from(PATIENCE))["data"] == "still there"
+    assert await raw.receive_from(PATIENCE) == "still there"
+    await ended(protocol)
+    await ended(raw)
+
+
+async def test_a_path_cannot_forge_a_line_of_the_log(caplog):
+    """The path is the client's choice, line breaks included."""
+    client = WebsocketCommunicator(router, "/ws/a%0aERROR b", subprotocols=[SUBPROTOCOL])
+    await client.connect(PATIENCE)
+    await client.send_to(text_data="no JSON")
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4500}
+    await ended(client)
+    (line,) = caplog.messages
+    assert line.startswith("Closing the socket '/ws/a\\nERROR b': ProtocolError: ")
+
+
+class Roving(RedisSubscriber):
+    """Listens on whatever channel a client names."""
+
+    def publish_message(self, message, expire=None):
+        """Listen."""
+        self._subscription.subscribe(message.decode())
+
+
+async def test_a_channel_that_is_added_before_the_hello(settings):
+    """It is one of those of the welcome, and nothing of it arrives before."""
+    settings.WS4REDIS_SUBSCRIBER = Roving
+    bar = RedisPublisher(facility="bar", broadcast=True)
+    client = open_socket(subprotocol=SUBPROTOCOL)
+    await client.connect(PATIENCE)
+    await client.send_json_to({"type": "publish", "data": "broadcast:bar"})
+    await client.send_json_to({"type": "ping"})
+    assert await client.receive_json_from(PATIENCE) == {"type": "pong"}
+    await bar.apublish_message("early", expire=0)
+    await client.send_json_to({"type": "hello", "positions": {}})
+    assert len((await client.receive_json_from(PATIENCE))["channels"]) == 2
+    await bar.apublish_message("late", expire=0)
+    assert (await client.receive_json_from(PATIENCE))["data"] == "late"
+    await client.send_json_to({"type": "publish", "data": "broadcast:more"})
+    await client.send_json_to({"type": "ping"})
+    assert await client.receive_json_from(PATIENCE) == {"type": "pong"}
+    await RedisPublisher(facility="more", broadcast=True).apublish_message("live", expire=0)
+    assert (await client.receive_json_from(PATIENCE))["data"] == "live"
+    await ended(client)
+
+
+# Subclasses of a project
+
+
+class Guarded(WS4RedisConsumer):
+    """Looks at each socket before the package does, and at what its client sends."""
+
+    async def connect(self) -> None:
+        """Refuse, accept alone, or go on."""
+        how = self.scope["how"]
+        if how == "refuse":
+            raise DenyConnection
+        if how == "accept":
+            await self.accept()
+            return
+        await super().connect()
+
+    async def receive(self, text_data=None, bytes_data=None) -> None:
+        """Shout."""
+        if self.scope["how"] == "accept":
+            await self.send(text_data=text_data.upper())
+        else:
+            await super().receive(text_data.upper(), bytes_data)
+
+    async def disconnect(self, code) -> None:
+        """Tell how it ended."""
+        self.scope["ends"].append(code)
+
+
+@pytest.mark.parametrize(("how", "answer"), [("refuse", None), ("accept", "HI"), ("go on", "HI")])
+async def test_subclass(how, answer):
+    """A project's consumer may override what consumers of Channels do override."""
+    client = open_socket(Guarded.as_asgi())
+    client.scope |= {"how": how, "ends": []}
+    connected, _ = await client.connect(PATIENCE)
+    assert connected is (answer is not None)
+    if connected:
+        await client.send_to(text_data="hi")
+        assert await client.receive_from(PATIENCE) == answer
+    await ended(client)
+    assert client.scope["ends"] == [1006]
