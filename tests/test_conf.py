@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
@@ -119,3 +120,19 @@ def test_overrides(settings):
         _ = own.WS4REDIS_EXPIRE
     del own.overrides["WS4REDIS_EXPIRE"]
     assert own.WS4REDIS_EXPIRE == 10
+
+
+def test_settings_are_found_as_django_finds_them(settings) -> None:
+    """Overridden, overridden again, deleted, and assigned without any ceremony."""
+    settings.DEBUG = False  # an override of its own, to which the assignments below are confined
+    assert conf.WS4REDIS_CLOSE_WINDOW == 2.0
+    with override_settings(WS4REDIS_CLOSE_WINDOW=1):
+        with override_settings(WS4REDIS_HISTORY=2):
+            assert (conf.WS4REDIS_CLOSE_WINDOW, conf.WS4REDIS_HISTORY) == (1, 2)
+            del django_settings.WS4REDIS_CLOSE_WINDOW
+            assert conf.WS4REDIS_CLOSE_WINDOW == 2.0
+        assert conf.WS4REDIS_CLOSE_WINDOW == 1
+    django_settings.WS4REDIS_CLOSE_WINDOW = 3
+    assert conf.WS4REDIS_CLOSE_WINDOW == 3
+    del django_settings.WS4REDIS_CLOSE_WINDOW
+    assert conf.WS4REDIS_CLOSE_WINDOW == 2.0

@@ -31,9 +31,6 @@ from channels_ws4redis.store.scripts import Command, Script
 #: First bytes of a published event; what does not begin so was published by a foreign program.
 ENVELOPE = b"\0ws4redis "
 
-#: Seconds for which an idempotency key is remembered.
-ONCE_EXPIRE = 86400
-
 
 def _script(name: str) -> Script:
     folder = files("channels_ws4redis.store")
@@ -71,17 +68,14 @@ def publish_command(publication: Publication, affixes: Affixes | None, mirror: b
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
     """
     channels, payload, expire, sender, key = publication
-    meta_expire = settings.WS4REDIS_META_EXPIRE
     args: list[str | bytes | int] = [
         payload,
         sender,
         secrets.token_hex(4),
         expire,
-        max(meta_expire, 2 * expire),
-        meta_expire,
+        settings.WS4REDIS_META_EXPIRE,
         settings.WS4REDIS_HISTORY,
         4 if key else 3,
-        ONCE_EXPIRE,
         int(mirror),
         *(affixes or ()),
     ]

@@ -1,17 +1,17 @@
 -- Gives a message the next number on each of some channels, stores it, and publishes it.
 -- KEYS, for each channel: C, {C}:history, {C}:meta, and with an idempotency key {C}:once:<key>
 -- ARGV: 1 payload, 2 sender, 3 name for a new numbering, 4 seconds to store the message (0: not),
---       5 seconds that {C}:meta lives at least, 6 window of blank epochs in seconds,
---       7 messages in a history, 8 keys for each channel, 9 seconds that once is remembered,
---       10 '1' to publish the bare payload on C as well, for legacy servers,
---       11 and 12 what stands before and after C in the name of its pub/sub channel; absent where
+--       5 seconds that {C}:meta lives at least, 6 messages in a history, 7 keys for each channel,
+--       8 '1' to publish the bare payload on C as well, for legacy servers,
+--       9 and 10 what stands before and after C in the name of its pub/sub channel; absent where
 --       a channel layer sends the message
--- Returns 1, or without 11 and 12 "epoch offset" of each channel. A failure on one channel keeps no
+-- Returns 1, or without 9 and 10 "epoch offset" of each channel. A failure on one channel keeps no
 -- other channel from its message; the first failure is returned in the end.
+local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
 local payload, sender, numbering = ARGV[1], ARGV[2], ARGV[3]
-local expire, meta_expire, window = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local size, keys_each, once_expire = ARGV[7], tonumber(ARGV[8]), ARGV[9]
-local mirrors, head, tail = ARGV[10] == '1', ARGV[11], ARGV[12]
+local expire, window, size = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local keys_each, mirrors, head, tail = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9], ARGV[10]
+local meta_expire = math.max(window, 2 * expire)
 local ends = expire > 0 and call('TIME')[1] + expire
 local envelope_end = ' ' .. sender .. '\n' .. payload
 
@@ -41,7 +41,7 @@ local function publish(name, history, meta, once)
     call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x', ends)
     lengthen(history, expire)
   end
-  if once then call('SET', once, offset, 'EX', once_expire) end
+  if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
   if head then
     call('PUBLISH', head .. name .. tail, '\0ws4redis ' .. epoch .. ' ' .. offset .. envelope_end)
   end

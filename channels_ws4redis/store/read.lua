@@ -1,6 +1,6 @@
 -- Reads all that is kept of a channel, and writes nothing.
 -- KEYS: C, {C}:history, {C}:meta
--- ARGV: 1 window of blank epochs in seconds
+-- ARGV: 1 seconds that {C}:meta lives at least
 -- Returns epoch, offset, past, value, entries of the history, and the time in seconds. A key of
 -- another type under one of the names counts as absent.
 local epoch, offset, past = standing(KEYS[3])

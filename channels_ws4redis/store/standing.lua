@@ -18,8 +18,8 @@ local reign = string.sub(
   or string.match(call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
 
 -- The epoch of a channel that nothing has been published to, asked for once. As long as it stays the
--- same, no numbering can have come and gone: nobody has wiped a database, and what expires lives for
--- a whole window at least.
+-- same, no numbering can have come and gone: nobody has wiped a database, and {C}:meta lives for a
+-- whole window of time at least.
 local blank
 local function blank_epoch(window)
   if not blank then
