@@ -7,6 +7,7 @@ import enum
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from typing import Any
 
 import redis
@@ -42,12 +43,9 @@ PROTOCOL_ERROR = 4500
 #: Seconds that a client of the package's own protocol has for its first frame.
 HELLO_TIMEOUT = 10.0
 
-#: Seconds for handing a close frame to a server that does not take it at once.
-CLOSE_TIMEOUT = 1.0
-
-#: The same for a client that has read too slowly, and may only have been frozen for a moment.
-SLOW_CLOSE_TIMEOUT = 10.0
-
+#: Seconds for handing a close frame to a server that does not take it at once; more for a client
+#: that has read too slowly, and may only have been frozen for a moment.
+CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
 #: What an ASGI server tells its application.
 AsgiEvent = dict[str, Any]
@@ -61,7 +59,7 @@ class State(enum.Enum):
     #: Accepted; the hello of a client of the package's own protocol has not arrived yet.
     GREETING = enum.auto()
     #: Accepted, and greeted if its client speaks the package's own protocol.
-    LIVE = enum.auto()
+    OPEN = enum.auto()
     #: Refused, or closed by us. The client may still have to answer.
     CLOSED = enum.auto()
 
@@ -81,7 +79,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._socket: OpenSocket | None = None
         #: On the clock of the event loop, when the client's hello is due; asked for in GREETING.
         self._hello_due = 0.0
-        self._overflowed = False
+        #: Close code, reason and patience, if the socket has to end for a reason of its own.
+        self._ending: tuple[int, Exception | str, float] | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Run the socket from its handshake to its end."""
@@ -183,9 +182,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._peer,
             settings.WS4REDIS_OUTBOX_MESSAGES,
             settings.WS4REDIS_OUTBOX_BYTES,
-            self._on_overflow,
+            partial(self._end, TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT),
         )
-        return OpenSocket(admission, subscriber, get_fanout(self.channel_layer), outbox)
+        fanout, on_fault = get_fanout(self.channel_layer), partial(self._end, TRY_AGAIN_LATER)
+        return OpenSocket(admission, subscriber, fanout, outbox, on_fault)
 
     async def accept(
         self,
@@ -194,7 +194,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
     ) -> None:
         """Accept the socket."""
         await super().accept(subprotocol, headers)
-        self._state = State.LIVE
+        self._state = State.OPEN
 
     # Frames of the client
 
@@ -224,7 +224,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             if self._state is not State.GREETING:
                 raise ProtocolError("a second 'hello'")
             positions = parse_positions(body.get("positions", {}))
-            self._state = State.LIVE
+            self._state = State.OPEN
             await socket.enter(positions)
             await socket.replay()
         elif kind == "publish":
@@ -234,18 +234,17 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     # The end
 
-    def _on_overflow(self) -> None:
-        self._overflowed = True
-        self._task.cancel()
+    def _end(self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT) -> None:
+        """Have the socket's own task close it."""
+        if self._ending is None:
+            self._ending = code, why, seconds
+            self._task.cancel()
 
     async def _end_when_cancelled(self) -> bool:
-        """Close a socket whose task is cancelled: its client reads too slowly, or the server stops.
-
-        The result is False if the cancellation has to go on.
-        """
-        if self._overflowed:
+        """Close a socket whose task was cancelled; False if the cancellation has to go on."""
+        if self._ending is not None:
             self._task.uncancel()
-            if not await self._close(TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT):
+            if not await self._close(*self._ending):
                 self._peer.abort()
         elif self._state is State.CONNECTING:
             return False

@@ -1,4 +1,4 @@
-"""The package's own channel layer, and what every other layer needs to carry its group names."""
+"""The package's own channel layer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from channels.layers import BaseChannelLayer
 from channels_ws4redis.conf import settings
 from channels_ws4redis.store.commands import Affixes
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.pubsub import Listener, Message, Receiver, Topic
+from channels_ws4redis.store.pubsub import Handler, Listener, Message, Topic
 
 #: What the names of the channels of fan-outs begin with.
 FANOUT_PREFIX = "ws4redis."
@@ -97,11 +97,15 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         listener = self._listener
         name = f"{prefix}{uuid.uuid4().hex}"
         listener.open(name)
-        # Whoever is told the name may use it at once, in any process.
-        await listener.subscribe(self._pubsub_channel_of(name), name)
+        try:
+            # Whoever is told the name may use it at once, in any process.
+            await listener.subscribe(self._pubsub_channel_of(name), name)
+        except BaseException:
+            listener.discard_channel(name)  # nobody else knows it
+            raise
         return name
 
-    async def new_fanout(self, receiver: Receiver) -> str:
+    async def new_fanout(self, receiver: Handler) -> str:
         """Return the name of a new channel for a fan-out of this process.
 
         It has no queue: ``receiver`` is called with each message when it is read from Redis, also

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+
+import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import FanOut
@@ -13,7 +15,7 @@ from channels_ws4redis.handshake.admission import Admission
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.subscriber import SubscriberHooks
 
 
@@ -28,19 +30,27 @@ class OpenSocket:
     :param subscriber: of this socket alone; `release` releases it.
     :param fanout: receives for all sockets of this event loop.
     :param outbox: takes the socket's frames.
+    :param on_fault: called if the socket cannot listen on what its subscriber has subscribed to
+        meanwhile, with the reason; to close the socket, which would be deaf otherwise.
     """
 
     __slots__ = (
         "_fanout",
         "_following",
         "_loop",
+        "_on_fault",
         "_outbox",
         "_socket",
         "_subscriber",
     )
 
     def __init__(
-        self, admission: Admission, subscriber: SubscriberHooks, fanout: FanOut, outbox: Outbox
+        self,
+        admission: Admission,
+        subscriber: SubscriberHooks,
+        fanout: FanOut,
+        outbox: Outbox,
+        on_fault: Callable[[Exception], None],
     ) -> None:
         self._subscriber = subscriber
         self._fanout = fanout
@@ -49,6 +59,7 @@ class OpenSocket:
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
+        self._on_fault = on_fault
 
     @property
     def speaks_protocol(self) -> bool:
@@ -67,8 +78,9 @@ class OpenSocket:
 
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
         """
-        await self._fanout.join(self._socket, channels)
-        self._subscriber.follow(self._on_change)
+        async with self._following:
+            self._subscriber.follow(self._on_change)
+            await self._fanout.join(self._socket, channels)
 
     async def enter(self, positions: dict[str, Position]) -> None:
         """Read what is stored, and send it or what was missed; the socket is live from then on.
@@ -98,7 +110,7 @@ class OpenSocket:
         :raises Exception: whatever the hook raises.
         """
         hook = self._subscriber.replay_hook
-        if hook is not None and not self._socket.live:
+        if hook is not None and not self._socket.replayed:
             await replay_by_hook(hook, self._socket)
         if not self.speaks_protocol:
             self.heartbeat()
@@ -131,7 +143,7 @@ class OpenSocket:
 
     def _on_change(self) -> None:
         """Follow a change of the subscriber's channels; in a thread, return when it has effect."""
-        if _running_loop() is self._loop:
+        if running_loop() is self._loop:
             this_loop().spawn(self._follow(), "ws4redis-follow")
         else:
             asyncio.run_coroutine_threadsafe(self._follow(), self._loop).result()
@@ -146,11 +158,15 @@ class OpenSocket:
             if self.speaks_protocol:
                 self._socket.labels = channel_labels(self._subscriber.prefix, wanted)
             self._fanout.leave(self._socket, gone)
-            await self._fanout.join(self._socket, added)
-            if self._socket.started:  # else `enter` is about to read these channels with the others
-                await self._fanout.enter(self._socket, added, self._socket.follow)
-            if self._outbox.closed:  # while this was waiting
-                self._fanout.leave(self._socket)
+            try:
+                await self._fanout.join(self._socket, added)
+                if self._socket.started:  # else `enter` will read these channels with the others
+                    await self._fanout.enter(self._socket, added, self._socket.go_on)
+            except (redis.exceptions.RedisError, OSError) as error:
+                self._on_fault(error)
+            finally:
+                if self._outbox.closed:  # while this was waiting
+                    self._fanout.leave(self._socket)
 
     # The end
 
@@ -163,10 +179,3 @@ class OpenSocket:
         """Stop, and run the subscriber's ``release``; to be called once."""
         self.stop()
         await self._subscriber.release()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

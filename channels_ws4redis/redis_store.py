@@ -9,7 +9,7 @@ from typing import Any, Self
 from django.db import transaction
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.publishing import apublish, publish
+from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.protocol.messages import is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
@@ -118,11 +118,14 @@ class RedisStore:
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         """
         publication = self._publication(message, expire, idempotency_key)
-        arguments = publication, self.channel_layer_alias, self._connection
         if on_commit:
-            transaction.on_commit(partial(publish, *arguments))
+            transaction.on_commit(partial(self._publish, publication))
         else:
-            publish(*arguments)
+            self._publish(publication)
+
+    def _publish(self, publication: Publication) -> None:
+        if publication.channels:  # a message for nobody needs not even a channel layer
+            backend_named(self.channel_layer_alias).publish(publication, self._connection)
 
     async def apublish_message(
         self,
@@ -136,7 +139,8 @@ class RedisStore:
         There is no ``on_commit``, as Django has no transactions in asynchronous code.
         """
         publication = self._publication(message, expire, idempotency_key)
-        await apublish(publication, self.channel_layer_alias)
+        if publication.channels:
+            await backend_named(self.channel_layer_alias).apublish(publication)
 
     def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
         if message is None:

@@ -24,7 +24,7 @@ async def replay_by_hook(hook: Callable[[Any], None], socket: Socket) -> None:
     websocket = HookSocket(socket)
     await hooks.run(hook, websocket)
     # What was published while the hook ran may be among what the hook has read and sent.
-    socket.release(websocket.sent)
+    socket.let_go(websocket.sent)
 
 
 class HookSocket:

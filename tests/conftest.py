@@ -30,6 +30,7 @@ Serve = Callable[..., AsgiServer]
 SPEAKING_TO_REDIS = {
     "fanout/test_groups.py",
     "fanout/test_publishing.py",
+    "fanout/test_reading.py",
     "handshake/test_hooks.py",
     "store/test_clients.py",
     "store/test_commands.py",

@@ -6,6 +6,7 @@ import asyncio
 import json
 
 import pytest
+import redis
 from channels.exceptions import DenyConnection
 from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
@@ -212,6 +213,24 @@ async def test_a_channel_that_is_added_before_the_hello(settings):
     await RedisPublisher(facility="more", broadcast=True).apublish_message("live", expire=0)
     assert (await client.receive_json_from(PATIENCE))["data"] == "live"
     await ended(client)
+
+
+async def test_a_channel_that_cannot_be_joined_ends_the_socket(settings, caplog, redis_url):
+    """It would be deaf on that channel otherwise; its client comes back."""
+    settings.WS4REDIS_SUBSCRIBER = Roving
+    client = open_socket()
+    await client.connect(PATIENCE)
+    fanout = get_fanout(get_channel_layer())
+
+    async def fail(channel):
+        raise redis.exceptions.ConnectionError("Redis is away")
+
+    fanout._hearing.join = fail
+    await client.send_to(text_data="broadcast:bar")
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
+    await ended(client)
+    assert "Closing the socket '/ws/foo': ConnectionError: Redis is away" in caplog.messages
+    assert not fanout._sockets
 
 
 # Subclasses of a project

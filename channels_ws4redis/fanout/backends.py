@@ -4,10 +4,11 @@ A `Backend` belongs to a layer and serves publishers in any thread. Its `Hearing
 event loop and serves the fan-out there::
 
     backend = backend_of(get_channel_layer())
+    backend.publish(Publication(["broadcast:foo"], b"Hello", expire=3600))
     hearing = backend.hearing(fanout)
     await hearing.open()
     await hearing.join("broadcast:foo")  # fanout.receive(event) is called from now on
-    readings = await backend.read(["broadcast:foo"])
+    [reading] = await backend.aread(["broadcast:foo"])
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import redis
-
 from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event
-from channels_ws4redis.store.commands import Affixes, parse_reading, read_command
-from channels_ws4redis.store.runner import get_runner
+from channels_ws4redis.store.commands import Publication
 
 
 class Receiver(Protocol):
@@ -42,9 +40,6 @@ class Receiver(Protocol):
 
 class Hearing(ABC):
     """The part of a backend that receives for one event loop."""
-
-    #: True if messages arrive in the order in which they were numbered.
-    ordered = True
 
     @abstractmethod
     async def open(self) -> None:
@@ -69,45 +64,35 @@ class Hearing(ABC):
 class Backend(ABC):
     """What a process does for one channel layer."""
 
-    #: True if one script stores a message and sends it, in one round trip and one step.
+    #: True if a message is stored and sent in one step. Messages then arrive in their order, and
+    #: what arrives after a hole proves a loss.
     atomic = False
     #: True if what a foreign program publishes on the bare name of a channel is heard.
     hears_foreign = False
     #: True if messages reach the sockets of this process only.
     one_process = False
 
-    def __init__(self, layer: Any) -> None:
-        self.layer = layer
-        #: Channels that one run of the script serves: few enough not to hold up Redis for a
-        #: millisecond. A Redis in cluster mode takes one at a time, be it of one node only.
-        self.channels_at_once = 50
-
     @abstractmethod
-    def affixes(self, mirror: bool) -> Affixes | None:
-        """Return how the script names pub/sub channels, None if it does not publish.
+    def publish(self, publication: Publication, client: Any = None) -> None:
+        """Store a message and send it to its groups.
 
-        :param mirror: servers of the legacy package own the bare names.
+        :param client: a redis-py client other than the process's own.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses the message on a
+            channel; the others have got it then.
         """
 
     @abstractmethod
-    def send(self, events: Sequence[Event]) -> None:
-        """Send what has been stored, where the script does not."""
+    async def apublish(self, publication: Publication) -> None:
+        """Store a message and send it to its groups; asyncio twin of `publish`."""
 
     @abstractmethod
-    async def asend(self, events: Sequence[Event]) -> None:
-        """Send what has been stored; asyncio twin of `send`."""
+    def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
+        """Return all that is kept of each channel, or why that cannot be told."""
+
+    @abstractmethod
+    async def aread(self, channels: Sequence[str]) -> list[Reading | Exception]:
+        """Return all that is kept of each channel; asyncio twin of `read`."""
 
     @abstractmethod
     def hearing(self, receiver: Receiver) -> Hearing:
         """Return what receives on the running event loop."""
-
-    async def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
-        """Return all that is kept of each channel, or why that cannot be told."""
-        try:
-            replies = await get_runner().run([read_command(channel) for channel in channels])
-        except (redis.exceptions.RedisError, OSError) as error:
-            return [error] * len(channels)
-        return [
-            reply if isinstance(reply, Exception) else parse_reading(channel, reply)
-            for channel, reply in zip(channels, replies, strict=True)
-        ]

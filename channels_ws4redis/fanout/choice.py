@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
@@ -14,6 +13,9 @@ from channels_ws4redis.fanout.own import OwnBackend
 from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.store.process import this_process
+
+#: The key of the process's backends, by layer.
+BACKENDS = "backends"
 
 
 def backend_named(alias: str) -> Backend:
@@ -31,8 +33,8 @@ def backend_named(alias: str) -> Backend:
 
 
 def backend_of(layer: Any) -> Backend:
-    """Return the backend for a channel layer, the same each time."""
-    backends: WeakKeyDictionary[Any, Backend] = this_process().get("backends", WeakKeyDictionary)
+    """Return the backend for a channel layer, the same each time; layers are never given up."""
+    backends: dict[Any, Backend] = this_process().get(BACKENDS, dict)
     backend = backends.get(layer)
     if backend is None:
         backend = backends[layer] = _choose(layer)

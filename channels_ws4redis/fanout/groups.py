@@ -47,7 +47,7 @@ class FanOut:
         self._sockets: dict[Socket, tuple[str, ...]] = {}
         self._backend = backend
         self._hearing = backend.hearing(self)
-        self._readings = Readings(backend, self._groups, self._hearing.ordered, self._catch_up_soon)
+        self._readings = Readings(backend, self._groups, self._catch_up_soon)
         self._opening: asyncio.Task[None] | None = None
         self._timer: asyncio.Task[None] | None = None
         self._catching_up = False
@@ -63,6 +63,8 @@ class FanOut:
         self._sockets.setdefault(socket, ())
         await self._open()
         for channel in channels:
+            if socket not in self._sockets:
+                return  # it has left meanwhile
             await self._join(socket, channel)
 
     async def _join(self, socket: Socket, channel: str) -> None:
@@ -113,7 +115,7 @@ class FanOut:
             return
         del self._sockets[socket]
         if not self._sockets:
-            this_loop().forget((FanOut, self._backend))
+            this_loop().forget((FanOut, self._backend), self)
             this_loop().spawn(self._close(), "ws4redis-close")
 
     async def _leave(self, group: Group) -> None:
@@ -126,7 +128,7 @@ class FanOut:
             try:
                 # Also if joining failed: the layer may have taken note of us all the same.
                 await self._hearing.leave(group.channel)
-            except UNREACHABLE as error:
+            except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
                 logger.debug("Could not leave %s: %s", group.channel, error)
             if group.sockets:
                 group.track = Track()  # somebody came back meanwhile, and waits to join anew
@@ -144,6 +146,9 @@ class FanOut:
         except UNREACHABLE as error:
             self._opening = None
             raise redis.exceptions.ConnectionError(str(error)) from error
+        except Exception:
+            self._opening = None
+            raise
 
     async def _start(self) -> None:
         await self._hearing.open()
@@ -152,11 +157,13 @@ class FanOut:
     async def _close(self) -> None:
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        for group in list(self._groups.values()):
-            await self._leave(group)
-        await self._hearing.close()
         if self._timer is not None:
             self._timer.cancel()
+        try:
+            for group in list(self._groups.values()):
+                await self._leave(group)
+        finally:
+            await self._hearing.close()
 
     # Receiving
 
@@ -196,12 +203,12 @@ class FanOut:
     async def _catch_up(self) -> None:
         """Read the history of every channel that is behind, until none is."""
         try:
-            if not self._hearing.ordered:
+            if not self._backend.atomic:
                 await asyncio.sleep(GRACE)  # what seems to be missing may only be late
-            if self._relinked:
-                self._relinked = False
-                await get_runner().renew()  # what has ended one connection may end another
             while behind := [name for name, group in self._groups.items() if group.track.behind]:
+                if self._relinked:
+                    self._relinked = False
+                    await get_runner().renew()  # what has ended one connection may end another
                 try:
                     await self._readings.ask(behind[:READ_AT_ONCE])
                 except (redis.exceptions.RedisError, OSError) as error:
@@ -237,7 +244,7 @@ class FanOut:
 
     def _send_to(self, speaks: bool, frame: dict[str, Any]) -> None:
         for socket in list(self._sockets):
-            if socket.live and speaks == (socket.labels is not None):
+            if socket.replayed and speaks == (socket.labels is not None):
                 socket.outbox.put(frame)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from channels_ws4redis.fanout.backends import Hearing, Receiver
 from channels_ws4redis.fanout.stock import StockBackend, StockHearing, Work
 from channels_ws4redis.protocol.messages import Event
-from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.loops import running_loop, this_loop
 
 
 class InMemoryBackend(StockBackend):
@@ -27,7 +27,7 @@ class InMemoryBackend(StockBackend):
         home = self._find_home()
         if home is None:
             super().send(events)
-        elif home is _running_loop():
+        elif home is running_loop():
             # We hold up the very loop that would have to send; it does so in its next turn.
             this_loop().spawn(self._send(events))
         else:
@@ -36,7 +36,7 @@ class InMemoryBackend(StockBackend):
     async def asend(self, events: Sequence[Event]) -> None:
         """Send events; asyncio twin of `send`."""
         home, sending = self._find_home(), self._send(events)
-        if home is None or home is _running_loop():
+        if home is None or home is running_loop():
             await sending
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sending, home))
@@ -54,15 +54,7 @@ class InMemoryBackend(StockBackend):
 class _InMemoryHearing(StockHearing):
     """Joining has effect at once, and there is no link to watch."""
 
-    ordered = True
     _waits = False
 
     def _work(self) -> list[Work]:
         return self._upkeep()
-
-
-def _running_loop() -> asyncio.AbstractEventLoop | None:
-    try:
-        return asyncio.get_running_loop()
-    except RuntimeError:
-        return None

@@ -18,8 +18,6 @@ logger = logging.getLogger(__name__)
 class OwnBackend(StockBackend):
     """Stores and sends in one step, where the layer's Redis is the one that stores."""
 
-    one_process = False
-
     def __init__(self, layer: RedisChannelLayer) -> None:
         super().__init__(layer)
         #: With ``hosts`` of its own the layer sends through another Redis.
@@ -27,8 +25,10 @@ class OwnBackend(StockBackend):
 
     def affixes(self, mirror: bool) -> Affixes | None:
         """Return how the script names pub/sub channels."""
+        if not self.atomic:
+            return None
         affixes: Affixes = self.layer.pubsub_affixes(mirror)
-        return affixes if self.atomic else None
+        return affixes
 
     def group_name(self, channel: str) -> str:
         """Return the name of a group, which the layer takes literally."""

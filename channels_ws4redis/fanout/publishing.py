@@ -1,7 +1,8 @@
-"""Storing a message and sending it to its groups, on whichever channel layer the project has."""
+"""Publishing and reading by the scripts in Redis, on whichever channel layer the project has."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,54 +10,110 @@ import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
-from channels_ws4redis.fanout.choice import backend_named
+from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.store import runner
-from channels_ws4redis.store.commands import Publication, parse_published, publish_command
+from channels_ws4redis.store.commands import (
+    Affixes,
+    Publication,
+    parse_published,
+    parse_readings,
+    publish_command,
+    read_command,
+)
 from channels_ws4redis.store.process import get_client
-from channels_ws4redis.store.scripts import Command, Outcome
+from channels_ws4redis.store.scripts import Command, Result
 
 
-def publish(publication: Publication, alias: str = "default", client: Any = None) -> None:
-    """Store a message and send it to its groups.
+class RedisBackend(Backend):
+    """Stores by a script, which also sends if it can; else `send` sends afterwards."""
 
-    With our own layer that is one round trip, in which Redis numbers, stores and publishes the
-    message at once. With any other layer it is stored first and sent afterwards.
+    def __init__(self, layer: Any) -> None:
+        self.layer = layer
+        #: Channels that one run of the script serves: few enough not to hold up Redis for a
+        #: millisecond. A Redis in cluster mode takes one at a time, be it of one node only.
+        self.channels_at_once = 50
 
-    :param alias: of the channel layer.
-    :param client: a redis-py client other than the process's own.
-    :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses the message on a
-        channel; the others have got it then.
-    """
-    if not publication.channels:
-        return
-    backend = backend_named(alias)
-    parts = _parts(publication, backend.channels_at_once)
-    client = client or get_client()
-    replies = runner.run(client, _commands(backend, parts))
-    for part in _refused(backend, parts, replies):
-        publish(part, alias, client)
-    events, error = _outcome(backend, parts, replies)
-    if events:
-        backend.send(events)
-    if error is not None:
-        raise error
+    @abstractmethod
+    def affixes(self, mirror: bool) -> Affixes | None:
+        """Return how the script names pub/sub channels, None if it does not send.
 
+        :param mirror: servers of the legacy package own the bare names.
+        """
 
-async def apublish(publication: Publication, alias: str = "default") -> None:
-    """Store a message and send it to its groups; asyncio twin of `publish`."""
-    if not publication.channels:
-        return
-    backend = backend_named(alias)
-    parts = _parts(publication, backend.channels_at_once)
-    replies = await runner.get_runner().run(_commands(backend, parts))
-    for part in _refused(backend, parts, replies):
-        await apublish(part, alias)
-    events, error = _outcome(backend, parts, replies)
-    if events:
-        await backend.asend(events)
-    if error is not None:
-        raise error
+    @abstractmethod
+    def send(self, events: Sequence[Event]) -> None:
+        """Send what has been stored, where the script does not."""
+
+    @abstractmethod
+    async def asend(self, events: Sequence[Event]) -> None:
+        """Send what has been stored; asyncio twin of `send`."""
+
+    def publish(self, publication: Publication, client: Any = None) -> None:
+        """Store a message and send it to its groups."""
+        parts = _parts(publication, self.channels_at_once)
+        replies = runner.run(client or get_client(), self._commands(parts))
+        refused = self._refused(parts, replies)
+        events, error = self._outcome(parts, replies)
+        if events:
+            self.send(events)
+        for part in refused:
+            self.publish(part, client)
+        if error is not None:
+            raise error
+
+    async def apublish(self, publication: Publication) -> None:
+        """Store a message and send it to its groups; asyncio twin of `publish`."""
+        parts = _parts(publication, self.channels_at_once)
+        replies = await runner.get_runner().run(self._commands(parts))
+        refused = self._refused(parts, replies)
+        events, error = self._outcome(parts, replies)
+        if events:
+            await self.asend(events)
+        for part in refused:
+            await self.apublish(part)
+        if error is not None:
+            raise error
+
+    def _commands(self, parts: Sequence[Publication]) -> list[Command]:
+        mirror = settings.WS4REDIS_LEGACY_SERVERS
+        affixes = self.affixes(mirror)
+        return [publish_command(part, affixes, mirror) for part in parts]
+
+    def _refused(self, parts: list[Publication], replies: list[Result]) -> list[Publication]:
+        refused = _refused(parts, replies)
+        if refused:
+            self.channels_at_once = 1
+        return refused
+
+    def _outcome(
+        self, parts: Sequence[Publication], replies: Sequence[Result]
+    ) -> tuple[list[Event], Exception | None]:
+        """Return what has still to be sent, and the first error among the replies."""
+        events: list[Event] = []
+        error = None
+        for part, reply in zip(parts, replies, strict=True):
+            if isinstance(reply, Exception):
+                error = error or reply
+            elif not self.atomic:
+                events += parse_published(part, reply)
+        return events, error
+
+    def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
+        """Return all that is kept of each channel, or why that cannot be told."""
+        commands = [read_command(channel) for channel in channels]
+        try:
+            return parse_readings(channels, runner.run(get_client(), commands))
+        except (redis.exceptions.RedisError, OSError) as error:
+            return [error] * len(channels)
+
+    async def aread(self, channels: Sequence[str]) -> list[Reading | Exception]:
+        """Return all that is kept of each channel; asyncio twin of `read`."""
+        commands = [read_command(channel) for channel in channels]
+        try:
+            return parse_readings(channels, await runner.get_runner().run(commands))
+        except (redis.exceptions.RedisError, OSError) as error:
+            return [error] * len(channels)
 
 
 def _parts(publication: Publication, size: int) -> list[Publication]:
@@ -70,18 +127,10 @@ def _parts(publication: Publication, size: int) -> list[Publication]:
     ]
 
 
-def _commands(backend: Backend, parts: Sequence[Publication]) -> list[Command]:
-    mirror = settings.WS4REDIS_LEGACY_SERVERS
-    affixes = backend.affixes(mirror)
-    return [publish_command(part, affixes, mirror) for part in parts]
-
-
-def _refused(
-    backend: Backend, parts: list[Publication], replies: list[Outcome]
-) -> list[Publication]:
+def _refused(parts: list[Publication], replies: list[Result]) -> list[Publication]:
     """Take out, and return, what was refused before it ran for having channels of different slots.
 
-    A Redis in cluster mode does that, be it of one node only. It is given one at a time from then.
+    A Redis in cluster mode does that, be it of one node only.
     """
     refused = [
         index
@@ -91,23 +140,7 @@ def _refused(
         and "to the same slot" in str(reply)
         and len(parts[index].channels) > 1
     ]
-    if refused:
-        backend.channels_at_once = 1
     taken = [parts[index] for index in refused]
     for index in reversed(refused):
         del parts[index], replies[index]
     return taken
-
-
-def _outcome(
-    backend: Backend, parts: Sequence[Publication], replies: Sequence[Outcome]
-) -> tuple[list[Event], Exception | None]:
-    """Return what the layer has still to send, and the first error among the replies."""
-    events: list[Event] = []
-    error = None
-    for part, reply in zip(parts, replies, strict=True):
-        if isinstance(reply, Exception):
-            error = error or reply
-        elif not backend.atomic:
-            events += parse_published(part, reply)
-    return events, error

@@ -57,7 +57,7 @@ class Group:
 Start = Callable[[Sequence[Entry]], None]
 
 
-class Request(NamedTuple):
+class Asker(NamedTuple):
     """Somebody who waits for readings."""
 
     channels: Sequence[str]
@@ -66,6 +66,10 @@ class Request(NamedTuple):
     #: The newcomer, None if only the groups are to be made whole.
     socket: Socket | None = None
     start: Start | None = None
+
+
+#: What a newcomer gets of a channel; None if it has to ask again.
+Found = Entry | Exception | None
 
 
 class Readings:
@@ -77,19 +81,15 @@ class Readings:
     """
 
     def __init__(
-        self,
-        backend: Backend,
-        groups: Mapping[str, Group],
-        ordered: bool,
-        on_behind: Callable[[], None],
+        self, backend: Backend, groups: Mapping[str, Group], on_behind: Callable[[], None]
     ) -> None:
         self._backend = backend
         self._groups = groups
-        #: Whether messages arrive in their order.
-        self._ordered = ordered
         #: Called if a group is behind in spite of a reading.
         self._on_behind = on_behind
-        self._waiting: list[Request] = []
+        self._waiting: list[Asker] = []
+        #: Those whose readings are under way.
+        self._batch: list[Asker] = []
         self._task: asyncio.Task[None] | None = None
 
     async def ask(
@@ -100,90 +100,109 @@ class Readings:
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append(Request(channels, done, socket, start))
-        if self._task is None or self._task.done():
-            self._task = this_loop().spawn(self._read_all(), "ws4redis-readings")
+        self._waiting.append(Asker(channels, done, socket, start))
+        if self._task is None:
+            self._begin()
         await done
 
-    async def _read_all(self) -> None:
-        batch: list[Request] = []
-        try:
-            while self._waiting:
-                batch = self._next_batch()
-                await self._read(batch)
-                batch = []
-        finally:
-            unanswered, self._waiting = [*batch, *self._waiting], []
-            for request in unanswered:
-                _fail(request, redis.exceptions.ConnectionError("The reading was broken off."))
+    def _begin(self) -> None:
+        self._task = this_loop().spawn(self._read_all(), "ws4redis-readings")
+        self._task.add_done_callback(self._on_done)
 
-    def _next_batch(self) -> list[Request]:
+    async def _read_all(self) -> None:
+        while self._waiting:
+            self._batch = self._next_batch()
+            await self._read(self._batch)
+            self._batch = []
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        """Let nobody wait for a task that has ended too soon, perhaps before its first step."""
+        self._task = None
+        unanswered, self._batch = self._batch, []
+        if task.cancelled():
+            unanswered, self._waiting = [*unanswered, *self._waiting], []
+        for asker in unanswered:
+            _fail(asker, redis.exceptions.ConnectionError("The reading was broken off."))
+        if self._waiting:
+            self._begin()
+
+    def _next_batch(self) -> list[Asker]:
         count = taken = 0
-        for request in self._waiting:
-            if taken and count + len(request.channels) > READ_AT_ONCE:
+        for asker in self._waiting:
+            if taken and count + len(asker.channels) > READ_AT_ONCE:
                 break
-            count += len(request.channels)
+            count += len(asker.channels)
             taken += 1
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
         return batch
 
-    async def _read(self, batch: Sequence[Request]) -> None:
-        names = dict.fromkeys(name for request in batch for name in request.channels)
+    async def _read(self, batch: Sequence[Asker]) -> None:
+        names = dict.fromkeys(name for asker in batch for name in asker.channels)
         groups = [self._groups[name] for name in names if name in self._groups]
-        asked = [(group, group.track, group.track.ask()) for group in groups]
-        outcomes: list[Reading | Exception] = []
+        under_way = [(group, group.track, group.track.ask()) for group in groups]
+        found: dict[str, Found] = {}
         try:
-            if groups:
-                outcomes = await self._backend.read([group.channel for group in groups])
+            outcomes = await self._backend.aread([group.channel for group in groups])
+            await self._let_arrive([track for _, track, _ in under_way], outcomes)
+            for outcome in outcomes:
+                group, track, asked = under_way.pop(0)
+                found[group.channel] = _take(group, track, asked, outcome)
         finally:
-            for _, track, _ in asked[len(outcomes) :]:
+            for _, track, _ in under_way:
                 track.give_up()
-        await self._let_arrive(
-            [(track, outcome) for (_, track, _), outcome in zip(asked, outcomes, strict=True)]
-        )
-        entries: dict[str, Entry | Exception | None] = {}
-        for (group, track, when), outcome in zip(asked, outcomes, strict=True):
-            entries[group.channel] = _take(group, track, when, outcome)
-        for request in batch:
-            self._answer(request, entries)
+        for asker in batch:
+            self._answer(asker, found)
         if any(group.track.behind for group in groups):
             self._on_behind()
 
-    async def _let_arrive(self, read: Sequence[tuple[Track, Reading | Exception]]) -> None:
-        """Wait for messages that the readings have overtaken, while more is to be expected."""
-        lagging = [(track, reading) for track, reading in read if isinstance(reading, Reading)]
+    async def _let_arrive(
+        self, tracks: Sequence[Track], outcomes: Sequence[Reading | Exception]
+    ) -> None:
+        """Wait for messages that readings have overtaken, while more is to be expected."""
+        lagging = [
+            (track, outcome)
+            for track, outcome in zip(tracks, outcomes, strict=True)
+            if isinstance(outcome, Reading)
+        ]
         clock = asyncio.get_running_loop().time
         deadline = clock() + GRACE
         while lagging and clock() < deadline:
-            lagging = [each for each in lagging if each[0].waits_for(each[1], self._ordered)]
+            lagging = [each for each in lagging if each[0].waits_for(each[1], self._backend.atomic)]
             if lagging:
                 await asyncio.sleep(PAUSE)
 
-    def _answer(self, request: Request, entries: Mapping[str, Entry | Exception | None]) -> None:
+    def _answer(self, asker: Asker, found: Mapping[str, Found]) -> None:
         """Let a newcomer go live, in the step in which its readings have been taken in."""
-        found = [entries.get(name) for name in request.channels if name in self._groups]
-        error = next((entry for entry in found if isinstance(entry, Exception)), None)
-        if request.done.done():
+        mine = [found.get(name) for name in asker.channels if name in self._groups]
+        error = next((each for each in mine if isinstance(each, Exception)), None)
+        if asker.done.done():
             return  # whoever asked has gone
         if error is not None:
-            _fail(request, error)
-            return
-        if request.socket is not None and request.start is not None:
-            if None in found:
-                self._waiting.append(request)  # more has come meanwhile than is held
-                return
-            request.start([entry for entry in found if isinstance(entry, Entry)])
-            for name in request.channels:
-                group = self._groups.get(name)
-                if group is not None and request.socket in group.sockets:
-                    group.live[request.socket] = None
-        request.done.set_result(None)
+            _fail(asker, error)
+        elif asker.socket is None or asker.start is None:
+            asker.done.set_result(None)
+        elif None in mine:
+            self._waiting.append(asker)  # more has come meanwhile than is held
+        else:
+            try:
+                self._go_live(asker.socket, asker.channels)
+                asker.start([each for each in mine if isinstance(each, Entry)])
+            except Exception as failure:  # noqa: BLE001 # whoever asked is to get it, and no other
+                _fail(asker, failure)
+            else:
+                asker.done.set_result(None)
+
+    def _go_live(self, socket: Socket, channels: Sequence[str]) -> None:
+        for name in channels:
+            group = self._groups.get(name)
+            if group is not None and socket in group.sockets:
+                group.live[socket] = None
 
 
-def _fail(request: Request, error: Exception) -> None:
-    if not request.done.done():
-        request.done.set_exception(error)
-        request.done.exception()  # nobody need be waiting any more
+def _fail(asker: Asker, error: Exception) -> None:
+    if not asker.done.done():
+        asker.done.set_exception(error)
+        asker.done.exception()  # nobody need be waiting any more
 
 
 def _take(

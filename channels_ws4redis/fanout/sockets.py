@@ -49,7 +49,7 @@ class Socket:
         client that gets raw frames.
     """
 
-    __slots__ = ("_held", "echo", "id", "labels", "live", "outbox")
+    __slots__ = ("_held", "echo", "id", "labels", "outbox", "replayed")
 
     def __init__(self, outbox: Outbox, echo: bool, labels: dict[str, str] | None) -> None:
         #: Identity as a sender.
@@ -57,15 +57,15 @@ class Socket:
         self.outbox = outbox
         self.echo = echo
         self.labels = labels
-        #: True once the socket has been sent what is stored.
-        self.live = False
+        #: True once the socket has been sent what is stored, be it by a hook.
+        self.replayed = False
         #: While an overridden ``send_persisted_messages`` runs; None otherwise.
         self._held: _Held | None = None
 
     @property
     def started(self) -> bool:
-        """True once the socket has been given what is stored, also if a hook is to send that."""
-        return self.live or self._held is not None
+        """True once `start` has been called, also if a hook has still to send what is stored."""
+        return self.replayed or self._held is not None
 
     def start(
         self, entries: Sequence[Entry], positions: Mapping[str, Position], hold: bool = False
@@ -75,7 +75,7 @@ class Socket:
         A client of the package's own protocol is told first where each channel stands.
 
         :param positions: by label, where the client stood when it was last connected.
-        :param hold: send nothing but the welcome until `release` is called.
+        :param hold: send nothing but the welcome until `let_go` is called.
         """
         outcomes = [self._outcome(reading, positions) for reading, _ in entries]
         if self.labels is not None:
@@ -83,7 +83,7 @@ class Socket:
         if hold:
             self._held = _Held(entries)
             return
-        self.live = True
+        self.replayed = True
         stored = [event for events in outcomes for event in events if isinstance(event, Event)]
         for event in stored:
             self.deliver(event, stored=True)
@@ -93,7 +93,7 @@ class Socket:
             for event in _without(after, twice, {reading.channel: reading}):
                 self.deliver(event)
 
-    def follow(self, entries: Sequence[Entry]) -> None:
+    def go_on(self, entries: Sequence[Entry]) -> None:
         """Go on with further channels, without what is stored of them."""
         for _, after in entries:
             for event in after:
@@ -121,13 +121,13 @@ class Socket:
                 }
         return json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
 
-    def release(self, sent: Iterable[bytes]) -> None:
-        """Go live, and send what was held back, but for what a hook has sent meanwhile.
+    def let_go(self, sent: Iterable[bytes]) -> None:
+        """Send what was held back, but for what a hook has sent meanwhile.
 
         :param sent: the payloads that the hook has sent.
         """
         held, self._held = self._held, None
-        self.live = True
+        self.replayed = True
         if held is not None:
             for event in _without(held.events, sent, held.readings):
                 self.deliver(event)

@@ -18,7 +18,8 @@ from typing import Any
 
 import redis
 
-from channels_ws4redis.fanout.backends import Backend, Hearing, Receiver
+from channels_ws4redis.fanout.backends import Hearing, Receiver
+from channels_ws4redis.fanout.publishing import RedisBackend
 from channels_ws4redis.layers import FANOUT_PREFIX
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
 from channels_ws4redis.store.clients import UNREACHABLE
@@ -64,7 +65,7 @@ def event_of(message: Mapping[str, Any]) -> Event:
     return Event(*(message[name] for name in _EVENT_FIELDS))
 
 
-class StockBackend(Backend):
+class StockBackend(RedisBackend):
     """Stores a message first, and sends it through the layer afterwards."""
 
     def affixes(self, mirror: bool) -> Affixes | None:
@@ -112,7 +113,6 @@ class StockBackend(Backend):
 class StockHearing(Hearing):
     """Receives on one channel of the layer for all sockets, and watches the layer."""
 
-    ordered = False
     #: True if joining is over before the layer's Redis knows of it.
     _waits = True
 

@@ -115,5 +115,14 @@ class Reading(NamedTuple):
         return self._replace(events=events)
 
 
+def is_blank_still(before: Position, now: Position) -> bool:
+    """Tell whether of two blank epochs nothing but the time that they name differs.
+
+    Then nothing can have come and gone in between; see ``store/standing.lua`` for their parts.
+    """
+    same = before.epoch.rpartition(".")[0] == now.epoch.rpartition(".")[0]
+    return same and is_blank(before) and is_blank(now)
+
+
 def _numbering(epoch: str) -> str:
     return epoch.partition(".")[0]

@@ -13,7 +13,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from channels_ws4redis.protocol.history import Lost, Outcome, Reading, is_blank
+from channels_ws4redis.protocol.history import (
+    Lost,
+    Outcome,
+    Reading,
+    is_blank,
+    is_blank_still,
+)
 from channels_ws4redis.protocol.messages import Event, Position
 
 #: Messages, and bytes of payload, that are held per channel. Beyond that they are forgotten, and
@@ -116,17 +122,20 @@ class Track:
             self._count(event)
 
     def _hold(self, event: Event) -> None:
-        self._held[Position(event.epoch, event.offset)] = self._arrived, event
-        self._count(event)
+        position = Position(event.epoch, event.offset)
+        if position not in self._held:  # layers may repeat a message
+            self._held[position] = self._arrived, event
+            self._count(event)
 
     def _count(self, event: Event) -> None:
         self._bytes += len(event.payload)
         if self._bytes > MAX_HELD_BYTES or len(self._held) + len(self._recent) > MAX_HELD:
-            self._held.clear()
+            if self._held:
+                self._held.clear()
+                self.suspect()
             self._recent.clear()
             self._bytes = 0
             self._forgotten = self._arrived
-            self.suspect()
 
     def _following(self) -> list[Event]:
         """Return the held messages that follow on the position now."""
@@ -159,7 +168,7 @@ class Track:
 
         :param ordered: the link keeps the order, so that what arrives after a hole proves a loss.
         """
-        if self.position is None or self._suspected:
+        if self.position is None or self._suspected or is_blank(reading.position):
             return False
         if not is_blank(self.position) and (
             (ordered and self._held) or self.position.epoch != reading.position.epoch
@@ -192,8 +201,8 @@ class Track:
         if before.epoch == now.epoch and before.offset >= now.offset:
             return []  # live messages were faster than the reading
         self.position = now
-        if is_blank(before) and is_blank(now) and not self._suspected:
-            return []  # nothing has arrived over a link that is whole, so nothing was missed
+        if is_blank_still(before, now) and not self._suspected:
+            return []
         return self._full(reading).since(before)
 
     def _full(self, reading: Reading) -> Reading:

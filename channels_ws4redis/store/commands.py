@@ -23,6 +23,8 @@ from importlib.resources import files
 from itertools import chain
 from typing import Any, NamedTuple
 
+import redis
+
 from channels_ws4redis.conf import settings
 from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event, Position
@@ -125,8 +127,28 @@ def read_command(name: str) -> Command:
     return Command(_READ, _keys(name), [settings.WS4REDIS_META_EXPIRE])
 
 
+def parse_readings(names: Sequence[str], replies: Sequence[Any]) -> list[Reading | Exception]:
+    """Return what `read_command` has found out about each channel, or why that cannot be told.
+
+    What is kept of one channel may be none of ours, and must not keep anybody from the others.
+    """
+    return [_try_parse(name, reply) for name, reply in zip(names, replies, strict=True)]
+
+
+def _try_parse(name: str, reply: Any) -> Reading | Exception:
+    if isinstance(reply, Exception):
+        return reply
+    try:
+        return parse_reading(name, reply)
+    except (ValueError, TypeError, IndexError, AttributeError) as error:
+        return redis.exceptions.DataError(
+            f"What Redis keeps of {name!r} was not written by this package ({error}); delete "
+            f"'{{{name}}}:history' and '{{{name}}}:meta'."
+        )
+
+
 def parse_reading(name: str, reply: Any) -> Reading:
-    """Return what :func:`read_command` has found out about a channel."""
+    """Return what `read_command` has found out about a channel."""
     epoch, offset, past, value, entries, now = reply
     position = Position(epoch.decode(), offset)
     events = [_parse_entry(name, position.epoch, entry) for entry in entries if _lives(entry, now)]

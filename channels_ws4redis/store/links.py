@@ -74,7 +74,8 @@ class Link:
         self._fault = ""
         #: Subscriptions that Redis has been asked for and has not confirmed.
         self._unconfirmed: Counter[str] = Counter()
-        self._relinking = False
+        #: After a loss, those that the new connection began with and that are not confirmed.
+        self._relinking: set[str] | None = None
 
     def open(self) -> None:
         """Begin to connect, unless that has been done."""
@@ -127,9 +128,13 @@ class Link:
             self._silent_tests = 0
             self._test_later()
             if names := list(self._hearer.wanted()):
+                # Not also those that join later: there may always be somebody who does.
+                self._relinking = None if self._relinking is None else set(names)
                 await self.subscribe(*names)
             await self._read(connection)
         finally:
+            if self._connection is connection:
+                self._connection = None  # or redis-py would open it again for the next command
             with contextlib.suppress(*UNREACHABLE):
                 await connection.disconnect(nowait=True)
 
@@ -156,9 +161,11 @@ class Link:
             return
         del self._unconfirmed[name]
         self._hearer.confirm(name)
-        if self._relinking and not self._unconfirmed:
-            self._relinking = False
-            self._hearer.relink()
+        if self._relinking is not None:
+            self._relinking.discard(name)
+            if not self._relinking:
+                self._relinking = None
+                self._hearer.relink()
 
     def _test_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(SILENCE / 2, self._test)
@@ -183,7 +190,7 @@ class Link:
         if task is not self._task:
             return  # ended by ourselves
         self._forget()
-        self._relinking = True
+        self._relinking = set()
         self._hearer.lose(redis.exceptions.ConnectionError(str(reason) or repr(reason)))
         # Jitter, or all processes of a site would come back in the same instant.
         pause = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 # no secret
@@ -219,7 +226,7 @@ class Link:
         """
         task = self._task
         self._forget()
-        self._relinking = False
+        self._relinking = None
         if task is not None:
             task.cancel()
         return task

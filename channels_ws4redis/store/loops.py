@@ -55,9 +55,10 @@ class Loop:
         owned: T = self._owned[key]
         return owned
 
-    def forget(self, key: Hashable) -> None:
-        """Give up an object without closing it; nothing happens if there is none of this key."""
-        self._owned.pop(key, None)
+    def forget(self, key: Hashable, owned: object) -> None:
+        """Give up an object without closing it, unless there is another one of this key by now."""
+        if self._owned.get(key) is owned:
+            del self._owned[key]
 
     async def close(self) -> None:
         """End all tasks and close all objects; what is asked for later is made anew."""
@@ -89,6 +90,14 @@ def this_loop() -> Loop:
     if loop is None:
         loop = _loops[running] = Loop()
     return loop
+
+
+def running_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that is running in this thread, None if there is none."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def _end(loop: Loop) -> AsyncGenerator[None]:

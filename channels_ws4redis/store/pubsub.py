@@ -33,7 +33,7 @@ JOIN_TIMEOUT = 4.0
 _PUBLISH = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
 
 Message = dict[str, Any]
-Receiver = Callable[[Message], None]
+Handler = Callable[[Message], None]
 
 
 class Topic:
@@ -86,7 +86,7 @@ class Listener:
         self._link = Link(pool.make_connection, self)
         self._queues: dict[str, asyncio.Queue[Message]] = {}
         #: By channel, the fan-outs of this process.
-        self.receivers: dict[str, Receiver] = {}
+        self.receivers: dict[str, Handler] = {}
         self._topics: dict[str, Topic] = {}
 
     def open(self, channel: str) -> asyncio.Queue[Message]:
@@ -96,7 +96,7 @@ class Listener:
             queue = self._queues[channel] = asyncio.Queue(self._capacity(channel))
         return queue
 
-    def _taker(self, channel: str) -> Receiver | None:
+    def _taker(self, channel: str) -> Handler | None:
         """Return what takes the messages of a channel, if it is one of this process."""
         if channel in self._queues:
             return self._queues[channel].put_nowait

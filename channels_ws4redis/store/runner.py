@@ -12,10 +12,10 @@ import redis
 from channels_ws4redis.store.clients import UNREACHABLE, Pool, disconnect, make_async_client
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import this_process
-from channels_ws4redis.store.scripts import Batch, Command, Outcome, Reply, Request, pack
+from channels_ws4redis.store.scripts import Batch, Command, Reply, Request, Result, pack
 
 
-def run(client: redis.Redis, commands: Sequence[Command]) -> list[Outcome]:
+def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     """Run scripts in one round trip and return their replies or exceptions, in order.
 
     :param client: of the Redis to run them on; none of its own connections is used.
@@ -31,7 +31,7 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Outcome]:
     return batch.outcomes
 
 
-def _exchange(pool: Pool, requests: Sequence[Request]) -> list[Outcome]:
+def _exchange(pool: Pool, requests: Sequence[Request]) -> list[Result]:
     """Send requests in one go and return their replies.
 
     It is what a pipeline of redis-py does, without that one's bookkeeping.
@@ -47,7 +47,7 @@ def _exchange(pool: Pool, requests: Sequence[Request]) -> list[Outcome]:
     return replies
 
 
-def _read(connection: Any) -> Outcome:
+def _read(connection: Any) -> Result:
     try:
         return connection.read_response()
     except redis.exceptions.ResponseError as error:
@@ -72,7 +72,7 @@ class Runner:
         self._under_way: list[tuple[Command, asyncio.Future[Reply]]] = []
         self._sender: asyncio.Task[None] | None = None
 
-    async def run(self, commands: Sequence[Command]) -> list[Outcome]:
+    async def run(self, commands: Sequence[Command]) -> list[Result]:
         """Run scripts and return their replies or exceptions, in order; asyncio twin of `run`.
 
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
@@ -117,7 +117,7 @@ class Runner:
             _settle(future, redis.exceptions.ConnectionError(reason))
         waiting.clear()
 
-    async def _execute(self, commands: Sequence[Command]) -> list[Outcome]:
+    async def _execute(self, commands: Sequence[Command]) -> list[Result]:
         batch = Batch(commands)
         try:
             for _ in range(2):
@@ -129,7 +129,7 @@ class Runner:
             return [error] * len(commands)
         return batch.outcomes
 
-    async def _exchange(self, requests: Sequence[Request]) -> list[Outcome]:
+    async def _exchange(self, requests: Sequence[Request]) -> list[Result]:
         pool: Any = self._client.connection_pool
         connection = await pool.get_connection()
         try:
@@ -159,7 +159,7 @@ class Runner:
         await disconnect(self._client)
 
 
-def _settle(future: asyncio.Future[Reply], outcome: Outcome) -> None:
+def _settle(future: asyncio.Future[Reply], outcome: Result) -> None:
     if future.done():
         return  # whoever waited was cancelled
     if isinstance(outcome, Exception):
@@ -174,7 +174,7 @@ def _as_redis_error(error: Exception) -> Exception:
     return redis.exceptions.ConnectionError(str(error))
 
 
-async def _aread(connection: Any) -> Outcome:
+async def _aread(connection: Any) -> Result:
     try:
         return await connection.read_response()
     except redis.exceptions.ResponseError as error:
@@ -186,7 +186,7 @@ def get_runner() -> Runner:
     loop = this_loop()
     runner = loop.get(Runner, Runner)
     if runner.generation != this_process().generation:
-        loop.forget(Runner)
+        loop.forget(Runner, runner)
         loop.spawn(runner.close())
         runner = loop.get(Runner, Runner)
     return runner

@@ -29,7 +29,7 @@ class Command(NamedTuple):
 
 
 Reply = Any
-Outcome = Reply | Exception
+Result = Reply | Exception
 
 #: What is sent to Redis: the name of a command and its arguments.
 Request = Sequence[str | bytes | int]
@@ -44,7 +44,7 @@ class Batch:
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self._commands = commands
-        self.outcomes: list[Outcome] = [None] * len(commands)
+        self.outcomes: list[Result] = [None] * len(commands)
         self._due: Sequence[int] = range(len(commands))
         self._unknown: set[Script] = set()
 
@@ -61,7 +61,7 @@ class Batch:
             requests.append((*run, len(keys), *keys, *args))
         return requests
 
-    def take(self, replies: Sequence[Outcome]) -> bool:
+    def take(self, replies: Sequence[Result]) -> bool:
         """Keep the replies to the requests; tell whether there must be a second exchange."""
         unknown = []
         for index, reply in zip(self._due, replies, strict=True):

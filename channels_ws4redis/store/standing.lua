@@ -19,7 +19,8 @@ local reign = string.sub(
 
 -- The epoch of a channel that nothing has been published to, asked for once. As long as it stays the
 -- same, no numbering can have come and gone: nobody has wiped a database, and {C}:meta lives for a
--- whole window of time at least.
+-- whole window of time at least. What is not noticed is that {C}:meta was deleted by its name, or
+-- evicted, or that a wipe was undone by a crash.
 local blank
 local function blank_epoch(window)
   if not blank then
@@ -40,6 +41,7 @@ local function standing(meta)
   local epoch, offset, past = found[1], tonumber(found[2]) or 0, found[3] or ''
   if not epoch then return nil, 0, '', true end
   local numbering, of = string.match(epoch, '^(%w+)%.(%w+)$')
+  if not of then return nil, 0, '', true end  -- none of ours
   if of == reign then return epoch, offset, past, false end
   past = epoch .. ':' .. offset .. ' ' .. past
   if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end

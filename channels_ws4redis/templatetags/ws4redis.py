@@ -11,13 +11,10 @@ from django import template
 from django.templatetags.static import static
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
-from redis.exceptions import RedisError
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.protocol.names import audience_arguments, channel_labels
-from channels_ws4redis.store.commands import parse_reading, read_command
-from channels_ws4redis.store.process import get_client
-from channels_ws4redis.store.runner import run
 from channels_ws4redis.subscriber import RedisSubscriber
 
 logger = logging.getLogger(__name__)
@@ -81,11 +78,11 @@ def _positions(request: Any, facility: Any, flags: list[str]) -> dict[str, Any] 
         request=request, facility=facility, **audience_arguments("subscribe", flags)
     )
     labels = channel_labels(store.get_prefix(), names)
-    try:
-        replies = run(get_client(), [read_command(name) for name in names])
-        readings = [parse_reading(name, reply) for name, reply in zip(names, replies, strict=True)]
-    except (RedisError, TypeError):
-        # The page is worth more than its stamp: without it the socket gets the stored messages.
-        logger.exception("The page could not be stamped with positions")
-        return None
-    return {labels[reading.channel]: reading.position._asdict() for reading in readings}
+    positions = {}
+    for reading in backend_named(store.channel_layer_alias).read(names):
+        if isinstance(reading, Exception):
+            # The page is worth more than its stamp: without it the socket gets the stored messages.
+            logger.error("A page could not be stamped with positions: %s", reading)
+        else:
+            positions[labels[reading.channel]] = reading.position._asdict()
+    return positions or None

@@ -203,7 +203,7 @@ async def test_reading_is_shared(fanout, redis_client):
 async def test_reading_nothing(fanout):
     """A socket that listens on no channel goes live all the same."""
     listener = await Listener(fanout).join()
-    assert listener.socket.live
+    assert listener.socket.replayed
     await fanout.refresh([])
 
 

@@ -15,7 +15,6 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.fanout.groups import get_fanout
-from channels_ws4redis.fanout.publishing import apublish, publish
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.commands import Publication
 from testproject.embedded import RedisServer
@@ -44,6 +43,16 @@ async def listen(layer_name):
         listener.leave()
     await all_left()
     await close_layer(get_channel_layer())
+
+
+def publish(publication):
+    """Publish on the default layer."""
+    backend_named("default").publish(publication)
+
+
+async def apublish(publication):
+    """Publish on the default layer; asyncio twin of `publish`."""
+    await backend_named("default").apublish(publication)
 
 
 def broadcast():
@@ -160,10 +169,12 @@ async def test_forked_child(listen, layer_name, redis_client):
         assert await listener.receive() == "from the child"
 
 
-async def test_nobody(redis_client):
+async def test_nobody(redis_client, settings):
     """A message for no channel is no message, and needs not even a channel layer."""
-    publish(Publication([], b"x", 10))
-    await apublish(Publication([], b"x", 10))
+    settings.CHANNEL_LAYERS = {}
+    nobody = RedisPublisher(facility="foo", users=[])
+    nobody.publish_message("x")
+    await nobody.apublish_message("x")
     assert redis_client.keys() == []
 
 

@@ -66,7 +66,7 @@ def entry(top, *stored, channel=FOO, after=(), foreign=None):
 def test_a_raw_client_gets_what_is_stored_and_what_has_come_since():
     client = Client().start(entry(3, 2, 3, after=[event(4)]))
     client.socket.deliver(event(5))
-    assert client.socket.live
+    assert client.socket.replayed
     assert client.received == ["2", "3", "4", "5"]
 
 
@@ -206,7 +206,7 @@ def test_losses_are_told_to_who_understands():
 
 def test_further_channels_are_followed_without_what_is_stored():
     client = Client().start(entry(1, 1))
-    client.socket.follow([entry(3, 3, channel=BAR, after=[event(4, channel=BAR)])])
+    client.socket.go_on([entry(3, 3, channel=BAR, after=[event(4, channel=BAR)])])
     assert client.received == ["1", "4"]
 
 
@@ -240,10 +240,10 @@ def test_what_a_hook_has_sent(stored, held, sent, left):
     for one in held[1:]:
         client.socket.deliver(one)
     assert client.received == []
-    assert not client.socket.live
-    client.socket.release([payload.encode() for payload in sent])
+    assert not client.socket.replayed
+    client.socket.let_go([payload.encode() for payload in sent])
     assert client.received == left
-    assert client.socket.live
+    assert client.socket.replayed
 
 
 def test_what_is_held_for_a_hook_is_bounded():

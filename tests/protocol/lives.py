@@ -1,7 +1,7 @@
 """Random lives of a group, and a judge: the delivery rule against a model of Redis.
 
 `play` runs the real `Track` and `Reading` through any list of steps: publishing, losses of the
-link, dropped messages, newcomers, readings whose answer comes late, clients that leave and come
+link, dropped messages, newcomers, readings that come late or fail, clients that leave and come
 back, restarts of Redis with and without loss, and wiped databases. It raises AssertionError if a
 client got something twice, out of order, or with a gap that nobody told it of.
 
@@ -20,15 +20,21 @@ from channels_ws4redis.protocol.track import Asked, Track
 
 CHANNEL = "broadcast:foo"
 
-STEPS = (
+#: What can happen without anything being lost for good, if the history is long enough.
+TAME = (
     *["publish"] * 5,
     *["receive"] * 5,
     *["catch_up"] * 2,
     *["unlink", "relink", "drop"],
-    *["join", "go_live", "go_live"],
+    *["join", "answer", "go_live", "go_live", "fail"],
     *["leave", "come"],
-    *["flush", "restart", "restart_older", "publish_unstored"],
+    "window",
 )
+
+#: After these something may be gone that only the next message gives away.
+LOSSES = ("flush", "restart", "restart_older", "publish_unstored")
+
+STEPS = (*TAME, *LOSSES)
 
 
 class Redis:
@@ -40,6 +46,7 @@ class Redis:
         self.reigns = 1
         self.numberings = 0
         self.wipes = 0
+        self.windows = 0
         #: Everything that a snapshot holds: epoch, offset, past and history.
         self.state: tuple[str, int, dict[str, int], tuple[Event, ...]] = ("", 0, {}, ())
         self.snapshots = [self.state]
@@ -47,10 +54,10 @@ class Redis:
     @property
     def blank(self) -> str:
         """The epoch of a channel that nothing has been published to."""
-        return f"-r{self.reigns}.{self.wipes}"
+        return f"-r{self.reigns}.{self.wipes}.{self.windows}"
 
     def flush(self) -> None:
-        """Lose everything; Redis saves the empty database at once, so no restart undoes it."""
+        """Lose everything; the empty database is saved at once, so that no restart undoes it."""
         self.wipes += 1
         self.state = ("", 0, {}, ())
         self.snapshots = [self.state]
@@ -95,19 +102,24 @@ class Client:
     """Somebody who listens, comes and goes, and writes down what arrives."""
 
     def __init__(self) -> None:
+        #: Numbers of messages, ``"lost"``, and ``"from 3"`` where nothing up to 3 is owed.
         self.log: list[int | str] = []
         self.live = False
         self.position: Position | None = None
-        #: How often a loss was told, apart from the gaps that a replay may have.
+        #: How often a loss was told.
         self.told = 0
 
-    def start(self, reading: Reading, after: Sequence[Event]) -> None:
-        """Take a reading in, and go live."""
+    def start(self, reading: Reading, published: int, after: Sequence[Event]) -> None:
+        """Take a reading in, and go live.
+
+        :param published: how many messages there had been when it was made. A newcomer is owed
+            what came after that; its replay may have gaps.
+        """
         if self.position is None:
-            for event in reading.replay():  # which may have gaps
-                self.log.append("lost")
+            for event in reading.replay():
+                self.log.append("from " + event.payload.decode())
                 self.take(event)
-            self.log.append("lost")
+            self.log.append(f"from {published}")
         else:
             for item in reading.since(self.position):
                 self.take(item)
@@ -128,53 +140,84 @@ class Client:
 
     def judge(self, published: int) -> None:
         """Find what the client got wrongly or was not told."""
-        before, told, seen = 0, True, set()
+        before, owed, told, seen = 0, 0, False, set()
         for entry in [*self.log, published + 1]:
-            if isinstance(entry, str):
+            if entry == "lost":
                 told = True
-                continue
-            assert entry not in seen, f"{entry} twice in {self.log}"
-            assert entry > before, f"{entry} after {before} in {self.log}"
-            assert told or entry == before + 1, f"a gap from {before} to {entry} in {self.log}"
-            seen.add(entry)
-            before, told = entry, False
+            elif isinstance(entry, str):
+                owed = max(owed, int(entry.removeprefix("from ")))
+            else:
+                assert entry not in seen, f"{entry} twice in {self.log}"
+                assert entry > before, f"{entry} after {before} in {self.log}"
+                gap = entry - 1 > max(before, owed)
+                assert told or not gap, f"a gap from {before} to {entry} in {self.log}"
+                seen.add(entry)
+                before, told = entry, False
+
+
+class Waiting:
+    """A reading under way: asked for, perhaps made, and not taken in."""
+
+    def __init__(self, asked: Asked, client: Client | None) -> None:
+        self.asked = asked
+        self.client = client
+        self.answer: tuple[Reading, int] | None = None
 
 
 class Process:
     """A process with clients: a track, a link that loses messages, and readings under way."""
 
-    def __init__(self, redis: Redis) -> None:
+    def __init__(self, redis: Redis, ordered: bool) -> None:
         self.redis = redis
+        self.ordered = ordered
         self.track = Track()
         self.clients: list[Client] = []
         self.queue: list[Event] = []
         self.linked = True
-        self.readings: list[tuple[Reading, Asked, Client | None]] = []
+        self.readings: list[Waiting] = []
 
-    def join(self, client: Client | None = None) -> Client:
-        """Let a client ask for a reading; the answer is taken in by `go_live`."""
-        client = client or Client()
-        if client not in self.clients:
-            self.clients.append(client)
-        self._ask(client)
-        return client
+    def join(self) -> None:
+        """Let a new client ask for a reading; the answer is taken in by `go_live`."""
+        if len(self.clients) < 6:
+            self.clients.append(Client())
+            self._ask(self.clients[-1])
 
     def _ask(self, client: Client | None) -> None:
-        self.readings.append((self.redis.read(), self.track.ask(), client))
+        self.readings.append(Waiting(self.track.ask(), client))
+
+    def answer(self) -> None:
+        """Let Redis make the oldest reading that it has not made yet."""
+        for waiting in self.readings:
+            if waiting.answer is None:
+                waiting.answer = self.redis.read(), self.redis.count
+                break
 
     def go_live(self) -> None:
-        """Take in the answer to the oldest question."""
+        """Take in the oldest reading."""
         if not self.readings:
             return
-        reading = self.readings[0][0]
-        while self.queue and self.track.waits_for(reading, ordered=True):
+        if self.readings[0].answer is None:
+            self.answer()
+        waiting = self.readings[0]
+        assert waiting.answer is not None
+        reading, published = waiting.answer
+        while self.queue and self.track.waits_for(reading, self.ordered):
             self.receive()
-        reading, asked, client = self.readings.pop(0)
-        live, after = self.track.take(reading, asked)
+        self.readings.pop(0)
+        live, after = self.track.take(reading, waiting.asked)
         self._deliver(live)
-        if client is not None:
-            assert after is not None
-            client.start(reading, after)
+        if waiting.client is None:
+            return
+        if after is None:
+            self._ask(waiting.client)
+        else:
+            waiting.client.start(reading, published, after)
+
+    def fail(self) -> None:
+        """Let the oldest reading fail; whoever waits for it has to come again."""
+        if self.readings:
+            self.readings.pop(0)
+            self.track.give_up()
 
     def _deliver(self, items: Outcome | list[Event]) -> None:
         for item in items:
@@ -189,8 +232,12 @@ class Process:
 
     def catch_up(self) -> None:
         """Ask for a reading if something is missing."""
-        if self.track.behind and not self.readings:
+        if self.track.behind and all(waiting.client for waiting in self.readings):
             self._ask(None)
+
+    def unlink(self) -> None:
+        """Lose the link."""
+        self.linked = False
 
     def relink(self) -> None:
         """Have the link back, and suspect what there is to suspect."""
@@ -208,6 +255,8 @@ class Process:
         """Get a message onto the link, if there is one."""
         if self.linked:
             self.queue.append(event)
+            if not self.ordered and len(self.queue) > 1 and self.redis.count % 2:
+                self.queue[-2:] = self.queue[:-3:-1]
 
     def leave(self) -> None:
         """Let the first client go; it remembers where it stands."""
@@ -218,10 +267,10 @@ class Process:
 
     def come(self) -> None:
         """Let a client that has left come back."""
-        asking = [client for _, _, client in self.readings]
+        asking = [waiting.client for waiting in self.readings]
         for client in self.clients:
             if not client.live and client not in asking:
-                self.join(client)
+                self._ask(client)
                 break
 
     def finish(self) -> None:
@@ -235,57 +284,56 @@ class Process:
             self.go_live()
 
 
-def play(steps: Sequence[str], size: int) -> int:
+def play(steps: Sequence[str], size: int, ordered: bool = True) -> int:
     """Play one life with a history of some size and return how often a loss was told.
 
+    :param ordered: the link keeps the order of messages.
     :raises AssertionError: if a client was not told the truth.
     """
     redis = Redis(size)
-    process = Process(redis)
+    process = Process(redis, ordered)
     process.join()
     process.go_live()
     for step in steps:
         match step:
             case "publish" | "publish_unstored":
                 process.hear(redis.publish(stored=step == "publish"))
-            case "unlink":
-                process.linked = False
-            case "join":
-                if len(process.clients) < 6:
-                    process.join()
             case "flush":
                 redis.flush()  # nobody tells a process of it, so the link may stay
+            case "window":
+                redis.windows += 1
             case "restart" | "restart_older":
-                process.linked = False
+                process.unlink()
                 redis.restart(2 if step == "restart_older" else 0)
             case _:
                 getattr(process, step)()
-    process.relink()
-    # What was lost at the very end of a wiped history shows with the next message.
-    process.hear(redis.publish())
     process.finish()
+    if {"flush", "restart_older"} & set(steps):
+        # What was lost at the very end of a history shows with the next message.
+        process.hear(redis.publish())
+        process.finish()
     for client in process.clients:
         client.judge(redis.count)
     return sum(client.told for client in process.clients)
 
 
-def random_life(seed: int) -> tuple[list[str], int]:
-    """Return the steps of a long life, and the size of its history."""
+def random_life(seed: int) -> tuple[list[str], int, bool]:
+    """Return the steps of a long life, the size of its history, and whether order is kept."""
     chance = random.Random(seed)
     steps = chance.choices(STEPS, k=chance.randrange(20, 80))
     if chance.random() < 0.5:  # a database is rarely wiped, so half of all lives are without
         steps = [step for step in steps if step != "flush"]
-    return steps, chance.choice([1, 3, 100])
+    return steps, chance.choice([1, 3, 100]), chance.random() < 0.8
 
 
-def shrink(steps: list[str], size: int) -> list[str]:
+def shrink(steps: list[str], size: int, ordered: bool) -> list[str]:
     """Return a shorter life that is judged wrong as well."""
     for length in (8, 4, 2, 1, 1):
         index = 0
         while index < len(steps):
             shorter = steps[:index] + steps[index + length :]
             try:
-                play(shorter, size)
+                play(shorter, size, ordered)
             except AssertionError:
                 steps = shorter
             else:
@@ -297,13 +345,14 @@ def main(lives: int) -> int:
     """Play lives and print those that are judged wrong, shortened."""
     violations = told = 0
     for seed in range(lives):
-        steps, size = random_life(seed)
+        steps, size, ordered = random_life(seed)
         try:
-            told += play(steps, size)
+            told += play(steps, size, ordered)
         except AssertionError as error:
             violations += 1
             if violations <= 5:
-                print(f"seed {seed}: {error}\n  {shrink(steps, size)!r}, size {size}")
+                print(f"seed {seed}: {error}")
+                print(f"  play({shrink(steps, size, ordered)!r}, {size}, {ordered})")
     print(f"{lives} lives, {violations} violations, {told} losses told")
     return 1 if violations else 0
 

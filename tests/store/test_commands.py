@@ -471,6 +471,14 @@ def test_a_key_of_another_type_keeps_nobody_from_reading(redis_client, history) 
     assert list(reading.events) == []
 
 
+def test_position_data_of_another_kind_begin_anew(redis_client, history) -> None:
+    """Nothing can be made of them, and they must not stop the channel for good."""
+    redis_client.hset("{broadcast:foo}:meta", mapping={"epoch": "0123456789ab", "offset": 7})
+    assert is_blank(read(redis_client).position)
+    assert publish(redis_client, b"one").offset == 1
+    assert told(read(redis_client).since(Position("0123456789ab", 7))) == [0, b"one"]
+
+
 def test_many_channels_get_a_message_in_one_command(redis_client) -> None:
     names = [f"user:{number}:foo" for number in range(25)]
     publish_to(redis_client, names, b"warm up")

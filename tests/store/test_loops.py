@@ -67,10 +67,12 @@ def test_what_is_forgotten_is_not_closed() -> None:
     closed = []
 
     async def main():
-        this_loop().get("a", lambda: Closable("a", closed))
-        this_loop().forget("a")
-        this_loop().forget("unknown")
-        this_loop().get("a", lambda: Closable("another", closed))
+        one = this_loop().get("a", lambda: Closable("a", closed))
+        this_loop().forget("a", one)
+        this_loop().forget("unknown", one)
+        another = this_loop().get("a", lambda: Closable("another", closed))
+        this_loop().forget("a", one)  # a second time, when there is another one already
+        assert this_loop().get("a", object) is another
 
     asyncio.run(main())
     assert closed == ["another"]

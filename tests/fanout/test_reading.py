@@ -1,0 +1,137 @@
+"""Readings: batches, faults of one channel, and newcomers that have to ask again."""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+import pytest
+import redis
+from channels.layers import get_channel_layer
+
+from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.protocol import track as track_module
+from channels_ws4redis.publisher import RedisPublisher
+from tests.listeners import Listener, all_left, close_layer, configuration
+
+FOO, BAR = "broadcast:foo", "broadcast:bar"
+
+
+@pytest.fixture
+async def fanout(settings, redis_url):
+    """The fan-out of the test's loop, on the package's own layer."""
+    settings.CHANNEL_LAYERS = configuration("redis", redis_url)
+    fanout = get_fanout(get_channel_layer())
+    yield fanout
+    for socket in list(fanout._sockets):
+        fanout.leave(socket)
+    await all_left()
+    await close_layer(get_channel_layer())
+
+
+async def publish(message, facility="foo", **kwargs):
+    """Publish to everyone on a facility."""
+    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda client: client.xadd("{broadcast:bar}:history", {"foreign": "entry"}, id="1-0"),
+        lambda client: client.hset("{broadcast:bar}:meta", "past", "no:offset"),
+    ],
+    ids=["history", "past"],
+)
+async def test_what_somebody_else_has_written_spoils_its_own_channel_only(
+    fanout, redis_client, spoil
+):
+    """Who connects to another channel in the same moment is served, and an error names the keys."""
+    await publish("Hello")
+    await publish("x", "bar", expire=0)
+    spoil(redis_client)
+    good, bad = Listener(fanout), Listener(fanout)
+    outcomes = await asyncio.gather(good.join(FOO), bad.join(BAR), return_exceptions=True)
+    assert outcomes[0] is good
+    assert isinstance(outcomes[1], redis.exceptions.DataError)
+    assert "delete '{broadcast:bar}:history'" in str(outcomes[1])
+    assert await good.receive() == "Hello"
+
+
+async def test_a_socket_that_cannot_start_keeps_no_other_from_starting(fanout):
+    await publish("Hello")
+    good, bad = Listener(fanout), Listener(fanout)
+
+    def fail(entries):
+        raise LookupError
+
+    await fanout.join(bad.socket, [FOO])
+    outcomes = await asyncio.gather(
+        fanout.enter(bad.socket, [FOO], fail), good.join(FOO), return_exceptions=True
+    )
+    assert isinstance(outcomes[0], LookupError)
+    assert await good.receive() == "Hello"
+
+
+async def test_a_reading_that_is_broken_off_leaves_nothing_under_way(fanout):
+    """Whoever asks afterwards is served, and nothing is held for a reading that never comes."""
+    one = await Listener(fanout).join(FOO)
+    two = Listener(fanout)
+    await fanout.join(two.socket, [FOO])
+    start = partial(two.socket.start, positions={})
+    entering = asyncio.ensure_future(fanout.enter(two.socket, [FOO], start))
+    await asyncio.sleep(0)
+    fanout._readings._task.cancel()
+    with pytest.raises(redis.exceptions.ConnectionError, match="broken off"):
+        await entering
+    await publish("one")
+    assert await one.receive() == "one"
+    assert fanout._groups[FOO].track._recent == []
+    await fanout.enter(two.socket, [FOO], start)
+    assert await two.receive() == "one"
+
+
+async def test_a_newcomer_asks_again_if_more_has_come_than_is_held(fanout, monkeypatch):
+    """It gets all that is stored then, and the live sockets miss nothing."""
+    monkeypatch.setattr(track_module, "MAX_HELD", 3)
+    live, newcomer = await Listener(fanout).join(FOO), Listener(fanout)
+    await publish("before")
+    assert await live.receive() == "before"
+    await fanout.join(newcomer.socket, [FOO])
+    readings = []
+    aread = fanout._backend.aread
+
+    async def read_late(channels):
+        outcome = await aread(channels)
+        readings.append(channels)
+        if len(readings) == 1:
+            for number in range(5):
+                await publish(str(number))
+                assert await live.receive() == str(number)
+        return outcome
+
+    monkeypatch.setattr(fanout._readings._backend, "aread", read_late)
+    start = partial(newcomer.socket.start, positions={})
+    await fanout.enter(newcomer.socket, [FOO], start)
+    assert len(readings) == 2
+    assert await newcomer.receive() == "4"
+    await publish("5")
+    assert [await live.receive(), await newcomer.receive()] == ["5", "5"]
+
+
+async def test_a_socket_that_leaves_while_it_joins_is_not_taken_in_again(fanout):
+    """Nor does it end the fan-out of those who have come meanwhile."""
+    passing = Listener(fanout)
+    joining = asyncio.ensure_future(fanout.join(passing.socket, [FOO, BAR]))
+    await asyncio.sleep(0)
+    passing.leave()
+    await joining
+    assert passing.socket not in fanout._sockets
+    later = get_fanout(get_channel_layer())
+    staying = await Listener(later).join(FOO)
+    passing.leave()
+    await all_left()
+    assert get_fanout(get_channel_layer()) is later
+    await publish("Hello")
+    assert await staying.receive() == "Hello"
+    staying.leave()
+    await all_left()
