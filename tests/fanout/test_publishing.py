@@ -18,14 +18,7 @@ from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.commands import Publication
 from testproject.embedded import RedisServer
-from tests.listeners import LAYERS, PATIENCE, Listener, all_left, close_layer, configuration
-
-
-@pytest.fixture(params=LAYERS)
-def layer_name(request, settings, redis_url):
-    """Every channel layer in turn is the project's."""
-    settings.CHANNEL_LAYERS = configuration(request.param, redis_url)
-    return request.param
+from tests.listeners import PATIENCE, Listener, all_left, close_layer, configuration
 
 
 @pytest.fixture

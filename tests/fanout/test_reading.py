@@ -12,21 +12,9 @@ from channels.layers import get_channel_layer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import track as track_module
 from channels_ws4redis.publisher import RedisPublisher
-from tests.listeners import Listener, all_left, close_layer, configuration
+from tests.listeners import Listener, all_left
 
 FOO, BAR = "broadcast:foo", "broadcast:bar"
-
-
-@pytest.fixture
-async def fanout(settings, redis_url):
-    """The fan-out of the test's loop, on the package's own layer."""
-    settings.CHANNEL_LAYERS = configuration("redis", redis_url)
-    fanout = get_fanout(get_channel_layer())
-    yield fanout
-    for socket in list(fanout._sockets):
-        fanout.leave(socket)
-    await all_left()
-    await close_layer(get_channel_layer())
 
 
 async def publish(message, facility="foo", **kwargs):
