@@ -10,8 +10,11 @@ numbers a second time. So **a change of reign burns one number**: if Redis stood
 given, and the next message is 12. Whoever stood at 10 sees a hole and is told that messages may be
 lost. What was published and lost in between falls into that hole.
 
-A channel to which nothing has been published stands at offset 0 of a *blank* epoch, which begins
-with ``-``. The first message of a numbering has offset 1 and follows on it without a hole.
+A channel to which nothing has been published stands at offset 0 of a *blank* epoch,
+``-<reign>.<wipes>.<time>``. The first message of a numbering has offset 1. It follows on a blank epoch
+without a hole if no other numbering can have come and gone in between: under the same reign, with
+no database wiped, and within the time for which position data live at least, which is ten units of
+the last part.
 """
 
 from __future__ import annotations
@@ -98,6 +101,8 @@ class Reading(NamedTuple):
             return min(offset, self.position.offset), offset <= self.position.offset
         if epoch in self.past:
             return min(offset, self.past[epoch]), True
+        if any(is_blank_still(epoch, known) for known in (self.position.epoch, *self.past)):
+            return 0, True
         if _numbering(epoch) == _numbering(self.position.epoch):
             return max((end for end in self.past.values() if end < offset), default=offset), False
         return 0, False
@@ -115,13 +120,14 @@ class Reading(NamedTuple):
         return self._replace(events=events)
 
 
-def is_blank_still(before: Position, now: Position) -> bool:
-    """Tell whether of two blank epochs nothing but the time that they name differs.
-
-    Then nothing can have come and gone in between; see ``store/standing.lua`` for their parts.
-    """
-    same = before.epoch.rpartition(".")[0] == now.epoch.rpartition(".")[0]
-    return same and is_blank(before) and is_blank(now)
+def is_blank_still(before: str, now: str) -> bool:
+    """Tell whether of two epochs both are blank, and nothing can have come and gone in between."""
+    state, _, time = before.rpartition(".")
+    state_now, _, time_now = now.rpartition(".")
+    if not state.startswith("-") or state != state_now:
+        return False
+    # One unit less, as both times are rounded. Who presents a position may have made it up.
+    return time.isdecimal() and len(time) < 20 and 0 <= int(time_now) - int(time) < 9
 
 
 def _numbering(epoch: str) -> str:

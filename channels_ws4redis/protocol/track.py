@@ -200,9 +200,12 @@ class Track:
         before, now = self.position, reading.position
         if before.epoch == now.epoch and before.offset >= now.offset:
             return []  # live messages were faster than the reading
-        self.position = now
-        if is_blank_still(before, now) and not self._suspected:
+        if is_blank(before) and is_blank(now) and not self._suspected and not self._held:
+            # Nothing has arrived over a link that seems whole. If it was not, and a database was
+            # wiped meanwhile, that has to show later on: the position stays then.
+            self.position = now if is_blank_still(before.epoch, now.epoch) else before
             return []
+        self.position = now
         return self._full(reading).since(before)
 
     def _full(self, reading: Reading) -> Reading:

@@ -9,9 +9,9 @@
 -- other channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
 local payload, sender, numbering = ARGV[1], ARGV[2], ARGV[3]
-local expire, window, size = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
+local expire, lifetime, size = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local keys_each, mirrors, head, tail = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9], ARGV[10]
-local meta_expire = math.max(window, 2 * expire)
+local meta_expire = math.max(lifetime, 2 * expire)
 local ends = expire > 0 and call('TIME')[1] + expire
 local envelope_end = ' ' .. sender .. '\n' .. payload
 
@@ -27,7 +27,7 @@ local function publish(name, history, meta, once)
   end
   if not epoch then
     call('DEL', history)  -- of a numbering that is lost
-    epoch, past = numbering .. '.' .. reign, blank_epoch(window) .. ':0 '
+    epoch, past = numbering .. '.' .. reign, blank_epoch(lifetime) .. ':0 '
   end
   offset = offset + 1
   if renewed then

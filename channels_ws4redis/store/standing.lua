@@ -17,19 +17,19 @@ local reign = string.sub(
   string.match(call('INFO', 'replication'), 'master_replid:(%w+)')
   or string.match(call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
 
--- The epoch of a channel that nothing has been published to, asked for once. As long as it stays the
--- same, no numbering can have come and gone: nobody has wiped a database, and {C}:meta lives for a
--- whole window of time at least. What is not noticed is that {C}:meta was deleted by its name, or
--- evicted, or that a wipe was undone by a crash.
+-- The epoch of a channel that nothing has been published to, asked for once: the reign, how often a
+-- database was wiped, and the time in tenths of what {C}:meta lives at least. It tells whether another
+-- numbering can have come and gone meanwhile. What is not noticed is that {C}:meta was deleted by its
+-- name, or evicted, or that a wipe was undone by a crash.
 local blank
-local function blank_epoch(window)
+local function blank_epoch(lifetime)
   if not blank then
     local wipes = 0
     for calls in string.gmatch(call('INFO', 'commandstats'), 'cmdstat_flush%a+:calls=(%d+)') do
       wipes = wipes + calls
     end
     local now = call('TIME')[1]
-    blank = '-' .. reign .. '.' .. wipes .. '.' .. math.floor(now / window)
+    blank = '-' .. reign .. '.' .. wipes .. '.' .. string.format('%d', now * 10 / lifetime)
   end
   return blank
 end

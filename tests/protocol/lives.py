@@ -28,7 +28,7 @@ TAME = (
     *["unlink", "relink", "drop"],
     *["join", "answer", "go_live", "go_live", "fail"],
     *["leave", "come"],
-    "window",
+    "wait",
 )
 
 #: After these something may be gone that only the next message gives away.
@@ -46,7 +46,7 @@ class Redis:
         self.reigns = 1
         self.numberings = 0
         self.wipes = 0
-        self.windows = 0
+        self.time = 0
         #: Everything that a snapshot holds: epoch, offset, past and history.
         self.state: tuple[str, int, dict[str, int], tuple[Event, ...]] = ("", 0, {}, ())
         self.snapshots = [self.state]
@@ -54,7 +54,7 @@ class Redis:
     @property
     def blank(self) -> str:
         """The epoch of a channel that nothing has been published to."""
-        return f"-r{self.reigns}.{self.wipes}.{self.windows}"
+        return f"-r{self.reigns}.{self.wipes}.{self.time}"
 
     def flush(self) -> None:
         """Lose everything; the empty database is saved at once, so that no restart undoes it."""
@@ -300,8 +300,8 @@ def play(steps: Sequence[str], size: int, ordered: bool = True) -> int:
                 process.hear(redis.publish(stored=step == "publish"))
             case "flush":
                 redis.flush()  # nobody tells a process of it, so the link may stay
-            case "window":
-                redis.windows += 1
+            case "wait":
+                redis.time += 4
             case "restart" | "restart_older":
                 process.unlink()
                 redis.restart(2 if step == "restart_older" else 0)

@@ -83,8 +83,20 @@ def test_the_first_message_follows_on_a_blank_epoch() -> None:
     begun = reading(2, 1, 2, past={"-b.0.1": 0})
     assert told(begun.since(Position("-b.0.1", 0))) == [1, 2]
     assert told(begun.since(Position("-b.1.1", 0))) == ["lost 0", 1, 2]
+    assert told(begun.since(Position("-c.0.1", 0))) == ["lost 0", 1, 2]
     assert is_blank(Position("-b.0.1", 0))
     assert not is_blank(begun.position)
+
+
+@pytest.mark.parametrize(
+    ("time", "certain"), [("12", True), ("4", True), ("3", False), ("13", False), ("x", False)]
+)
+def test_a_blank_epoch_is_good_for_a_time(time: str, certain: bool) -> None:
+    """Longer ago, another numbering may have come and gone; and times can be made up."""
+    begun = reading(2, 1, 2, past={"-b.0.12": 0})
+    assert told(begun.since(Position(f"-b.0.{time}", 0)))[:1] == ([1] if certain else ["lost 0"])
+    blank = Reading(CHANNEL, Position("-b.0.12", 0), {}, [])
+    assert bool(blank.since(Position(f"-b.0.{time}", 0))) is not certain
 
 
 def test_a_wiped_history_shows_before_the_next_message() -> None:

@@ -39,7 +39,8 @@
  *   message     {channel, data, epoch, offset, json}: data is a string, or a Uint8Array where the
  *               payload is no text; json is the parsed data, and throws if that is no JSON
  *   recovered   {channel, messages}: all that was missed has arrived, so many messages
- *   lost        {channel, epoch, offset}: up to this position, messages were missed for good
+ *   lost        {channel, epoch, offset}: up to this position, messages are missing, or may be;
+ *               after a reconnect, those that are still stored follow
  *   close       {code, reason, delay}: a link or an attempt has ended; the next attempt follows
  *               after `delay` ms, or never if null
  *
