@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterable
@@ -20,7 +19,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.admission import REFUSALS, Admission, admit
-from channels_ws4redis.open_socket import OpenSocket
+from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.protocol.messages import (
     ProtocolError,
     parse_frame,
@@ -49,19 +48,6 @@ CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
 #: What an ASGI server tells its application.
 AsgiEvent = dict[str, Any]
-
-
-class State(enum.Enum):
-    """How far a socket has come."""
-
-    #: The server waits for its application to accept the socket or to refuse it.
-    CONNECTING = enum.auto()
-    #: Accepted; the hello of a client of the package's own protocol has not arrived yet.
-    GREETING = enum.auto()
-    #: Accepted, and greeted if its client speaks the package's own protocol.
-    OPEN = enum.auto()
-    #: Refused, or closed by us. The client may still have to answer.
-    CLOSED = enum.auto()
 
 
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
@@ -183,6 +169,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             settings.WS4REDIS_OUTBOX_MESSAGES,
             settings.WS4REDIS_OUTBOX_BYTES,
             partial(self._end, TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT),
+            partial(self._end, SERVER_ERROR),
         )
         fanout, on_fault = get_fanout(self.channel_layer), partial(self._end, TRY_AGAIN_LATER)
         return OpenSocket(admission, subscriber, fanout, outbox, on_fault)
@@ -193,7 +180,11 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         headers: Iterable[tuple[bytes, bytes]] | None = None,
     ) -> None:
         """Accept the socket."""
-        await super().accept(subprotocol, headers)
+        try:
+            await super().accept(subprotocol, headers)
+        except OSError:  # uvicorn's word for a client that has gone
+            logger.debug("The client of the socket %r has gone", self.scope["path"])
+            raise StopConsumer from None
         self._state = State.OPEN
 
     # Frames of the client
@@ -236,7 +227,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     def _end(self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT) -> None:
         """Have the socket's own task close it."""
-        if self._ending is None:
+        if self._ending is None and self._state is not State.CLOSED:
             self._ending = code, why, seconds
             self._task.cancel()
 

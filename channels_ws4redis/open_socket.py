@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections.abc import Callable, Iterable, Sequence
 
 import redis
@@ -17,6 +18,19 @@ from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.replaying import replay_by_hook
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.subscriber import SubscriberHooks
+
+
+class State(enum.Enum):
+    """How far a socket has come, admitted or not."""
+
+    #: The server waits for its application to accept the socket or to refuse it.
+    CONNECTING = enum.auto()
+    #: Accepted; the hello of a client of the package's own protocol has not arrived yet.
+    GREETING = enum.auto()
+    #: Accepted, and greeted if its client speaks the package's own protocol.
+    OPEN = enum.auto()
+    #: Refused, or closed by us. The client may still have to answer.
+    CLOSED = enum.auto()
 
 
 class OpenSocket:

@@ -14,6 +14,7 @@ from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import consumers
 from channels_ws4redis.consumers import WS4RedisConsumer
+from channels_ws4redis.fanout import outbox as outbox_module
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
@@ -231,6 +232,44 @@ async def test_a_channel_that_cannot_be_joined_ends_the_socket(settings, caplog,
     await ended(client)
     assert "Closing the socket '/ws/foo': ConnectionError: Redis is away" in caplog.messages
     assert not fanout._sockets
+
+
+async def test_a_server_that_refuses_a_frame(monkeypatch, caplog):
+    """If the client is still there its socket is closed, and does not stay open and mute."""
+    monkeypatch.setattr(outbox_module, "FAILURE_PATIENCE", 0.1)
+    frames = 0
+
+    async def flaky(scope, receive, send):
+        async def refuse_once(frame):
+            nonlocal frames
+            frames += 1
+            if frames == 2:
+                raise RuntimeError("not now")
+            await send(frame)
+
+        await router(scope, receive, refuse_once)
+
+    client = open_socket(flaky)
+    await client.connect(PATIENCE)
+    await publish("refused")
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1011}
+    await ended(client)
+    assert "Closing the socket '/ws/foo': RuntimeError: not now" in caplog.messages
+
+
+async def test_a_client_that_goes_while_it_is_let_in(caplog):
+    """Uvicorn says so by an OSError, which is none of Redis."""
+
+    async def gone(scope, receive, send):
+        async def fail(frame):
+            raise ConnectionAbortedError
+
+        await router(scope, receive, fail)
+
+    client = open_socket(gone)
+    await client.send_input({"type": "websocket.connect"})
+    await client.wait(PATIENCE)
+    assert caplog.messages == []
 
 
 # Subclasses of a project

@@ -202,6 +202,7 @@ class FanOut:
 
     async def _catch_up(self) -> None:
         """Read the history of every channel that is behind, until none is."""
+        told = ""
         try:
             if not self._backend.atomic:
                 await asyncio.sleep(GRACE)  # what seems to be missing may only be late
@@ -212,7 +213,9 @@ class FanOut:
                 try:
                     await self._readings.ask(behind[:READ_AT_ONCE])
                 except (redis.exceptions.RedisError, OSError) as error:
-                    logger.debug("Cannot read the history yet: %s", error)
+                    if str(error) != told:
+                        told = str(error)
+                        logger.warning("Messages wait, as histories cannot be read: %s", told)
                     await asyncio.sleep(RETRY_INTERVAL)
         finally:
             self._catching_up = False

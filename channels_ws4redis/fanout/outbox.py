@@ -12,6 +12,9 @@ from channels_ws4redis.servers import Peer
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for the server to say that the client has gone, after it has refused a frame.
+FAILURE_PATIENCE = 5.0
+
 
 class _Waiting:
     """The frames that wait for a socket, and how much room they take.
@@ -50,18 +53,26 @@ class Outbox:
     :param max_messages: frames that may wait.
     :param max_bytes: bytes that may wait; a single frame larger than that still passes.
     :param on_overflow: called once, when a bound is exceeded.
+    :param on_failure: called some time after a frame could not be handed over, with the reason. If
+        the client is still there then, its socket would be mute otherwise.
     """
 
-    __slots__ = ("_max_bytes", "_max_messages", "_on_overflow", "_opened", "_peer", "_waiting",
-                 "_writer", "closed")  # fmt: skip
+    __slots__ = ("_max_bytes", "_max_messages", "_on_failure", "_on_overflow", "_opened", "_peer",
+                 "_waiting", "_writer", "closed")  # fmt: skip
 
     def __init__(
-        self, peer: Peer, max_messages: int, max_bytes: int, on_overflow: Callable[[], None]
+        self,
+        peer: Peer,
+        max_messages: int,
+        max_bytes: int,
+        on_overflow: Callable[[], None],
+        on_failure: Callable[[Exception], None] | None = None,
     ) -> None:
         self._peer = peer
         self._max_messages = max_messages
         self._max_bytes = max_bytes
         self._on_overflow = on_overflow
+        self._on_failure = on_failure
         self._opened = False
         #: None while frames go out on the spot: an empty deque takes 0.7 KiB.
         self._waiting: _Waiting | None = _Waiting()
@@ -89,10 +100,8 @@ class Outbox:
         if self._waiting is None and self._peer.writable and frame["type"] == "websocket.send":
             try:
                 rest = self._peer.write(frame)
-            except Exception:
-                # Servers raise whatever they like for a socket that is already gone.
-                logger.debug("The socket is gone", exc_info=True)
-                self.close()
+            except Exception as error:  # noqa: BLE001 # whatever a server raises
+                self._fail(error)
             else:
                 if rest is not None:
                     self._start_writer(rest)
@@ -120,6 +129,15 @@ class Outbox:
             self.close()
             self._on_overflow()
 
+    def _fail(self, error: Exception) -> None:
+        """Take no more; usually the client has gone, and the server is about to say so."""
+        logger.debug("A frame could not be handed over", exc_info=error)
+        if not self.closed:
+            self.close()
+            if self._on_failure is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(FAILURE_PATIENCE, self._on_failure, error)
+
     def has_room_for(self, messages: int, size: int) -> bool:
         """Tell whether so many messages of so many bytes altogether are within the bounds."""
         return messages <= self._max_messages and (size <= self._max_bytes or messages <= 1)
@@ -143,8 +161,12 @@ class Outbox:
                 rest = self._peer.write(waiting.take())
                 if rest is not None:
                     await rest
-        except Exception:
-            logger.debug("The socket is gone", exc_info=True)
+        except Exception as error:  # noqa: BLE001 # whatever a server raises
+            self._fail(error)
+        except asyncio.CancelledError:
+            if not self.closed:  # not by us
+                self._fail(ConnectionAbortedError("The task that writes was cancelled."))
+            raise
         finally:
             self._writer = None
             if self._waiting is not None:

@@ -20,7 +20,8 @@ logger = logging.getLogger(__name__)
 #: Channels whose history is read in one pipeline.
 READ_AT_ONCE = 500
 
-#: Seconds that messages which a reading has overtaken get to arrive, and between looks at them.
+#: Seconds for which messages that a reading has overtaken are waited for before it is made anew, or
+#: before they count as lost if none has arrived meanwhile; and the seconds between looks at them.
 GRACE, PAUSE = 0.2, 0.005
 
 
@@ -143,10 +144,14 @@ class Readings:
         found: dict[str, Found] = {}
         try:
             outcomes = await self._backend.aread([group.channel for group in groups])
-            await self._let_arrive([track for _, track, _ in under_way], outcomes)
+            moving = await self._let_arrive([track for _, track, _ in under_way], outcomes)
             for outcome in outcomes:
                 group, track, asked = under_way.pop(0)
-                found[group.channel] = _take(group, track, asked, outcome)
+                if track in moving:
+                    track.give_up()
+                    found[group.channel] = None
+                else:
+                    found[group.channel] = _take(group, track, asked, outcome)
         finally:
             for _, track, _ in under_way:
                 track.give_up()
@@ -157,8 +162,12 @@ class Readings:
 
     async def _let_arrive(
         self, tracks: Sequence[Track], outcomes: Sequence[Reading | Exception]
-    ) -> None:
-        """Wait for messages that readings have overtaken, while more is to be expected."""
+    ) -> list[Track]:
+        """Wait for messages that readings have overtaken.
+
+        :returns: the tracks that are still on the way to where their reading stands. Taking it in
+            would skip what is on the link; no time is too long for that, as long as it arrives.
+        """
         lagging = [
             (track, outcome)
             for track, outcome in zip(tracks, outcomes, strict=True)
@@ -166,10 +175,12 @@ class Readings:
         ]
         clock = asyncio.get_running_loop().time
         deadline = clock() + GRACE
-        while lagging and clock() < deadline:
+        begun = {track: track.position for track, _ in lagging}
+        while True:
             lagging = [each for each in lagging if each[0].waits_for(each[1], self._backend.atomic)]
-            if lagging:
-                await asyncio.sleep(PAUSE)
+            if not lagging or clock() >= deadline:
+                return [track for track, _ in lagging if track.position != begun[track]]
+            await asyncio.sleep(PAUSE)
 
     def _answer(self, asker: Asker, found: Mapping[str, Found]) -> None:
         """Let a newcomer go live, in the step in which its readings have been taken in."""
@@ -182,7 +193,7 @@ class Readings:
         elif asker.socket is None or asker.start is None:
             asker.done.set_result(None)
         elif None in mine:
-            self._waiting.append(asker)  # more has come meanwhile than is held
+            self._waiting.append(asker)  # more is on the way, or has come, than can be held
         else:
             try:
                 self._go_live(asker.socket, asker.channels)

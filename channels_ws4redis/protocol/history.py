@@ -11,10 +11,10 @@ given, and the next message is 12. Whoever stood at 10 sees a hole and is told t
 lost. What was published and lost in between falls into that hole.
 
 A channel to which nothing has been published stands at offset 0 of a *blank* epoch,
-``-<reign>.<wipes>.<time>``. The first message of a numbering has offset 1. It follows on a blank epoch
-without a hole if no other numbering can have come and gone in between: under the same reign, with
-no database wiped, and within the time for which position data live at least, which is ten units of
-the last part.
+``-<reign>.<wipes>.<time>``. The first message of a numbering has offset 1. It follows on a blank
+epoch without a hole if no other numbering can have come and gone in between: under the same reign,
+with no database wiped, and within the time for which position data live at least, which is ten
+units of the last part.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Reading(NamedTuple):
             return min(offset, self.past[epoch]), True
         if any(is_blank_still(epoch, known) for known in (self.position.epoch, *self.past)):
             return 0, True
-        if _numbering(epoch) == _numbering(self.position.epoch):
+        if numbering_of(epoch) == numbering_of(self.position.epoch):
             return max((end for end in self.past.values() if end < offset), default=offset), False
         return 0, False
 
@@ -130,5 +130,6 @@ def is_blank_still(before: str, now: str) -> bool:
     return time.isdecimal() and len(time) < 20 and 0 <= int(time_now) - int(time) < 9
 
 
-def _numbering(epoch: str) -> str:
+def numbering_of(epoch: str) -> str:
+    """Return the numbering of an epoch, without the reign."""
     return epoch.partition(".")[0]

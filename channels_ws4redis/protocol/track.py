@@ -19,6 +19,7 @@ from channels_ws4redis.protocol.history import (
     Reading,
     is_blank,
     is_blank_still,
+    numbering_of,
 )
 from channels_ws4redis.protocol.messages import Event, Position
 
@@ -59,9 +60,9 @@ class Track:
         "_held",
         "_readings",
         "_recent",
+        "_stood_in",
         "_suspected",
         "_suspicions",
-        "_untouched",
         "position",
     )  # fmt: skip
 
@@ -79,8 +80,8 @@ class Track:
         self._forgotten = 0
         self._suspected = False
         self._suspicions = 0
-        #: True while nothing has been delivered, nor been there when somebody went live.
-        self._untouched = True
+        #: The numberings in which the group has stood. The first message of another one is news.
+        self._stood_in: set[str] = set()
 
     @property
     def behind(self) -> bool:
@@ -105,16 +106,25 @@ class Track:
                     return []  # known already
                 if event.offset == position.offset + 1:
                     return [self._advance(event)]
-            elif event.offset == 1 and self._untouched and not self._readings:
-                return [self._advance(event)]  # the first message ever, on a whole link
+            elif self._begins(event, position) and not self._readings:
+                return [self._advance(event)]
         self._hold(event)
         return [] if position is None or self._suspected else self._following()
 
+    def _begins(self, event: Event, position: Position) -> bool:
+        """Tell whether a message is the first one of a channel that nothing was published to."""
+        is_first = event.offset == 1 and is_blank(position)
+        return is_first and numbering_of(event.epoch) not in self._stood_in
+
     def _advance(self, event: Event) -> Event:
-        self.position = Position(event.epoch, event.offset)
-        self._untouched = False
+        self._move_to(Position(event.epoch, event.offset))
         self._remember(event)
         return event
+
+    def _move_to(self, position: Position) -> None:
+        if self.position is None or self.position.epoch != position.epoch:
+            self._stood_in.add(numbering_of(position.epoch))
+        self.position = position
 
     def _remember(self, event: Event) -> None:
         if self._readings:
@@ -180,15 +190,15 @@ class Track:
         """Take in a reading: what the live sockets get, and what a newcomer gets after it."""
         live: Outcome = []
         if self.position is None:
-            self.position = reading.position
+            self._move_to(reading.position)
         else:
             if self.position.epoch != reading.position.epoch:
                 live += self._following()  # the rest of an epoch that has ended
             live += self._recover(reading)
         if asked.suspicions == self._suspicions:
             self._suspected = False  # only a reading asked for after a suspicion settles it
-        self._drop_settled(reading, asked)
-        self._untouched = self._untouched and is_blank(self.position)
+        if self._drop_settled(reading, asked) and not any(isinstance(i, Lost) for i in live):
+            live.append(Lost(reading.channel, reading.position))
         newcomer = self._after(reading, asked)
         following = [] if self._suspected else self._following()
         self.give_up()  # it is under way no more
@@ -203,9 +213,10 @@ class Track:
         if is_blank(before) and is_blank(now) and not self._suspected and not self._held:
             # Nothing has arrived over a link that seems whole. If it was not, and a database was
             # wiped meanwhile, that has to show later on: the position stays then.
-            self.position = now if is_blank_still(before.epoch, now.epoch) else before
+            if is_blank_still(before.epoch, now.epoch):
+                self._move_to(now)
             return []
-        self.position = now
+        self._move_to(now)
         return self._full(reading).since(before)
 
     def _full(self, reading: Reading) -> Reading:
@@ -214,13 +225,15 @@ class Track:
         held = [e for _, e in self._held.values() if e.epoch == epoch and e.offset <= top]
         return reading.with_events(held)
 
-    def _drop_settled(self, reading: Reading, asked: Asked) -> None:
-        """Drop held messages that the reading has settled.
+    def _drop_settled(self, reading: Reading, asked: Asked) -> bool:
+        """Drop held messages that the reading has settled; tell if some are lost by that.
 
         A message of another epoch that had arrived before the reading was asked for belongs to an
-        epoch that has ended; one that arrived later may belong to an epoch that has just begun.
+        epoch that has ended; one that arrived later may belong to an epoch that has just begun. An
+        epoch that has ended and that nobody knows any more takes its messages with it.
         """
         assert self.position is not None
+        lost = False
         for key, (arrived, event) in list(self._held.items()):
             if event.epoch == self.position.epoch:
                 settled = event.offset <= self.position.offset
@@ -229,6 +242,9 @@ class Track:
             if settled:
                 del self._held[key]
                 self._bytes -= len(event.payload)
+                known = event.epoch == self.position.epoch or event.epoch in reading.past
+                lost = lost or not (known or numbering_of(event.epoch) in self._stood_in)
+        return lost
 
     def _after(self, reading: Reading, asked: Asked) -> list[Event] | None:
         """Return what was delivered to the live sockets and is not in the reading."""

@@ -12,7 +12,7 @@ local payload, sender, numbering = ARGV[1], ARGV[2], ARGV[3]
 local expire, lifetime, size = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
 local keys_each, mirrors, head, tail = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9], ARGV[10]
 local meta_expire = math.max(lifetime, 2 * expire)
-local ends = expire > 0 and call('TIME')[1] + expire
+local ends = expire > 0 and milliseconds(expire * 1000)
 local envelope_end = ' ' .. sender .. '\n' .. payload
 
 local function lengthen(key, seconds)
@@ -26,21 +26,22 @@ local function publish(name, history, meta, once)
     if done then return epoch or '', done end
   end
   if not epoch then
+    epoch, past = numbering .. '.' .. reign, blank_epoch(name, history, lifetime) .. ':0 '
     call('DEL', history)  -- of a numbering that is lost
-    epoch, past = numbering .. '.' .. reign, blank_epoch(lifetime) .. ':0 '
   end
   offset = offset + 1
+  -- What can fail comes first: a publish that fails must leave nothing behind.
+  if expire > 0 then
+    call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x', ends)
+    lengthen(history, expire)
+  end
   if renewed then
     call('HSET', meta, 'epoch', epoch, 'offset', offset, 'past', past)
   else
     call('HSET', meta, 'offset', offset)
   end
   lengthen(meta, meta_expire)
-  if expire > 0 then
-    call('SET', name, payload, 'EX', expire)
-    call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x', ends)
-    lengthen(history, expire)
-  end
+  if expire > 0 then call('SET', name, payload, 'EX', expire) end
   if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
   if head then
     call('PUBLISH', head .. name .. tail, '\0ws4redis ' .. epoch .. ' ' .. offset .. envelope_end)

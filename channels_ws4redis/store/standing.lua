@@ -17,31 +17,41 @@ local reign = string.sub(
   string.match(call('INFO', 'replication'), 'master_replid:(%w+)')
   or string.match(call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
 
--- The epoch of a channel that nothing has been published to, asked for once: the reign, how often a
--- database was wiped, and the time in tenths of what {C}:meta lives at least. It tells whether another
--- numbering can have come and gone meanwhile. What is not noticed is that {C}:meta was deleted by its
--- name, or evicted, or that a wipe was undone by a crash.
-local blank
-local function blank_epoch(lifetime)
-  if not blank then
+-- The epoch of a channel that nothing has been published to: the reign, how often a database was
+-- wiped, a sign if something is kept of the channel all the same, and the time in tenths of what
+-- {C}:meta lives at least. It tells whether another numbering can have come and gone meanwhile. What is
+-- not noticed is that all keys of a channel were deleted, moved or evicted one by one, that the server
+-- has forgotten its statistics after a wipe, or that a crash has undone a wipe.
+local WIPES = {flushall = true, flushdb = true, swapdb = true}
+local state, tenth  -- asked for once
+local function blank_epoch(name, history, lifetime)
+  if not state then
     local wipes = 0
-    for calls in string.gmatch(call('INFO', 'commandstats'), 'cmdstat_flush%a+:calls=(%d+)') do
-      wipes = wipes + calls
+    for command, calls in string.gmatch(call('INFO', 'commandstats'), 'cmdstat_(%a+):calls=(%d+)') do
+      if WIPES[command] then wipes = wipes + calls end
     end
-    local now = call('TIME')[1]
-    blank = '-' .. reign .. '.' .. wipes .. '.' .. string.format('%d', now * 10 / lifetime)
+    state = '-' .. reign .. '.' .. wipes
+    tenth = string.format('.%d', call('TIME')[1] * 10 / lifetime)
   end
-  return blank
+  return state .. (call('EXISTS', name, history) > 0 and '+' or '') .. tenth
+end
+
+-- Returns the time in milliseconds, as text.
+local function milliseconds(more)
+  local time = call('TIME')
+  return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + more)
 end
 
 -- Returns epoch, offset and past of a channel, and whether the reign has changed since they were
 -- written. A change burns one number. The epoch is nil if there is no numbering.
 local function standing(meta)
   local found = redis.pcall('HMGET', meta, 'epoch', 'offset', 'past')
-  local epoch, offset, past = found[1], tonumber(found[2]) or 0, found[3] or ''
+  local epoch, offset, past = found[1], found[2], found[3] or ''
   if not epoch then return nil, 0, '', true end
   local numbering, of = string.match(epoch, '^(%w+)%.(%w+)$')
-  if not of then return nil, 0, '', true end  -- none of ours
+  offset = string.match(offset or '', '^%d+$')
+  if not of or not offset or #offset > 15 then return nil, 0, '', true end  -- none of ours
+  offset = tonumber(offset)
   if of == reign then return epoch, offset, past, false end
   past = epoch .. ':' .. offset .. ' ' .. past
   if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end

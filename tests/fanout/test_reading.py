@@ -106,6 +106,25 @@ async def test_a_newcomer_asks_again_if_more_has_come_than_is_held(fanout, monke
     assert [await live.receive(), await newcomer.receive()] == ["5", "5"]
 
 
+async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, settings):
+    """However far the link is behind: readings overtake a burst, and the history is short."""
+    settings.WS4REDIS_HISTORY = 1
+    live = [await Listener(fanout).join(FOO) for _ in range(100)]
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    numbers = [str(number) for number in range(3000)]
+    for number in numbers:
+        publisher.publish_message(number)  # the loop has no chance to deliver yet
+    newcomers = await asyncio.gather(*(Listener(fanout).join(FOO) for _ in range(3)))
+    await publish("end")
+    for listener in live:
+        assert [await listener.receive() for _ in range(3001)] == [*numbers, "end"]
+    for newcomer in newcomers:
+        got = [await newcomer.receive()]
+        while got[-1] != "end":
+            got.append(await newcomer.receive())
+        assert got == [*numbers, "end"][-len(got) :]
+
+
 async def test_a_socket_that_leaves_while_it_joins_is_not_taken_in_again(fanout):
     """Nor does it end the fan-out of those who have come meanwhile."""
     passing = Listener(fanout)

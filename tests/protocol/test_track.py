@@ -188,15 +188,30 @@ def test_the_rest_of_an_epoch_that_has_ended_comes_first() -> None:
 
 
 def test_the_first_message_ever_needs_no_reading() -> None:
-    """It follows on a blank epoch, but only while nothing has been wiped, and no reading is due."""
+    """It follows on a blank epoch, but for a message that is late: its numbering has ended."""
     blank = Reading(CHANNEL, Position("-a.0.1", 0), {}, [])
     track = Track()
     track.take(blank, track.ask())
     assert told(track.receive(event(1))) == [1]
     assert told(track.receive(event(2))) == [2]
     assert recover(track, blank._replace(position=Position("-a.1.1", 0))) == ["lost 0"]
-    assert track.receive(event(1, "m.a")) == []
+    assert track.receive(event(1)) == []
     assert track.behind
+    assert recover(track, blank._replace(position=Position("-a.1.1", 0))) == []
+    assert told(track.receive(event(1, "m.a"))) == [1]
+
+
+def test_a_first_message_that_is_gone_again_is_told_as_lost() -> None:
+    """Position data may be evicted as soon as they are written."""
+    blank = Reading(CHANNEL, Position("-a.0.1", 0), {}, [])
+    track = Track()
+    track.take(blank, track.ask())
+    asked = track.ask()
+    assert track.receive(event(1)) == []
+    track.take(blank, asked)
+    assert track.behind
+    assert recover(track, blank) == ["lost 0"]
+    assert not track.behind
 
 
 def test_a_wiped_database_shows_to_a_blank_group_after_a_lost_link() -> None:

@@ -471,12 +471,61 @@ def test_a_key_of_another_type_keeps_nobody_from_reading(redis_client, history) 
     assert list(reading.events) == []
 
 
-def test_position_data_of_another_kind_begin_anew(redis_client, history) -> None:
+@pytest.mark.parametrize(
+    "meta",
+    [
+        {"epoch": "0123456789ab", "offset": 7},
+        {"epoch": "01234567.01234567", "offset": "1e30"},
+        {"epoch": "01234567.01234567", "offset": -5},
+        {"epoch": "01234567.01234567", "offset": 1.5},
+        {"epoch": "01234567.01234567"},
+    ],
+)
+def test_position_data_of_another_kind_begin_anew(redis_client, history, meta) -> None:
     """Nothing can be made of them, and they must not stop the channel for good."""
-    redis_client.hset("{broadcast:foo}:meta", mapping={"epoch": "0123456789ab", "offset": 7})
+    redis_client.hset(META, mapping=meta)
     assert is_blank(read(redis_client).position)
     assert publish(redis_client, b"one").offset == 1
-    assert told(read(redis_client).since(Position("0123456789ab", 7))) == [0, b"one"]
+    assert told(read(redis_client).since(Position(meta["epoch"], 7))) == [0, b"one"]
+
+
+def test_a_publish_that_fails_leaves_nothing_behind(redis_client, history) -> None:
+    redis_client.set("{broadcast:foo}:history", "no stream")
+    position = publish(redis_client, b"one")  # a numbering that begins takes its place
+    redis_client.set("{broadcast:foo}:history", "no stream")
+    with pytest.raises(redis.exceptions.ResponseError, match="wrong kind"):
+        publish(redis_client, b"two")
+    assert redis_client.get(NAME) == b"one"
+    assert read(redis_client).position == position
+
+
+@pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB", "SWAPDB 0 1"])
+def test_what_came_and_went_shows_to_who_was_there_before(redis_client, command: str) -> None:
+    position = read(redis_client).position
+    publish(redis_client, b"gone")
+    redis_client.execute_command(command)
+    assert told(read(redis_client).since(position)) == [0]
+    redis_client.flushall()
+
+
+def test_position_data_that_were_evicted_show_by_what_they_described(redis_client) -> None:
+    position = read(redis_client).position
+    publish(redis_client, b"still there")
+    redis_client.delete(META)
+    reading = read(redis_client)
+    assert told(reading.since(position)) == [0]
+    assert [event.payload for event in reading.replay()] == [b"still there"]
+
+
+def test_a_message_expires_without_hiding_those_that_live_longer(redis_client, history) -> None:
+    """The value expires in the very moment in which its entry does."""
+    publish(redis_client, b"long", expire=600)
+    publish(redis_client, b"short", expire=1)
+    seen = []
+    while not seen or len(seen[-1]) == 2 or len(seen) < 1000:
+        seen.append([event.payload for event in read(redis_client).replay()])
+    assert [b"long", b"short"] in seen
+    assert [] not in seen
 
 
 def test_many_channels_get_a_message_in_one_command(redis_client) -> None:
