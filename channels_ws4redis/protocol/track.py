@@ -180,10 +180,10 @@ class Track:
         """
         if self.position is None or self._suspected or is_blank(reading.position):
             return False
-        if not is_blank(self.position) and (
-            (ordered and self._held) or self.position.epoch != reading.position.epoch
-        ):
-            return False
+        if not is_blank(self.position):
+            here, there = self.position, reading.position
+            if here.epoch != there.epoch or here.offset >= there.offset or (ordered and self._held):
+                return False
         return any(isinstance(item, Lost) for item in self._full(reading).since(self.position))
 
     def take(self, reading: Reading, asked: Asked) -> Taken:

@@ -239,6 +239,19 @@ def test_a_newcomer_gets_what_was_delivered_while_its_reading_was_under_way() ->
     assert told(track.receive(event(6))) == [6]
 
 
+def test_what_a_reading_has_overtaken_is_waited_for() -> None:
+    """Not if the group is further than the reading, nor once a hole proves a loss."""
+    track = live_at(3)
+    assert track.waits_for(reading(5, 5), ordered=True)
+    assert not track.waits_for(reading(5, 4, 5), ordered=True)
+    assert not track.waits_for(reading(2, 2), ordered=True)
+    track.receive(event(5))
+    assert not track.waits_for(reading(6, 6), ordered=True)
+    assert track.waits_for(reading(6, 6), ordered=False)
+    track.suspect()
+    assert not track.waits_for(reading(6, 6), ordered=False)
+
+
 def test_the_first_newcomer_gets_what_came_before_its_reading_was_answered() -> None:
     track = Track()
     asked = track.ask()
