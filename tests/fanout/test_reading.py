@@ -9,6 +9,7 @@ import pytest
 import redis
 from channels.layers import get_channel_layer
 
+from channels_ws4redis.fanout import reading as reading_module
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import track as track_module
 from channels_ws4redis.publisher import RedisPublisher
@@ -106,11 +107,15 @@ async def test_a_newcomer_asks_again_if_more_has_come_than_is_held(fanout, monke
     assert [await live.receive(), await newcomer.receive()] == ["5", "5"]
 
 
-async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, settings):
+@pytest.mark.parametrize("blank", [True, False])
+async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, monkeypatch, blank):
     """However far the link is behind: readings overtake a burst, and the history is short."""
-    settings.WS4REDIS_HISTORY = 1
-    live = [await Listener(fanout).join(FOO) for _ in range(100)]
+    monkeypatch.setattr(reading_module, "GRACE", 0.03)
     publisher = RedisPublisher(facility="foo", broadcast=True)
+    live = [await Listener(fanout).join(FOO) for _ in range(100)]
+    if not blank:
+        publisher.publish_message("before")
+        assert {await listener.receive() for listener in live} == {"before"}
     numbers = [str(number) for number in range(3000)]
     for number in numbers:
         publisher.publish_message(number)  # the loop has no chance to deliver yet
