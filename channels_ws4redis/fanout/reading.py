@@ -175,11 +175,12 @@ class Readings:
         ]
         clock = asyncio.get_running_loop().time
         deadline = clock() + GRACE
-        begun = {track: track.position for track, _ in lagging}
+        ordered = self._backend.atomic
+        begun = {track: track.progress(ordered) for track, _ in lagging}
         while True:
-            lagging = [each for each in lagging if each[0].waits_for(each[1], self._backend.atomic)]
+            lagging = [each for each in lagging if each[0].waits_for(each[1], ordered)]
             if not lagging or clock() >= deadline:
-                return [track for track, _ in lagging if track.position != begun[track]]
+                return [track for track, _ in lagging if track.progress(ordered) != begun[track]]
             await asyncio.sleep(PAUSE)
 
     def _answer(self, asker: Asker, found: Mapping[str, Found]) -> None:

@@ -180,11 +180,25 @@ class Track:
         """
         if self.position is None or self._suspected or is_blank(reading.position):
             return False
-        if not is_blank(self.position):
-            here, there = self.position, reading.position
-            if here.epoch != there.epoch or here.offset >= there.offset or (ordered and self._held):
+        here, there = self.position, reading.position
+        if is_blank(here):
+            # The first messages are held while readings are under way, which is no hole.
+            has_hole = Position(there.epoch, 1) not in self._held
+        else:
+            has_hole = True
+            if here.epoch != there.epoch or here.offset >= there.offset:
                 return False
+        if ordered and self._held and has_hole:
+            return False
         return any(isinstance(item, Lost) for item in self._full(reading).since(self.position))
+
+    def progress(self, ordered: bool) -> object:
+        """Return what changes as long as messages arrive that bring the group on.
+
+        :param ordered: see `waits_for`.
+        """
+        by_count = ordered and self.position is not None and is_blank(self.position)
+        return self._arrived if by_count else self.position
 
     def take(self, reading: Reading, asked: Asked) -> Taken:
         """Take in a reading: what the live sockets get, and what a newcomer gets after it."""

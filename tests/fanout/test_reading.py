@@ -110,19 +110,19 @@ async def test_a_newcomer_asks_again_if_more_has_come_than_is_held(fanout, monke
 @pytest.mark.parametrize("blank", [True, False])
 async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, monkeypatch, blank):
     """However far the link is behind: readings overtake a burst, and the history is short."""
-    monkeypatch.setattr(reading_module, "GRACE", 0.03)
+    monkeypatch.setattr(reading_module, "GRACE", 0.01)
     publisher = RedisPublisher(facility="foo", broadcast=True)
-    live = [await Listener(fanout).join(FOO) for _ in range(100)]
+    live = [await Listener(fanout).join(FOO) for _ in range(50)]
     if not blank:
         publisher.publish_message("before")
         assert {await listener.receive() for listener in live} == {"before"}
-    numbers = [str(number) for number in range(3000)]
+    numbers = [str(number) for number in range(2000)]
     for number in numbers:
         publisher.publish_message(number)  # the loop has no chance to deliver yet
     newcomers = await asyncio.gather(*(Listener(fanout).join(FOO) for _ in range(3)))
     await publish("end")
     for listener in live:
-        assert [await listener.receive() for _ in range(3001)] == [*numbers, "end"]
+        assert [await listener.receive() for _ in range(2001)] == [*numbers, "end"]
     for newcomer in newcomers:
         got = [await newcomer.receive()]
         while got[-1] != "end":
