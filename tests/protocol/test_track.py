@@ -252,6 +252,32 @@ def test_what_a_reading_has_overtaken_is_waited_for() -> None:
     assert not track.waits_for(reading(6, 6), ordered=False)
 
 
+def test_a_channel_that_begins_moves_while_its_first_messages_are_held() -> None:
+    """Its position stands still until the reading that is under way has been taken in."""
+    track = Track()
+    track.take(Reading(CHANNEL, Position("-a.0.1", 0), {}, []), track.ask())
+    asked = track.ask()
+    overtaking = reading(3, 3, past={"-a.0.1": 0})
+    before = track.progress(ordered=True)
+    assert track.receive(event(1)) == []
+    assert track.position == Position("-a.0.1", 0)
+    assert track.progress(ordered=True) != before
+    assert track.progress(ordered=False) == track.position
+    assert track.waits_for(overtaking, ordered=True)
+    track.receive(event(2))
+    assert not track.waits_for(overtaking, ordered=True)
+    live, newcomer = track.take(overtaking, asked)
+    assert (told(live), newcomer) == ([1, 2, 3], [])
+
+
+def test_a_channel_that_begins_with_a_hole_waits_for_nothing() -> None:
+    track = Track()
+    track.take(Reading(CHANNEL, Position("-a.0.1", 0), {}, []), track.ask())
+    track.receive(event(2))
+    assert not track.waits_for(reading(3, 3, past={"-a.0.1": 0}), ordered=True)
+    assert recover(track, reading(3, 3, past={"-a.0.1": 0})) == ["lost 1", 2, 3]
+
+
 def test_the_first_newcomer_gets_what_came_before_its_reading_was_answered() -> None:
     track = Track()
     asked = track.ask()
