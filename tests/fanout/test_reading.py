@@ -130,6 +130,30 @@ async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, monkeyp
         assert got == [*numbers, "end"][-len(got) :]
 
 
+async def test_a_burst_on_a_channel_that_begins_while_a_reading_is_under_way(fanout, monkeypatch):
+    """Its messages are held until the reading is taken in, and none of them counts as lost."""
+    monkeypatch.setattr(reading_module, "GRACE", 0.01)
+    live, newcomer, published = await Listener(fanout).join(FOO), Listener(fanout), asyncio.Event()
+    aread = fanout._backend.aread
+
+    async def read_late(channels):
+        await published.wait()
+        return await aread(channels)
+
+    monkeypatch.setattr(fanout._backend, "aread", read_late)
+    entering = asyncio.ensure_future(newcomer.join(FOO))
+    while not fanout._groups[FOO].track._readings:  # noqa: ASYNC110 # nothing tells of it
+        await asyncio.sleep(0)
+    numbers = [str(number) for number in range(2000)]
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    for number in numbers:
+        publisher.publish_message(number)
+    published.set()
+    await entering
+    assert [await live.receive() for _ in range(2000)] == numbers
+    assert await newcomer.receive() in numbers
+
+
 async def test_a_socket_that_leaves_while_it_joins_is_not_taken_in_again(fanout):
     """Nor does it end the fan-out of those who have come meanwhile."""
     passing = Listener(fanout)
