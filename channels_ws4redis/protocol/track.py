@@ -80,7 +80,7 @@ class Track:
         self._forgotten = 0
         self._suspected = False
         self._suspicions = 0
-        #: The numberings in which the group has stood. The first message of another one is news.
+        #: The numberings in which the group has stood.
         self._stood_in: set[str] = set()
 
     @property
@@ -112,9 +112,12 @@ class Track:
         return [] if position is None or self._suspected else self._following()
 
     def _begins(self, event: Event, position: Position) -> bool:
-        """Tell whether a message is the first one of a channel that nothing was published to."""
+        """Tell whether a message is the first one ever that the group gets.
+
+        After a wipe it might be late, and belong to a numbering before one that was delivered.
+        """
         is_first = event.offset == 1 and is_blank(position)
-        return is_first and numbering_of(event.epoch) not in self._stood_in
+        return is_first and all(numbering.startswith("-") for numbering in self._stood_in)
 
     def _advance(self, event: Event) -> Event:
         self._move_to(Position(event.epoch, event.offset))
