@@ -12,7 +12,7 @@ import redis
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
-from channels_ws4redis.protocol.track import Asked, Track
+from channels_ws4redis.protocol.track import Asked, Lag, Track
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
@@ -168,20 +168,27 @@ class Readings:
         :returns: the tracks that are still on the way to where their reading stands. Taking it in
             would skip what is on the link; no time is too long for that, as long as it arrives.
         """
-        lagging = [
-            (track, outcome)
+        readings = {
+            track: outcome
             for track, outcome in zip(tracks, outcomes, strict=True)
             if isinstance(outcome, Reading)
-        ]
+        }
         clock = asyncio.get_running_loop().time
         deadline = clock() + GRACE
-        ordered = self._backend.atomic
-        begun = {track: track.progress(ordered) for track, _ in lagging}
-        while True:
-            lagging = [each for each in lagging if each[0].waits_for(each[1], ordered)]
-            if not lagging or clock() >= deadline:
-                return [track for track, _ in lagging if track.progress(ordered) != begun[track]]
+        begun = lags = self._lags(readings)
+        while lags and clock() < deadline:
             await asyncio.sleep(PAUSE)
+            lags = self._lags({track: readings[track] for track in lags})
+        return [track for track, lag in lags.items() if lag != begun[track]]
+
+    def _lags(self, readings: Mapping[Track, Reading]) -> dict[Track, Lag]:
+        """Return the tracks that a reading has overtaken, and how far they have come."""
+        lags = {}
+        for track, reading in readings.items():
+            lag = track.lag(reading, self._backend.atomic)
+            if lag is not None:
+                lags[track] = lag
+        return lags
 
     def _answer(self, asker: Asker, found: Mapping[str, Found]) -> None:
         """Let a newcomer go live, in the step in which its readings have been taken in."""

@@ -29,6 +29,10 @@ MAX_HELD = 10_000
 MAX_HELD_BYTES = 8 * 1024 * 1024
 
 
+#: How far a group has come on its way to where a reading stands: see `Track.lag`.
+Lag = Position | int
+
+
 class Asked(NamedTuple):
     """When a reading was asked for."""
 
@@ -173,35 +177,31 @@ class Track:
             self._bytes -= sum(len(event.payload) for _, event in self._recent)
             self._recent.clear()
 
-    def waits_for(self, reading: Reading, ordered: bool) -> bool:
+    def lag(self, reading: Reading, ordered: bool) -> Lag | None:
         """Tell whether messages that a reading lacks are on their way, as far as anybody knows.
 
         A reading may overtake messages on the link. With a short history it lacks some of them,
         and taking it in now would skip them.
 
         :param ordered: the link keeps the order, so that what arrives after a hole proves a loss.
+        :returns: None if there is nothing to wait for, else something that changes as long as
+            messages arrive that bring the group on.
         """
-        if self.position is None or self._suspected or is_blank(reading.position):
-            return False
         here, there = self.position, reading.position
+        if here is None or self._suspected or is_blank(there):
+            return None
         if is_blank(here):
             # The first messages are held while readings are under way, which is no hole.
             has_hole = Position(there.epoch, 1) not in self._held
-        else:
+        elif here.epoch == there.epoch and here.offset < there.offset:
             has_hole = True
-            if here.epoch != there.epoch or here.offset >= there.offset:
-                return False
+        else:
+            return None
         if ordered and self._held and has_hole:
-            return False
-        return any(isinstance(item, Lost) for item in self._full(reading).since(self.position))
-
-    def progress(self, ordered: bool) -> object:
-        """Return what changes as long as messages arrive that bring the group on.
-
-        :param ordered: see `waits_for`.
-        """
-        by_count = ordered and self.position is not None and is_blank(self.position)
-        return self._arrived if by_count else self.position
+            return None
+        if not any(isinstance(item, Lost) for item in self._full(reading).since(here)):
+            return None
+        return self._arrived if ordered and is_blank(here) else here
 
     def take(self, reading: Reading, asked: Asked) -> Taken:
         """Take in a reading: what the live sockets get, and what a newcomer gets after it."""

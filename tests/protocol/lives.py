@@ -201,7 +201,7 @@ class Process:
         waiting = self.readings[0]
         assert waiting.answer is not None
         reading, published = waiting.answer
-        while self.queue and self.track.waits_for(reading, self.ordered):
+        while self.queue and self.track.lag(reading, self.ordered) is not None:
             self.receive()
         self.readings.pop(0)
         live, after = self.track.take(reading, waiting.asked)
