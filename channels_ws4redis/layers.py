@@ -8,10 +8,9 @@ from typing import Any
 
 from channels.layers import BaseChannelLayer
 
-from channels_ws4redis.conf import settings
-from channels_ws4redis.store.commands import Affixes
+from channels_ws4redis.store.commands import events_channel
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.pubsub import Handler, Listener, Message, Topic
+from channels_ws4redis.store.pubsub import Handler, Kind, Listener, Message
 
 #: What the names of the channels of fan-outs begin with.
 FANOUT_PREFIX = "ws4redis."
@@ -50,19 +49,19 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         """True if one script can store a message and send it: the layer's Redis is the store's."""
         return self._connection is None
 
-    def pubsub_affixes(self, legacy_servers: bool) -> Affixes:
-        """Return what the names of the Redis pub/sub channels of groups have around them."""
-        if legacy_servers:
-            # Legacy servers own the channel of the bare name; they would show an envelope to users.
-            return Affixes(f"{self.prefix}{{", "}:events")
-        return Affixes(self.prefix, "")
+    def _heard_in(self, group: str, is_fanout: bool) -> dict[str, Kind]:
+        """Return the Redis pub/sub channels that a channel in a group listens on."""
+        if is_fanout and self.stores:
+            # The second has no prefix of the layer's: legacy programs publish on it.
+            return {events_channel(group, self.prefix): Kind.EVENT, group: Kind.PAYLOAD}
+        return {self._pubsub_channel_of_group(group): Kind.MESSAGE}
 
     def _pubsub_channel_of_group(self, group: str) -> str:
-        head, tail = self.pubsub_affixes(settings.WS4REDIS_LEGACY_SERVERS)
-        return f"{head}{group}{tail}"
+        """Return the name of the Redis pub/sub channel on which consumers send to a group."""
+        return f"{self.prefix}asgi.group:{group}"
 
     def _pubsub_channel_of(self, channel: str) -> str:
-        """Return the name of the Redis pub/sub channel of a channel, apart from those of groups."""
+        """Return the name of the Redis pub/sub channel on which consumers send to a channel."""
         return f"{self.prefix}asgi.channel:{channel}"
 
     def require_valid_group_name(self, name: str) -> bool:
@@ -99,7 +98,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         listener.open(name)
         try:
             # Whoever is told the name may use it at once, in any process.
-            await listener.subscribe(self._pubsub_channel_of(name), name)
+            await listener.subscribe(name, {self._pubsub_channel_of(name): Kind.MESSAGE})
         except BaseException:
             listener.discard_channel(name)  # nobody else knows it
             raise
@@ -130,7 +129,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         queue = listener.open(channel)
         pubsub_channel = self._pubsub_channel_of(channel)
         if not listener.hears(pubsub_channel, channel):
-            await listener.subscribe(pubsub_channel, channel)
+            await listener.subscribe(channel, {pubsub_channel: Kind.MESSAGE})
         try:
             return await queue.get()
         except asyncio.CancelledError:
@@ -146,20 +145,16 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         listener = self._listener
-        is_fanout, legacy = channel in listener.receivers, settings.WS4REDIS_LEGACY_SERVERS
+        is_fanout = channel in listener.receivers
         if not is_fanout:
             listener.open(channel)
-        name = self._pubsub_channel_of_group(group)
-        await listener.subscribe(name, channel, Topic(group, mirrored=legacy))
-        if legacy and is_fanout:
-            # No prefix of the layer's: it is the very channel that legacy publishes on.
-            await listener.subscribe(group, channel, Topic(group, bare=True))
+        await listener.subscribe(channel, self._heard_in(group, is_fanout), group)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group."""
         listener = self._listener
-        await listener.unsubscribe(self._pubsub_channel_of_group(group), channel)
-        await listener.unsubscribe(group, channel)
+        heard = self._heard_in(group, channel in listener.receivers)
+        await listener.unsubscribe(channel, heard)
 
     async def group_send(self, group: str, message: Message) -> None:
         """Send a message to every channel in a group."""

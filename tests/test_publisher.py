@@ -21,7 +21,7 @@ from django.test import override_settings
 from channels_ws4redis import publisher as publisher_module
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF
-from channels_ws4redis.store.commands import ENVELOPE
+from channels_ws4redis.store.commands import parse_envelope
 from channels_ws4redis.store.process import forget_connections, get_client, this_process
 from tests.servers import ROOT
 
@@ -108,14 +108,28 @@ async def test_killed_connection(redis_client, publish):
 
 
 async def test_what_is_published(redis_client, publish):
-    """The message goes out on the pub/sub channel of the very name, with its position in front."""
+    """The message goes out once, in an envelope, on a pub/sub channel of the package's own."""
     with redis_client.pubsub(ignore_subscribe_messages=True) as pubsub:
-        pubsub.subscribe("broadcast:foo")
+        pubsub.psubscribe("*")
         pubsub.get_message(timeout=5)
         await publish(broadcast(), b"\xff\n\x00")
-        data = pubsub.get_message(timeout=5)["data"]
-    assert data.startswith(ENVELOPE)
-    assert data.endswith(b" 1 \n\xff\n\x00")
+        message = pubsub.get_message(timeout=5)
+        assert pubsub.get_message() is None
+    assert message["channel"] == b"{broadcast:foo}:events"
+    event, mirrored = parse_envelope("broadcast:foo", message["data"])
+    assert (event.payload, event.offset, event.sender, mirrored) == (b"\xff\n\x00", 1, "", False)
+
+
+async def test_what_is_published_for_legacy_servers(redis_client, publish, settings):
+    """The envelope goes first, and says that the bare payload follows on the channel's own name."""
+    settings.WS4REDIS_LEGACY_SERVERS = True
+    with redis_client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.psubscribe("*")
+        pubsub.get_message(timeout=5)
+        await publish(broadcast(), b"Hello")
+        first, second = pubsub.get_message(timeout=5), pubsub.get_message(timeout=5)
+    assert parse_envelope("broadcast:foo", first["data"])[1]
+    assert (second["channel"], second["data"]) == (b"broadcast:foo", b"Hello")
 
 
 async def test_expire(redis_client, publish):
@@ -293,10 +307,19 @@ def test_asyncio_run(redis_url, redis_client):
     assert redis_client.hget("{broadcast:foo}:meta", "offset") == b"102"
 
 
+async def test_idempotency_keys_of_channels_are_apart(redis_client, publish):
+    """A facility may be chosen by anybody, and must not stand for a key on another one."""
+    await publish(broadcast("a"), "one", idempotency_key="b}:once:c")
+    await publish(broadcast("a}:once:b"), "two", idempotency_key="c")
+    assert redis_client.get("broadcast:a}:once:b") == b"two"
+    await publish(broadcast("a"), "again", idempotency_key="b}:once:c")
+    assert redis_client.get("broadcast:a") == b"one"
+
+
 async def test_order_of_one_coroutine(redis_client):
     """What one coroutine publishes keeps its order."""
     with redis_client.pubsub(ignore_subscribe_messages=True) as pubsub:
-        pubsub.subscribe("broadcast:foo")
+        pubsub.subscribe("{broadcast:foo}:events")
         pubsub.get_message(timeout=5)
         for number in range(20):
             await broadcast().apublish_message(str(number))

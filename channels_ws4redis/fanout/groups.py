@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout import sockets
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_of
-from channels_ws4redis.fanout.reading import GRACE, READ_AT_ONCE, Group, Readings, Start
+from channels_ws4redis.fanout.reading import GRACE, PAUSE, READ_AT_ONCE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
 from channels_ws4redis.protocol.track import Track
@@ -202,11 +203,15 @@ class FanOut:
 
     async def _catch_up(self) -> None:
         """Read the history of every channel that is behind, until none is."""
-        told = ""
+        told, pause, left = "", 0.0, math.inf
         try:
             if not self._backend.atomic:
                 await asyncio.sleep(GRACE)  # what seems to be missing may only be late
             while behind := [name for name, group in self._groups.items() if group.track.behind]:
+                # A reading that has brought nothing on is not repeated at once.
+                pause = 0.0 if len(behind) < left else min(pause + PAUSE, RETRY_INTERVAL)
+                left = len(behind)
+                await asyncio.sleep(pause)
                 if self._relinked:
                     self._relinked = False
                     await get_runner().renew()  # what has ended one connection may end another
@@ -216,7 +221,7 @@ class FanOut:
                     if str(error) != told:
                         told = str(error)
                         logger.warning("Messages wait, as histories cannot be read: %s", told)
-                    await asyncio.sleep(RETRY_INTERVAL)
+                    pause = RETRY_INTERVAL
         finally:
             self._catching_up = False
 

@@ -9,7 +9,6 @@ from channels_ws4redis.fanout.backends import Hearing, Receiver
 from channels_ws4redis.fanout.stock import StockBackend, event_of
 from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.protocol.messages import EVENT_TYPE
-from channels_ws4redis.store.commands import Affixes
 from channels_ws4redis.store.pubsub import RELINKED_TYPE
 
 logger = logging.getLogger(__name__)
@@ -22,13 +21,8 @@ class OwnBackend(StockBackend):
         super().__init__(layer)
         #: With ``hosts`` of its own the layer sends through another Redis.
         self.atomic = self.hears_foreign = layer.stores
-
-    def affixes(self, mirror: bool) -> Affixes | None:
-        """Return how the script names pub/sub channels."""
-        if not self.atomic:
-            return None
-        affixes: Affixes = self.layer.pubsub_affixes(mirror)
-        return affixes
+        if layer.stores:
+            self.prefix = layer.prefix
 
     def group_name(self, channel: str) -> str:
         """Return the name of a group, which the layer takes literally."""

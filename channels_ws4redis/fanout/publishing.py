@@ -14,7 +14,6 @@ from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.store import runner
 from channels_ws4redis.store.commands import (
-    Affixes,
     Publication,
     parse_published,
     parse_readings,
@@ -30,16 +29,11 @@ class RedisBackend(Backend):
 
     def __init__(self, layer: Any) -> None:
         self.layer = layer
+        #: See `events_channel`; None where `send` sends.
+        self.prefix: str | None = None
         #: Channels that one run of the script serves: few enough not to hold up Redis for a
         #: millisecond. A Redis in cluster mode takes one at a time, be it of one node only.
         self.channels_at_once = 50
-
-    @abstractmethod
-    def affixes(self, mirror: bool) -> Affixes | None:
-        """Return how the script names pub/sub channels, None if it does not send.
-
-        :param mirror: servers of the legacy package own the bare names.
-        """
 
     @abstractmethod
     def send(self, events: Sequence[Event]) -> None:
@@ -77,8 +71,7 @@ class RedisBackend(Backend):
 
     def _commands(self, parts: Sequence[Publication]) -> list[Command]:
         mirror = settings.WS4REDIS_LEGACY_SERVERS
-        affixes = self.affixes(mirror)
-        return [publish_command(part, affixes, mirror) for part in parts]
+        return [publish_command(part, self.prefix, mirror) for part in parts]
 
     def _refused(self, parts: list[Publication], replies: list[Result]) -> list[Publication]:
         refused = _refused(parts, replies)

@@ -23,7 +23,6 @@ from channels_ws4redis.fanout.publishing import RedisBackend
 from channels_ws4redis.layers import FANOUT_PREFIX
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
 from channels_ws4redis.store.clients import UNREACHABLE
-from channels_ws4redis.store.commands import Affixes
 from channels_ws4redis.store.fairness import Turn
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import background_loop
@@ -67,10 +66,6 @@ def event_of(message: Mapping[str, Any]) -> Event:
 
 class StockBackend(RedisBackend):
     """Stores a message first, and sends it through the layer afterwards."""
-
-    def affixes(self, mirror: bool) -> Affixes | None:
-        """Return None: the layer sends."""
-        return None
 
     def group_name(self, channel: str) -> str:
         """Return the name under which the layer carries the group of a channel.

@@ -245,15 +245,17 @@ class Track:
     def _drop_settled(self, reading: Reading, asked: Asked) -> bool:
         """Drop held messages that the reading has settled; tell if some are lost by that.
 
-        A message of another epoch that had arrived before the reading was asked for belongs to an
-        epoch that has ended; one that arrived later may belong to an epoch that has just begun. An
-        epoch that has ended and that nobody knows any more takes its messages with it.
+        Of what had arrived before the reading was asked for, Redis does not know what lies beyond
+        the end of the epoch, and the epoch of what belongs to another one has ended. What arrived
+        later may belong to an epoch that has just begun. An epoch that has ended and that nobody
+        knows any more takes its messages with it.
         """
         assert self.position is not None
         lost = False
         for key, (arrived, event) in list(self._held.items()):
             if event.epoch == self.position.epoch:
-                settled = event.offset <= self.position.offset
+                beyond = event.offset > reading.position.offset and arrived <= asked.arrived
+                settled = event.offset <= self.position.offset or beyond
             else:
                 settled = arrived <= asked.arrived or event.epoch in reading.past
             if settled:

@@ -11,12 +11,19 @@ Per channel name C there are three keys, in one Redis Cluster slot:
     a hash with the epoch and the offset of the channel. It outlives the history, so that a client
     can be told "you have missed nothing" after the entries have expired.
 
+Messages travel on two Redis pub/sub channels:
+
+``{C}:events``
+    in an envelope with epoch, offset and sender. Nobody but ``publish.lua`` publishes there;
+``C``
+    bare payloads, as programs written for legacy publish and expect them. Whoever publishes there
+    may pass on what a stranger has sent, so nothing about these bytes is ever looked at.
+
 The scripts are in ``publish.lua`` and ``read.lua``, whose first lines name keys and arguments.
 """
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Sequence
 from importlib.resources import files
@@ -29,9 +36,6 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event, Position
 from channels_ws4redis.store.scripts import Command, Script
-
-#: First bytes of a published event; what does not begin so was published by a foreign program.
-ENVELOPE = b"\0ws4redis "
 
 
 def _script(name: str) -> Script:
@@ -57,16 +61,18 @@ class Publication(NamedTuple):
     key: str = ""
 
 
-class Affixes(NamedTuple):
-    """What stands before and after a channel's name in the name of its Redis pub/sub channel."""
+def events_channel(name: str, prefix: str = "") -> str:
+    """Return the Redis pub/sub channel on which envelopes of a channel travel.
 
-    head: str
-    tail: str
+    :param prefix: of the channel layer.
+    """
+    return f"{prefix}{{{name}}}:events"
 
 
-def publish_command(publication: Publication, affixes: Affixes | None, mirror: bool) -> Command:
-    """Return the command that stores a message and, if there are ``affixes``, publishes it.
+def publish_command(publication: Publication, prefix: str | None, mirror: bool) -> Command:
+    """Return the command that stores a message and publishes it.
 
+    :param prefix: see `events_channel`; None to store only, as a channel layer sends.
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
     """
     channels, payload, expire, sender, key = publication
@@ -79,7 +85,7 @@ def publish_command(publication: Publication, affixes: Affixes | None, mirror: b
         settings.WS4REDIS_HISTORY,
         4 if key else 3,
         int(mirror),
-        *(affixes or ()),
+        *([] if prefix is None else [prefix]),
     ]
     keys = list(chain.from_iterable(_keys(name, key) for name in channels))
     return Command(_PUBLISH, keys, args)
@@ -88,7 +94,8 @@ def publish_command(publication: Publication, affixes: Affixes | None, mirror: b
 def _keys(name: str, once: str = "") -> list[str]:
     keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
     if once:
-        keys.append(f"{{{name}}}:once:{once}")
+        # Without a brace of its own, or a channel that somebody names could have the same key.
+        keys.append(f"{{{name}}}:once:{once.replace('%', '%25').replace('}', '%7D')}")
     return keys
 
 
@@ -104,17 +111,14 @@ def parse_published(publication: Publication, reply: bytes) -> list[Event]:
     ]
 
 
-def parse_envelope(channel: str, data: bytes) -> Event:
-    """Return the event in what was published on a channel's pub/sub channel.
+def parse_envelope(channel: str, data: bytes) -> tuple[Event, bool]:
+    """Return the event in an envelope, and whether its bare payload follows on the other channel.
 
-    Data without our envelope come from a foreign program and are the payload alone.
+    :raises ValueError: if it was not written by ``publish.lua``.
     """
-    if data.startswith(ENVELOPE):
-        head, _, payload = data[len(ENVELOPE) :].partition(b"\n")
-        with contextlib.suppress(ValueError):  # it only begins like ours
-            epoch, offset, sender = head.decode().split(" ")
-            return Event(channel, payload, epoch, int(offset), sender)
-    return Event(channel, data)
+    head, _, payload = data.partition(b"\n")
+    epoch, offset, sender, mirrored = head.decode().split(" ")
+    return Event(channel, payload, epoch, int(offset), sender), mirrored == "1"
 
 
 def fetch_command(name: str) -> Command:

@@ -96,9 +96,9 @@ class Link:
             self._unconfirmed.update(names)
         await self._send("SUBSCRIBE", *names)
 
-    async def unsubscribe(self, name: str) -> None:
-        """Tell Redis that a pub/sub channel is not wanted any more."""
-        await self._send("UNSUBSCRIBE", name)
+    async def unsubscribe(self, *names: str) -> None:
+        """Tell Redis that pub/sub channels are not wanted any more."""
+        await self._send("UNSUBSCRIBE", *names)
 
     async def _send(self, *command: str) -> None:
         connection = self._connection

@@ -3,17 +3,17 @@
 -- ARGV: 1 payload, 2 sender, 3 name for a new numbering, 4 seconds to store the message (0: not),
 --       5 seconds that {C}:meta lives at least, 6 messages in a history, 7 keys for each channel,
 --       8 '1' to publish the bare payload on C as well, for legacy servers,
---       9 and 10 what stands before and after C in the name of its pub/sub channel; absent where
---       a channel layer sends the message
--- Returns 1, or without 9 and 10 "epoch offset" of each channel. A failure on one channel keeps no
+--       9 what stands before {C}:events in the name of its pub/sub channel; absent where a channel
+--       layer sends the message
+-- Returns 1, or without 9 "epoch offset" of each channel. A failure on one channel keeps no
 -- other channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
 local payload, sender, numbering = ARGV[1], ARGV[2], ARGV[3]
 local expire, lifetime, size = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local keys_each, mirrors, head, tail = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9], ARGV[10]
+local keys_each, mirrors, prefix = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9]
 local meta_expire = math.max(lifetime, 2 * expire)
 local ends = expire > 0 and milliseconds(expire * 1000)
-local envelope_end = ' ' .. sender .. '\n' .. payload
+local envelope_end = ' ' .. sender .. (mirrors and ' 1\n' or ' 0\n') .. payload
 
 local function lengthen(key, seconds)
   if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
@@ -43,8 +43,8 @@ local function publish(name, history, meta, once)
   lengthen(meta, meta_expire)
   if expire > 0 then call('SET', name, payload, 'EX', expire) end
   if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
-  if head then
-    call('PUBLISH', head .. name .. tail, '\0ws4redis ' .. epoch .. ' ' .. offset .. envelope_end)
+  if prefix then
+    call('PUBLISH', prefix .. '{' .. name .. '}:events', epoch .. ' ' .. offset .. envelope_end)
   end
   if mirrors then call('PUBLISH', name, payload) end
   return epoch, offset
@@ -55,9 +55,9 @@ for first = 1, #KEYS, keys_each do
   local done, epoch, offset = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
   if not done then
     failure = failure or epoch
-  elseif not head then
+  elseif not prefix then
     positions[#positions + 1] = epoch .. ' ' .. offset
   end
 end
 if type(failure) == 'string' then return redis.error_reply(failure) end
-return failure or (head and 1) or table.concat(positions, ' ')
+return failure or (prefix and 1) or table.concat(positions, ' ')

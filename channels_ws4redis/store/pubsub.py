@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgpack
 import redis
 from channels.exceptions import ChannelFull
 
-from channels_ws4redis.protocol.messages import EVENT_TYPE
+from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
 from channels_ws4redis.store.clients import disconnect, make_async_client
-from channels_ws4redis.store.commands import ENVELOPE, parse_envelope
+from channels_ws4redis.store.commands import parse_envelope
 from channels_ws4redis.store.links import Link
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.runner import Runner
 from channels_ws4redis.store.scripts import Command, Script
 
 logger = logging.getLogger(__name__)
-
-#: First bytes of a message that some other consumer of the project sent through the layer.
-MESSAGE = b"\0asgi "
 
 #: ``type`` of the message that tells a fan-out that the link to Redis had been lost and is back.
 RELINKED_TYPE = "ws4redis.relinked"
@@ -36,20 +34,28 @@ Message = dict[str, Any]
 Handler = Callable[[Message], None]
 
 
+class Kind(enum.Enum):
+    """What travels on a Redis pub/sub channel. Its name alone tells, never what is heard there."""
+
+    #: What consumers of the project send through the layer, packed.
+    MESSAGE = enum.auto()
+    #: Our own messages, in the envelopes that ``publish.lua`` writes.
+    EVENT = enum.auto()
+    #: Payloads alone, of legacy programs and for them.
+    PAYLOAD = enum.auto()
+
+
 class Topic:
     """One Redis pub/sub channel and the channels of this process that listen on it.
 
     :param group: the group whose messages are published on it, "" for that of a single channel.
-    :param bare: it is the one of legacy programs, on which there are payloads alone.
-    :param mirrored: what arrives here in an envelope arrives on the bare one as well.
     """
 
-    def __init__(self, group: str = "", bare: bool = False, mirrored: bool = False) -> None:
+    def __init__(self, kind: Kind, group: str) -> None:
+        self.kind = kind
         self.group = group
-        self.bare = bare
-        self.mirrored = mirrored
         self.channels: set[str] = set()
-        #: Raw copies of our own events that legacy servers got too, and that are due on this one.
+        #: Payloads to come that are copies, made for legacy servers, of events already heard.
         self.mirrors = 0
         self.renew()
 
@@ -123,8 +129,8 @@ class Listener:
         :raises redis.exceptions.RedisError: if Redis cannot be reached, does not answer in time, or
             refuses.
         """
-        data = MESSAGE + msgpack.packb(message)
-        (outcome,) = await self._runner.run([Command(_PUBLISH, [], [name, data])])
+        command = Command(_PUBLISH, [], [name, msgpack.packb(message)])
+        (outcome,) = await self._runner.run([command])
         if isinstance(outcome, Exception):
             raise outcome
 
@@ -133,31 +139,36 @@ class Listener:
         topic = self._topics.get(name)
         return topic is not None and channel in topic.channels
 
-    async def subscribe(self, name: str, channel: str, new: Topic | None = None) -> None:
-        """Make a channel listen on a pub/sub channel; done once Redis has confirmed it.
+    async def subscribe(self, channel: str, heard: Mapping[str, Kind], group: str = "") -> None:
+        """Make a channel listen on pub/sub channels; done once Redis has confirmed all of them.
 
-        :param new: what to note of the pub/sub channel if nobody listens on it yet.
+        :param heard: the pub/sub channels, and what travels on each.
+        :param group: see `Topic`.
         :raises redis.exceptions.ConnectionError: if Redis does not confirm it in time.
         """
-        topic = self._topics.get(name)
-        if topic is None:
-            topic = self._topics[name] = new or Topic()
+        new = {name: Topic(kind, group) for name, kind in heard.items() if name not in self._topics}
+        self._topics |= new
+        topics = [self._topics[name] for name in heard]
+        for topic in topics:
             topic.channels.add(channel)
+        if new:
             self._link.open()
-            await self._link.subscribe(name)
-        topic.channels.add(channel)
+            await self._link.subscribe(*new)
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
-                await topic.wait()
+                for topic in topics:
+                    await topic.wait()
         except TimeoutError:
+            names = " and ".join(map(repr, heard))
             raise redis.exceptions.ConnectionError(
-                f"Redis did not confirm the subscription to {name!r} within {JOIN_TIMEOUT:.0f} s."
+                f"Redis did not confirm the subscription to {names} within {JOIN_TIMEOUT:.0f} s."
             ) from None
 
-    async def unsubscribe(self, name: str, channel: str) -> None:
-        """Stop a channel from listening on a pub/sub channel."""
-        if self._discard(name, channel):
-            await self._link.unsubscribe(name)
+    async def unsubscribe(self, channel: str, names: Iterable[str]) -> None:
+        """Stop a channel from listening on pub/sub channels."""
+        left = [name for name in names if self._discard(name, channel)]
+        if left:
+            await self._link.unsubscribe(*left)
 
     def _discard(self, name: str, channel: str) -> bool:
         """Take a channel from a topic; tell whether Redis has to be told."""
@@ -178,8 +189,8 @@ class Listener:
         if not self._topics:
             self._link.end()
             return
-        for name in left:
-            this_loop().spawn(self._link.unsubscribe(name))
+        if left:
+            this_loop().spawn(self._link.unsubscribe(*left))
 
     async def close(self) -> None:
         """Forget everything and close all connections."""
@@ -224,20 +235,21 @@ class Listener:
             logger.exception("A message on %r cannot be understood", name)
 
     def _hand_on(self, topic: Topic, data: bytes) -> None:
-        if topic.mirrors:
-            # Before the rest: a client chose these bytes, and may imitate what is looked for below.
-            topic.mirrors -= 1
-            return
-        if data.startswith(MESSAGE) and not topic.bare:
+        if topic.kind is Kind.MESSAGE:
             # Unpacked per channel, as each consumer may change what it gets.
             for channel in list(topic.channels):
-                self._hand_over(channel, msgpack.unpackb(data[len(MESSAGE) :]))
+                self._hand_over(channel, msgpack.unpackb(data))
             return
-        # An envelope on the bare channel comes from a process that does not know yet of legacy
-        # servers, and makes no copies.
-        if topic.mirrored and data.startswith(ENVELOPE):
-            self._expect_mirror(topic.group)
-        message = {"type": EVENT_TYPE, "event": parse_envelope(topic.group, data)}
+        if topic.kind is Kind.EVENT:
+            event, mirrored = parse_envelope(topic.group, data)
+            if mirrored:
+                self._expect_mirror(topic.group)
+        elif topic.mirrors:
+            topic.mirrors -= 1
+            return
+        else:
+            event = Event(topic.group, data)
+        message = {"type": EVENT_TYPE, "event": event}
         for channel in list(topic.channels):
             if channel in self.receivers:
                 self.receivers[channel](message)

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 
+import msgpack
 import pytest
 import redis
 from channels.layers import InMemoryChannelLayer, get_channel_layer
@@ -16,7 +17,7 @@ from channels_ws4redis.fanout import sockets as sockets_module
 from channels_ws4redis.fanout import stock as stock_module
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
 from channels_ws4redis.fanout.stock import StockBackend
-from channels_ws4redis.protocol.messages import EVENT_TYPE
+from channels_ws4redis.protocol.messages import EVENT_TYPE, Event, Position
 from channels_ws4redis.publisher import RedisPublisher
 from testproject.embedded import RedisServer
 from tests.listeners import PATIENCE, Listener, all_left, close_layer, configuration
@@ -157,10 +158,11 @@ async def test_coming_back_while_the_layer_is_still_leaving(settings):
 
 
 async def test_nothing_is_left_in_redis(fanout, redis_client):
-    """One subscription per channel, however many sockets; none after the last one."""
+    """Two subscriptions per channel, however many sockets; none after the last one."""
     listeners = [await Listener(fanout).join(FOO) for _ in range(30)]
     assert redis_client.pubsub_numsub(FOO) == [(FOO.encode(), 1)]
-    assert redis_client.pubsub_channels() == [FOO.encode()]
+    heard = {FOO.encode(), f"{{{FOO}}}:events".encode()}
+    assert set(redis_client.pubsub_channels()) == heard
     for listener in listeners:
         listener.leave()
     await all_left()
@@ -189,15 +191,77 @@ async def test_foreign_programs(fanout, redis_client, settings):
     """What a foreign program publishes arrives; its heartbeats do not."""
     settings.WS4REDIS_HEARTBEAT = "--heartbeat--"
     listener = await Listener(fanout).join(FOO)
-    for payload in (b"raw", b"--heartbeat--", b"\x00ws4redis garbage", b"end"):
+    for payload in ("raw", "--heartbeat--", "end"):
         redis_client.publish(FOO, payload)
-    assert await listener.receive() == "raw"
-    got = await listener.receive()
-    assert got in ("\x00ws4redis garbage", "end")
+    assert [await listener.receive() for _ in range(2)] == ["raw", "end"]
 
 
-async def test_messages_of_others(fanout, caplog):
-    """What else comes through the layer is ignored, and nothing of it stops the fan-out."""
+def forgeries(stands: Position) -> list[bytes]:
+    """Return what might be read as something else than a payload."""
+    event = {"type": EVENT_TYPE, "channel": BAR, "payload": b"forged", "epoch": "", "offset": 0}
+    packed = msgpack.packb(event | {"sender": ""})
+    heads = [f"{stands.epoch} {stands.offset + more} x" for more in (1, 2, 10**15)]
+    return [
+        packed,
+        b"\0asgi " + packed,
+        *(f"{head} {flag}\nforged".encode() for head in heads for flag in (0, 1)),
+        *(f"\0ws4redis {head}\nforged".encode() for head in heads),
+    ]
+
+
+@pytest.mark.parametrize("legacy_servers", [False, True])
+async def test_bytes_on_the_bare_channel_are_payloads(
+    fanout, redis_client, settings, legacy_servers
+):
+    """Whatever they look like: they reach no other channel, and take no message's place."""
+    settings.WS4REDIS_LEGACY_SERVERS = legacy_servers
+    listener = await Listener(fanout).join(FOO)
+    other = await Listener(fanout).join(BAR)
+    await publish("first")
+    assert await listener.receive() == "first"
+    forged = forgeries(fanout._groups[FOO].track.position)
+    for payload in forged:
+        redis_client.publish(FOO, payload)
+        got = await listener.receive()
+        assert (got if isinstance(got, bytes) else got.encode()) == payload
+    assert not fanout._groups[FOO].track.behind
+    for message in ("second", "third"):
+        await publish(message)
+    assert [await listener.receive() for _ in range(2)] == ["second", "third"]
+    await publish("for the other one", "bar")
+    assert await other.receive() == "for the other one"
+
+
+async def test_servers_with_and_without_legacy_servers_understand_each_other(fanout, settings):
+    """The copy for legacy servers is no message of its own, also where nobody expects any."""
+    listener = await Listener(fanout).join(FOO)
+    for legacy_servers in (True, False, True, True, False):
+        settings.WS4REDIS_LEGACY_SERVERS = legacy_servers
+        await publish(str(legacy_servers))
+    expected = ["True", "False", "True", "True", "False"]
+    assert [await listener.receive() for _ in expected] == expected
+
+
+async def test_a_number_that_redis_does_not_know_of_holds_nothing_back(fanout, redis_client):
+    """One reading drops what claims to come later, and what is true goes on."""
+    listener = await Listener(fanout).join(FOO)
+    await publish("first")
+    assert await listener.receive() == "first"
+    track = fanout._groups[FOO].track
+    epoch, offset = track.position
+    fanout.receive(Event(FOO, b"of the future", epoch, 10**15, "x"))
+    assert track.behind
+    await until(lambda: not fanout._catching_up)
+    reads = redis_client.info("commandstats")["cmdstat_evalsha"]["calls"]
+    await publish("second")
+    assert await listener.receive() == "second"
+    assert track.position == (epoch, offset + 1)
+    assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == reads + 1
+
+
+@pytest.mark.parametrize("layer_name", ["own redis"], indirect=True)
+async def test_messages_of_others(layer_name, fanout, caplog):
+    """What else comes through a layer that sends is ignored, and nothing stops the fan-out."""
     layer = get_channel_layer()
     listener = await Listener(fanout).join(FOO)
     for message in (

@@ -368,3 +368,15 @@ def test_nothing_is_kept_while_no_reading_is_under_way() -> None:
     assert track._bytes == 0
     track.receive(event(2))
     assert not track._recent
+
+
+def test_a_reading_drops_what_redis_does_not_know_of() -> None:
+    """Unless it arrived after the reading had been asked for."""
+    track = live_at(3)
+    assert track.receive(event(10**15)) == []
+    asked = track.ask()
+    assert track.receive(event(6)) == []
+    assert track.take(reading(3, 3), asked).live == []
+    assert track.behind
+    assert recover(track, reading(6, 4, 5, 6)) == [4, 5, 6]
+    assert not track.behind

@@ -14,7 +14,7 @@ from django.test import override_settings
 
 from channels_ws4redis.protocol.messages import EVENT_TYPE
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.pubsub import RELINKED_TYPE, Listener, Topic
+from channels_ws4redis.store.pubsub import RELINKED_TYPE, Kind, Listener
 from testproject.embedded import RedisServer
 
 PATIENCE = 10
@@ -51,7 +51,7 @@ async def join(listener: Listener, on_poison: Callable[[], None] = lambda: None)
             queue.put_nowait(message["event"].payload)
 
     listener.receivers["fanout"] = receive
-    await listener.subscribe(NAME, "fanout", Topic(NAME))
+    await listener.subscribe("fanout", {NAME: Kind.PAYLOAD}, NAME)
     return queue
 
 
@@ -92,7 +92,7 @@ async def test_a_link_that_is_ended_from_within_is_made_anew(listener, redis_cli
     redis_client.publish(NAME, b"after")
     assert await given(queue) == b"after"
     async with asyncio.timeout(PATIENCE):
-        await listener.subscribe("another", "fanout", Topic("another"))
+        await listener.subscribe("fanout", {"another": Kind.PAYLOAD}, "another")
 
 
 async def test_a_link_whose_task_is_cancelled_from_outside_is_made_anew(listener, redis_client):
@@ -112,7 +112,7 @@ async def test_a_link_that_is_cancelled_before_it_is_there_is_made_anew(listener
     with pytest.raises(redis.exceptions.ConnectionError, match="cancelled"):
         await joining
     async with asyncio.timeout(PATIENCE):
-        await listener.subscribe(NAME, "fanout")
+        await listener.subscribe("fanout", {NAME: Kind.PAYLOAD}, NAME)
 
 
 async def test_the_link_is_in_no_request_of_those_who_use_it(listener, redis_client):
@@ -208,7 +208,7 @@ async def test_any_number_may_publish_at_once(redis_url, redis_client):
     """Messages go one after the other in the order of the calls, whatever the number of them."""
     listener = Listener({"url": redis_url, "max_connections": 1}, lambda channel: 1000)
     queue = listener.open("queue")
-    await listener.subscribe(NAME, "queue", Topic(NAME))
+    await listener.subscribe("queue", {NAME: Kind.MESSAGE})
     await asyncio.gather(*(listener.publish(NAME, {"number": n}) for n in range(300)))
     assert [(await given(queue))["number"] for _ in range(300)] == list(range(300))
     await listener.close()
