@@ -68,6 +68,11 @@ class Settings:
         return value
 
     @property
+    def WS4REDIS_MAX_FACILITY(self) -> int:
+        """Bytes that the facility of a socket may have, as UTF-8; a longer one is refused."""
+        return self._whole_number("WS4REDIS_MAX_FACILITY", 255, minimum=1)
+
+    @property
     def WS4REDIS_CONNECTION(self) -> Mapping[str, Any] | str:
         """Where Redis is: a dict of redis-py's connection arguments, or a URL."""
         value: Mapping[str, Any] | str | None = self._get("WS4REDIS_CONNECTION", None)

@@ -14,6 +14,7 @@ from channels.consumer import get_handler_name
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
+from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import get_fanout
@@ -26,7 +27,8 @@ from channels_ws4redis.protocol.messages import (
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.servers import behind
+from channels_ws4redis.protocol.texts import reason_of, shown
+from channels_ws4redis.servers import behind, root_path_of
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
 
@@ -53,13 +55,16 @@ AsgiEvent = dict[str, Any]
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
     """Joins a socket to the groups that its URL asks for, replays what is stored, and relays.
 
-    ``channels_ws4redis.routing`` leads here. A subclass may override ``connect``, ``receive`` and
+    ``channels_ws4redis.routing`` leads here. It refuses a socket that a page of a foreign origin
+    opens, wherever it is routed from; ``as_asgi(check_origin=False)`` leaves that check to the
+    project. A subclass may override ``connect``, ``receive`` and
     ``disconnect`` as with any consumer of Channels. The consumer has no channel of its own in the
     channel layer: the fan-out of the process receives for all sockets.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, check_origin: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self._check_origin = check_origin
         self._state = State.CONNECTING
         #: The socket once it has been admitted; None before, and if it is refused.
         self._socket: OpenSocket | None = None
@@ -130,7 +135,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         try:
             await self.connect()
         except REFUSALS as error:
-            logger.warning("Refused the socket %r: %s", self.scope["path"], _reason(error))
+            logger.warning("Refused the socket %s: %s", shown(self.scope["path"]), reason_of(error))
             self._state = State.CLOSED
             await self.close()
         except (*UNREACHABLE, redis.exceptions.RedisError) as error:
@@ -143,9 +148,14 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             ``channels.exceptions.DenyConnection``.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
+        if self.scope.get("root_path", "") != root_path_of(self.scope, self.base_send):
+            raise PermissionDenied(
+                "its client names a root path by the header Daphne-Root-Path; start daphne with "
+                "--root-path, and have the proxy drop that header"
+            )
         subscriber = await make_subscriber()
         try:
-            admission = await admit(self.scope, subscriber)
+            admission = await admit(self.scope, subscriber, self._check_origin)
             socket = self._socket = self._make_socket(admission, subscriber)
         except BaseException:
             await subscriber.release()
@@ -183,7 +193,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         try:
             await super().accept(subprotocol, headers)
         except OSError:  # uvicorn's word for a client that has gone
-            logger.debug("The client of the socket %r has gone", self.scope["path"])
+            logger.debug("The client of the socket %s has gone", shown(self.scope["path"]))
             raise StopConsumer from None
         self._state = State.OPEN
 
@@ -261,7 +271,9 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         if why:
             level = logging.WARNING if isinstance(why, ProtocolError | str) else logging.ERROR
             what = "Cannot open" if was_connecting else "Closing"
-            logger.log(level, "%s the socket %r: %s", what, self.scope["path"], _reason(why))
+            logger.log(
+                level, "%s the socket %s: %s", what, shown(self.scope["path"]), reason_of(why)
+            )
         if self._socket is not None:
             self._socket.stop()
         try:
@@ -279,11 +291,3 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         """End the consumer."""
         await self.disconnect(message["code"])
         raise StopConsumer
-
-
-def _reason(why: BaseException | str) -> str:
-    """Return what an operator needs to know of an error, on one line."""
-    if isinstance(why, str):
-        return why
-    text = " ".join(str(why).split())
-    return f"{type(why).__name__}: {text}" if text else type(why).__name__

@@ -1,4 +1,4 @@
-"""What a project's ``asgi.py`` includes: patterns, router, and the router behind its guards."""
+"""What a project's ``asgi.py`` includes: patterns, and the router that knows them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.urls.resolvers import RegexPattern
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.consumers import WS4RedisConsumer
-from channels_ws4redis.handshake.requests import WebSocketRequest, origin_allowed
+from channels_ws4redis.servers import root_path_of
 
 
 class FacilityPattern(RegexPattern):
@@ -48,7 +48,12 @@ class Router(URLRouter):  # type: ignore[misc] # Channels has no types
     """A URLRouter that refuses unknown paths instead of raising an exception."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Route a socket to its consumer; 403 if there is none for its path."""
+        """Route a socket to its consumer; 403 if there is none for its path.
+
+        Daphne takes the root path from a header of the client (``Daphne-Root-Path``), by which the
+        client could have another facility matched than the path shows to a hook or a proxy.
+        """
+        scope = {**scope, "root_path": root_path_of(scope, send)}
         try:
             await super().__call__(scope, receive, send)
         except (ValueError, Resolver404) as error:
@@ -57,25 +62,12 @@ class Router(URLRouter):  # type: ignore[misc] # Channels has no types
             await WebsocketDenier()(scope, receive, send)
 
 
-class OriginGuard:
-    """Refuses sockets that were opened by a page of a foreign origin, with 403."""
-
-    def __init__(self, application: Any) -> None:
-        self.application = application
-
-    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Pass a socket on if the page that opens it may."""
-        # A client without Origin is no browser. The request is made only if there is one to check.
-        from_page = any(name == b"origin" for name, _ in scope["headers"])
-        allowed = not from_page or origin_allowed(WebSocketRequest(scope))
-        await (self.application if allowed else WebsocketDenier())(scope, receive, send)
-
-
 #: For a project that has a URLRouter of its own: ``URLRouter([*mine, *websocket_urlpatterns])``.
 websocket_urlpatterns = [URLPattern(FacilityPattern(), WS4RedisConsumer.as_asgi())]
 
-#: The router alone, for a project that brings its own origin check or authentication.
+#: The router, for a project that puts middleware of its own around it, or wants it for a part of
+#: its sockets.
 router = Router(websocket_urlpatterns)
 
-#: The router behind the origin check; it finds out session and user by itself.
-application = OriginGuard(router)
+#: What ``asgi.py`` includes. The consumer checks the page's origin, and finds out session and user.
+application = router

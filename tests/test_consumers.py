@@ -488,11 +488,12 @@ async def test_largest_message(visitor):
 
 
 async def test_long_facility(visitor):
-    """A facility of several thousand letters works on every layer's terms."""
-    facility = "x" * 4000
+    """The longest facility works on every layer's terms, and a longer one is refused."""
+    facility = "x" * 255
     async with visitor.socket(f"/ws/{facility}?subscribe-broadcast") as socket:
         await visitor.publish(END, facility=facility, broadcast=True)
         assert await socket.receive() == END
+    assert await visitor.refused(f"/ws/{facility}x?subscribe-broadcast") == 403
 
 
 async def test_subprotocol(visitor):

@@ -303,7 +303,9 @@ def test_asyncio_run(redis_url, redis_client):
         """,
         redis_url,
     )
-    assert (result.returncode, result.stderr) == (0, "")
+    # What asyncio says of a machine that is slow is no warning of the package's.
+    told = [line for line in result.stderr.splitlines() if not line.startswith("Executing <")]
+    assert (result.returncode, told) == (0, [])
     assert redis_client.hget("{broadcast:foo}:meta", "offset") == b"102"
 
 

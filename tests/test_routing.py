@@ -9,11 +9,10 @@ from django.urls import path
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.routing import (
     FacilityPattern,
-    OriginGuard,
     Router,
-    application,
     router,
     websocket_urlpatterns,
 )
@@ -106,15 +105,17 @@ async def test_nested_router():
         ({"host": "evil.example", "origin": "http://evil.example"}, False),
     ],
 )
-async def test_origin(headers, allowed):
-    """The guard passes on what may pass and refuses the rest."""
-    assert (await connect(OriginGuard(accepting), "/ws/foo", **headers))[0] is allowed
+@pytest.mark.parametrize("entrance", [router, URLRouter(websocket_urlpatterns)])
+async def test_origin(entrance, headers, allowed):
+    """A page of a foreign origin is refused, whichever piece a project has taken."""
+    assert (await connect(entrance, "/ws/foo?subscribe-broadcast", **headers))[0] is allowed
 
 
-def test_application_is_guarded():
-    """What a project includes is the router behind the guard."""
-    assert isinstance(application, OriginGuard)
-    assert application.application is router
+async def test_a_project_may_check_origins_itself():
+    """By saying so where it routes to the consumer."""
+    consumer = WS4RedisConsumer.as_asgi(check_origin=False)
+    headers = {"host": "testserver", "origin": "http://evil.example"}
+    assert (await connect(Router(routes(consumer)), "/ws/foo", **headers))[0]
 
 
 @given(st.text())

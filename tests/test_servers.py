@@ -205,3 +205,27 @@ async def test_a_server_has_nothing_to_complain_about(server) -> None:
     log = server.log
     assert "never awaited" not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.server
+async def test_a_client_cannot_name_the_root_path(serve, redis_client):
+    """Daphne would take it from a header; a hook that looks at the path sees what is joined."""
+    redis_client.set("broadcast:secret", "for others")
+    visitor = Visitor(serve("daphne"))
+    path, root = "/ws/lobby/ws/secret?subscribe-broadcast", {"Daphne-Root-Path": "/ws/lobby"}
+    async with visitor.socket(path, **root) as socket:
+        await visitor.publish("Hello", facility="lobby/ws/secret", broadcast=True)
+        assert await socket.receive() == "Hello"
+
+
+@pytest.mark.server
+async def test_the_root_path_of_a_foreign_router_is_not_the_clients(serve):
+    """The facility has been matched already, so the socket is refused, and the log says why."""
+    server = serve("daphne", application="tests.site.pieces:application")
+    visitor = Visitor(server)
+    path = "/ws/lobby/ws/secret?subscribe-broadcast"
+    assert await visitor.refused(path, **{"Daphne-Root-Path": "/ws/lobby"}) == 403
+    assert any("Daphne-Root-Path" in line for line in server.lines)
+    assert await visitor.refused(path, Origin="http://evil.example") == 403
+    async with visitor.socket(path, Origin=server.url("").rstrip("/")):
+        pass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from html import unescape
+from urllib.parse import unquote
 
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
@@ -34,6 +35,21 @@ def test_address():
     uri = "/ws/a%20b/%C3%BC%3F?subscribe-broadcast&publish-user&echo"
     assert attributes["data-ws4redis-uri"] == uri
     assert attributes["data-ws4redis-name"] == "a b/ü?"
+
+
+@pytest.mark.parametrize("facility", ["..", ".", "../../admin/x", "a/../b", "a/./b", "a/.."])
+def test_a_facility_that_browsers_rewrite(facility):
+    """The page would open another socket, whatever the spelling; the error says so."""
+    with pytest.raises(ValueError, match=r"cannot be opened by a browser"):
+        render(f'{{% ws4redis "{facility}" "subscribe-broadcast" %}}')
+
+
+@pytest.mark.parametrize("facility", ["...", "a..b", ".hidden", "%2e%2e/x", "a\\..", "//evil/x"])
+def test_a_facility_that_only_looks_like_it(facility):
+    """Browsers open these as they are."""
+    template = '{% ws4redis facility "" %}'.replace("facility", f'"{facility}"')
+    path = render(template)["data-ws4redis-uri"]
+    assert unquote(path) == f"/ws/{facility}"
 
 
 def test_no_inline_code():

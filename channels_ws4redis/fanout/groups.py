@@ -21,6 +21,7 @@ from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, READ_AT_ONCE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Track
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.loops import this_loop
@@ -130,7 +131,7 @@ class FanOut:
                 # Also if joining failed: the layer may have taken note of us all the same.
                 await self._hearing.leave(group.channel)
             except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
-                logger.debug("Could not leave %s: %s", group.channel, error)
+                logger.debug("Could not leave %s: %s", shown(group.channel), error)
             if group.sockets:
                 group.track = Track()  # somebody came back meanwhile, and waits to join anew
             else:

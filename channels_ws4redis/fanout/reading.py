@@ -12,6 +12,7 @@ import redis
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Asked, Lag, Track
 from channels_ws4redis.store.loops import this_loop
 
@@ -233,6 +234,6 @@ def _take(
         return outcome
     live, newcomer = track.take(outcome, asked)
     if any(isinstance(item, Lost) for item in live):
-        logger.warning("Messages on %s could not be recovered", group.channel)
+        logger.warning("Messages on %s could not be recovered", shown(group.channel))
     group.deliver(live, stored=True)
     return None if newcomer is None else Entry(outcome, newcomer)

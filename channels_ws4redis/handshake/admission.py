@@ -7,7 +7,7 @@ nobody in and grants nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,9 +17,15 @@ from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake import hooks
-from channels_ws4redis.handshake.requests import WebSocketRequest, authenticate
+from channels_ws4redis.handshake.origins import origin_allowed
+from channels_ws4redis.handshake.requests import (
+    WebSocketRequest,
+    authenticate,
+    drop_forged_session,
+)
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import BROADCAST, channel_labels, parse_flags
+from channels_ws4redis.protocol.texts import shown
 
 logger = logging.getLogger(__name__)
 
@@ -68,18 +74,22 @@ class Admission:
     labels: dict[str, str] | None
 
 
-async def admit(scope: dict[str, Any], subscriber: Subscriber) -> Admission:
+async def admit(scope: dict[str, Any], subscriber: Subscriber, check_origin: bool) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
     :param scope: what the server says about the socket.
     :param subscriber: the subscriber of this socket; it is told its channels.
+    :param check_origin: refuse the socket if a page of a foreign origin opens it.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
+    _require_admissible(WebSocketRequest(scope), check_origin)
     request = await _identify(scope, flags.channels, subscriber)
     granted = await _grant(request, flags.channels)
+    if not (subscriber.is_stock and _is_public(granted)) and request.session is not None:
+        await hooks.run(drop_forged_session, request)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
     await subscriber.set_channels(request, granted, may_block=lazy and not _is_public(granted))
@@ -88,6 +98,20 @@ async def admit(scope: dict[str, Any], subscriber: Subscriber) -> Admission:
     speaks_protocol = subprotocol == SUBPROTOCOL
     labels = channel_labels(subscriber.prefix, channels) if speaks_protocol else None
     return Admission(request, channels, flags.echo, subprotocol, labels)
+
+
+def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
+    """Refuse a socket that nobody may open, whoever it is."""
+    if check_origin and not origin_allowed(request):
+        raise PermissionDenied(
+            f"a page of the foreign origin {shown(request.META['HTTP_ORIGIN'])} opens it; name the "
+            "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
+        )
+    size, limit = len((request.facility or "").encode()), settings.WS4REDIS_MAX_FACILITY
+    if size > limit:
+        raise PermissionDenied(
+            f"its facility has {size} bytes; WS4REDIS_MAX_FACILITY allows {limit}"
+        )
 
 
 async def _identify(
@@ -107,8 +131,8 @@ async def _identify(
             raise
         except Exception:
             logger.exception(
-                "WS4REDIS_PROCESS_REQUEST failed for the socket %r; nobody is logged in",
-                request.path,
+                "WS4REDIS_PROCESS_REQUEST failed for the socket %s; nobody is logged in",
+                shown(request.path),
             )
             return WebSocketRequest({**scope, "user": None, "session": None})
         return request
@@ -131,14 +155,15 @@ async def _grant(request: WebSocketRequest, flags: list[str]) -> list[str]:
         raise
     except Exception:
         logger.exception(
-            "WS4REDIS_ALLOWED_CHANNELS failed for the socket %r; no channel is granted",
-            request.path,
+            "WS4REDIS_ALLOWED_CHANNELS failed for the socket %s; no channel is granted",
+            shown(request.path),
         )
         return []
 
 
 def _as_flags(granted: Any) -> list[str]:
-    if not isinstance(granted, Iterable) or isinstance(granted, str | bytes):
+    # A mapping may have granted what it maps to False.
+    if not isinstance(granted, Iterable) or isinstance(granted, str | bytes | Mapping):
         raise TypeError(f"it returned {granted!r} instead of a list of channels")
     # A hook may have written {"subscribe-user", is_staff and "publish-user"}, False among them.
     return [flag for flag in granted if isinstance(flag, str)]

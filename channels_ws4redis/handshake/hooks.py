@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -17,6 +18,10 @@ from django.utils.module_loading import import_string
 _threads = ThreadPoolExecutor(16, thread_name_prefix="ws4redis-hook")
 
 
+class HookError(Exception):
+    """A hook has raised what is meant for the interpreter or the event loop, such as SystemExit."""
+
+
 async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
     """Call a hook and return its result.
 
@@ -26,7 +31,8 @@ async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
     :param hook: a callable, or its dotted path.
     :raises ImportError: if the hook cannot be found.
     :raises TypeError: if the hook cannot be called.
-    :raises Exception: whatever the hook raises.
+    :raises HookError: if the hook raises what is no ``Exception``, or ``StopIteration``.
+    :raises Exception: whatever else the hook raises.
     """
     function = import_string(hook) if isinstance(hook, str) else hook
     if not callable(function):
@@ -34,15 +40,43 @@ async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
     if iscoroutinefunction(function) or iscoroutinefunction(
         getattr(function, "__call__", None)  # noqa: B004 # asks for the type of the method
     ):
-        return await function(*args)
+        return await _finish(function(*args))
     result = await run(_consume, function, *args)
     # A lambda or a decorator may hide that the function behind it is asynchronous.
-    return await result if inspect.isawaitable(result) else result
+    return await _finish(result) if inspect.isawaitable(result) else result
+
+
+async def _finish(awaitable: Awaitable[Any]) -> Any:
+    """Await what a hook does; only the task's own cancellation passes as such."""
+    task = asyncio.current_task()
+    try:
+        return await awaitable
+    except Exception:
+        raise
+    except BaseException as error:
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise HookError(f"it raised {error!r}") from error
 
 
 async def run(function: Callable[..., Any], *args: Any) -> Any:
-    """Run blocking code of the project in a worker thread, where it may use the ORM."""
-    return await DatabaseSyncToAsync(function, thread_sensitive=False, executor=_threads)(*args)
+    """Run blocking code of the project in a worker thread, where it may use the ORM.
+
+    :raises HookError: if it raises what is no ``Exception``, or ``StopIteration``, which no future
+        can pass on: whoever waits for it would wait for ever.
+    :raises Exception: whatever else it raises.
+    """
+    call = DatabaseSyncToAsync(_guarded, thread_sensitive=False, executor=_threads)
+    return await call(function, *args)
+
+
+def _guarded(function: Callable[..., Any], *args: Any) -> Any:
+    try:
+        return function(*args)
+    except BaseException as error:
+        if isinstance(error, Exception) and not isinstance(error, StopIteration):
+            raise
+        raise HookError(f"it raised {error!r}") from error
 
 
 def _consume(function: Callable[..., Any], *args: Any) -> Any:

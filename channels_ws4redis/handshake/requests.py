@@ -1,15 +1,13 @@
-"""The Django request of a WebSocket handshake, who has made it, and from which page."""
+"""The Django request of a WebSocket handshake, and who has made it."""
 
 from __future__ import annotations
 
 import io
 from importlib import import_module
 from typing import Any
-from urllib.parse import urlsplit
 
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
-from django.core.exceptions import DisallowedHost
 from django.core.handlers.asgi import ASGIRequest
 
 from channels_ws4redis.conf import settings
@@ -26,12 +24,15 @@ class WebSocketRequest(ASGIRequest):
 
     session: Any
     user: Any
+    #: What the router has matched; None outside of a router.
+    facility: str | None
 
     def __init__(self, scope: dict[str, Any]) -> None:
         scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
         query_string = scope.get("query_string", b"").decode("latin-1")
         http_scope = {**scope, "method": "GET", "scheme": scheme, "query_string": query_string}
         super().__init__(http_scope, io.BytesIO())
+        self.facility = scope.get("url_route", {}).get("kwargs", {}).get("facility")
         # Imported late, as asgi.py imports this package before Django has loaded its models.
         from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415
 
@@ -77,12 +78,26 @@ def authenticate(request: WebSocketRequest) -> None:
     request.session = open_session(request)
     if request.session is None:
         return
-    request.session._get_session()
-    if request.session.modified:
-        # The engine of signed cookies has found the signature to be wrong, and has begun an empty
-        # session under the key that it was given.
-        request.session = type(request.session)()
+    drop_forged_session(request)
     request.user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
+
+
+def drop_forged_session(request: WebSocketRequest) -> None:
+    """Give a request an empty session if the key of its session is made up. This may block.
+
+    The engine of signed cookies, when it finds the signature to be wrong, begins an empty session
+    and leaves it the key that it was given. That shows by a modified session; but whoever had the
+    session first may have modified it too.
+    """
+    session: Any = request.session
+    if not isinstance(session, SessionBase):
+        return
+    session._get_session()  # type: ignore[attr-defined] # not in the stubs
+    if session.modified and session.session_key:
+        again: Any = import_module(settings.SESSION_ENGINE).SessionStore(session.session_key)
+        again._get_session()
+        if again.modified:
+            request.session = type(again)()
 
 
 class _Visitor:
@@ -93,38 +108,3 @@ class _Visitor:
 
     def get_user(self) -> Any:
         return get_user(self)  # type: ignore[arg-type] # it looks at .session alone
-
-
-def origin_allowed(request: WebSocketRequest) -> bool:
-    """Tell whether the page that opens a socket may do so.
-
-    A browser sends the user's cookie with a socket that any page in the world opens. The page must
-    therefore come from this host, or be named by ``WS4REDIS_ALLOWED_ORIGINS`` or
-    ``CSRF_TRUSTED_ORIGINS``. A client that is no browser sends no ``Origin`` and may open any.
-    """
-    origin = request.META.get("HTTP_ORIGIN")
-    if origin is None:
-        return True
-    origin = origin.lower()
-    allowed = [*settings.WS4REDIS_ALLOWED_ORIGINS, *settings.CSRF_TRUSTED_ORIGINS]
-    if "*" in allowed or any(_same_origin(origin, pattern.lower()) for pattern in allowed):
-        return True
-    try:
-        host = request.get_host().lower()
-        page = urlsplit(origin)
-        # Schemes are not compared. Behind a proxy that ends TLS the server often does not know its
-        # own; and an attacker who can serve pages for this host can do worse than open a socket.
-        default_port = {"http": 80, "https": 443}[page.scheme]
-        own = urlsplit(f"//{host}")
-        return page.hostname == own.hostname and (page.port or default_port) == (
-            own.port or default_port
-        )
-    except (DisallowedHost, KeyError, ValueError):
-        return False
-
-
-def _same_origin(origin: str, pattern: str) -> bool:
-    scheme, separator, host = pattern.partition("://")
-    if separator and host.startswith("*."):
-        return origin.startswith(f"{scheme}://") and origin.endswith(host[1:])
-    return origin in (pattern, pattern.rstrip("/"))  # not stripped for "file://", an origin too

@@ -10,6 +10,8 @@ import json
 from functools import cached_property
 from typing import Any, Final, NamedTuple
 
+from channels_ws4redis.protocol.texts import shown
+
 #: The WebSocket subprotocol that carries positions; every other client gets raw frames.
 SUBPROTOCOL: Final = "ws4redis.v1"
 
@@ -141,6 +143,6 @@ def parse_positions(value: Any) -> dict[str, Position]:
         epoch = position.get("epoch") if isinstance(position, dict) else None
         offset = position.get("offset") if isinstance(position, dict) else None
         if not isinstance(epoch, str) or type(offset) is not int or offset < 0:
-            raise ProtocolError(f"the position of {label!r} is not an epoch and an offset")
+            raise ProtocolError(f"the position of {shown(label)} is not an epoch and an offset")
         positions[label] = Position(epoch, offset)
     return positions

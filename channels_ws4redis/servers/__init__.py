@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from channels.sessions import InstanceSessionWrapper
@@ -10,8 +11,7 @@ from channels_ws4redis.servers.daphne import DaphnePeer
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 
-__all__ = ["Peer", "Send", "behind"]
-
+__all__ = ["Peer", "Send", "behind", "root_path_of"]
 
 _KNOWN: tuple[type[KnownPeer], ...] = (DaphnePeer, UvicornPeer)
 
@@ -28,6 +28,14 @@ def behind(send: Send) -> Peer:
             own = passed_on and kind.is_own(inner)
             return kind(inner if own else send, protocol, own)
     return Peer(send)
+
+
+def root_path_of(scope: Mapping[str, Any], send: Send) -> str:
+    """Return the root path that a server was started with, which a client cannot choose."""
+    inner, _ = _innermost(send)
+    protocol = DaphnePeer.protocol_behind(inner)
+    path: str = scope.get("root_path", "") if protocol is None else protocol.server.root_path
+    return path
 
 
 def _innermost(send: Any) -> tuple[Any, bool]:

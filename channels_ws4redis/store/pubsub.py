@@ -13,6 +13,7 @@ import redis
 from channels.exceptions import ChannelFull
 
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import disconnect, make_async_client
 from channels_ws4redis.store.commands import parse_envelope
 from channels_ws4redis.store.links import Link
@@ -232,7 +233,7 @@ class Listener:
         try:
             self._hand_on(topic, data)
         except Exception:
-            logger.exception("A message on %r cannot be understood", name)
+            logger.exception("A message on %s cannot be understood", shown(name))
 
     def _hand_on(self, topic: Topic, data: bytes) -> None:
         if topic.kind is Kind.MESSAGE:

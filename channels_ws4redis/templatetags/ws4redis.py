@@ -46,10 +46,12 @@ def ws4redis(
         channels' positions, and gets exactly what was published since it was rendered. True for a
         page that wants the stored messages.
     :param nonce: of the page's Content-Security-Policy. Nothing rendered needs inline code.
+    :raises ValueError: for a facility that has ``.`` or ``..`` between slashes: browsers take such
+        a part out of an address, however it is written, and would open another one.
     """
     wanted = flags.replace(",", " ").split()
     _check(wanted)
-    path = settings.WEBSOCKET_URL + quote(str(facility), safe="/")
+    path = _path(str(facility))
     data = {"uri": f"{path}?{'&'.join(wanted)}" if wanted else path, "name": name or str(facility)}
     if not replay:
         positions = _positions(context.get("request"), facility, wanted)
@@ -59,6 +61,15 @@ def ws4redis(
     if nonce:
         attributes += format_html(' nonce="{}"', nonce)
     return format_html('<script src="{}"{}></script>', static("js/ws4redis.js"), attributes)
+
+
+def _path(facility: str) -> str:
+    if {".", ".."} & set(facility.split("/")):
+        raise ValueError(
+            f"facility={facility!r} cannot be opened by a browser, which removes '.' and '..' from "
+            "a path; give the facility another name."
+        )
+    return settings.WEBSOCKET_URL + quote(facility, safe="/")
 
 
 def _check(flags: list[str]) -> None:

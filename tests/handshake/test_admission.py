@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 
@@ -36,7 +37,8 @@ def no_database(monkeypatch):
 
 async def admitted(query_string=b"subscribe-broadcast", **kwargs) -> Admission:
     """Admit a socket."""
-    return await admit(scope(query_string=query_string, **kwargs), await make_subscriber())
+    subscriber = await make_subscriber()
+    return await admit(scope(query_string=query_string, **kwargs), subscriber, check_origin=True)
 
 
 def john() -> User:
@@ -181,3 +183,66 @@ async def test_the_hook_decides_over_what_was_asked_for(assign):
     assign("ALLOWED_CHANNELS", allow)
     assert (await admitted(b"publish-broadcast", user=john())).channels == ["broadcast:foo"]
     assert asked == ["publish-broadcast"]
+
+
+async def test_a_foreign_page_is_refused():
+    """The log says which origin that is, in one line, and what to do if it may."""
+    headers = [("host", "testserver"), ("origin", "http://evil.example\nERROR")]
+    with pytest.raises(PermissionDenied) as caught:
+        await admitted(headers=headers)
+    assert "'http://evil.example\\nERROR'" in str(caught.value)
+    assert "WS4REDIS_ALLOWED_ORIGINS" in str(caught.value)
+
+
+async def test_a_long_facility_is_refused(settings):
+    """Bytes count, not characters."""
+
+    def route(facility):
+        return {"url_route": {"args": (), "kwargs": {"facility": facility}}}
+
+    assert (await admitted(**route("x" * 255))).channels == ["broadcast:" + "x" * 255]
+    with pytest.raises(PermissionDenied, match="256 bytes; WS4REDIS_MAX_FACILITY allows 255"):
+        await admitted(**route("ä" * 128))
+    settings.WS4REDIS_MAX_FACILITY = 256
+    assert await admitted(**route("ä" * 128))
+
+
+@pytest.mark.parametrize(
+    "error", [StopIteration(), SystemExit(3), GeneratorExit(), KeyboardInterrupt()]
+)
+@pytest.mark.parametrize("hook", ["ALLOWED_CHANNELS", "PROCESS_REQUEST"])
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_hook_that_raises_what_is_no_error_grants_nothing(
+    assign, caplog, error, hook, is_async
+):
+    """Neither does the handshake hang, nor the process end."""
+
+    def fail(request, *args):
+        request.user = john()
+        raise error
+
+    async def afail(request, *args):
+        fail(request)
+
+    assign(hook, afail if is_async else fail)
+    admission = await admitted(b"subscribe-user&subscribe-broadcast", user=john())
+    assert admission.channels == (["broadcast:foo"] if hook == "PROCESS_REQUEST" else [])
+    assert isinstance(admission.request.user, AnonymousUser) == (hook == "PROCESS_REQUEST")
+    assert f"{hook} failed for the socket '/ws/foo'" in caplog.text
+
+
+async def test_a_hook_that_cancels_itself_grants_nothing(assign):
+    """Only the task's own cancellation ends the handshake."""
+
+    async def cancel(request, channels):
+        raise asyncio.CancelledError
+
+    assign("ALLOWED_CHANNELS", cancel)
+    assert (await admitted()).channels == []
+
+
+async def test_a_mapping_grants_nothing(assign, caplog):
+    """It may have granted what it maps to False."""
+    assign("ALLOWED_CHANNELS", lambda request, channels: dict.fromkeys(channels, False))
+    assert (await admitted(ALL)).channels == []
+    assert "instead of a list of channels" in caplog.text

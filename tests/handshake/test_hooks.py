@@ -141,7 +141,7 @@ async def hears(communicator) -> bool:
         (["subscribe-broadcast"], True),
         (("subscribe-broadcast",), True),
         ({"subscribe-broadcast", "publish-server"}, True),
-        ({"subscribe-broadcast": 1}, True),
+        ({"subscribe-broadcast": 1}, False),
         (iter(["subscribe-broadcast"]), True),
         ([], False),
         (None, False),

@@ -118,6 +118,37 @@ test('both files are plain ASCII, so that no charset can spoil them', () => {
   assert.equal(/^[\x00-\x7f]*$/.test(source), true);
 });
 
+for (const name of ['constructor', '__proto__', 'toString', 'hasOwnProperty']) {
+  test(`a socket may be called ${name}`, () => {
+    const page = new Page();
+    const { sockets: made } = page.run({ ws4redisUri: '/ws/chat', ws4redisName: name });
+    assert.deepEqual(Object.keys(made), [name]);
+    page.parsed();
+    assert.equal(page.world.sockets.length, 1);
+  });
+}
+
+test('an element of the page that is called currentScript does not stand for the script', () => {
+  const page = new Page();
+  const running = { dataset: { ws4redisUri: '/ws/chat', ws4redisName: 'chat' } };
+  const clobbered = { dataset: { ws4redisUri: 'wss://evil.example/', ws4redisName: 'chat' } };
+  page.window.Document = class {
+    get currentScript() {
+      return this === page.document ? running : null;
+    }
+  };
+  page.run(clobbered.dataset);
+  page.parsed();
+  assert.deepEqual(page.world.sockets.map(({ url }) => url), ['wss://example.com/ws/chat']);
+});
+
+test('an element of the page that is called WS4Redis does not stand for the client', () => {
+  const page = new Page();
+  page.window.WS4Redis = { Socket: {}, sockets: {} };
+  const { sockets: made } = page.run({ ws4redisUri: '/ws/chat' });
+  assert.deepEqual(Object.keys(made), ['default']);
+});
+
 test('a script element with data attributes makes a socket', () => {
   const page = new Page();
   const { sockets: made } = page.run({

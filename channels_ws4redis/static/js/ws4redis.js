@@ -678,7 +678,7 @@
 
   WS4Redis.Socket = Socket;
   WS4Redis.connect = (uri, options) => new Socket(uri, options);
-  WS4Redis.sockets = {};
+  WS4Redis.sockets = Object.create(null);  // so that "constructor" is a name as any other
 
   function parsed(json) {
     try {
@@ -721,14 +721,25 @@
     }
   }
 
+  /**
+   * The script element that runs. An element of the page whose name is currentScript hides
+   * document.currentScript, and markup of strangers that is allowed on a page may contain one.
+   */
+  function runningScript({ Document, document }) {
+    return Document
+      ? Object.getOwnPropertyDescriptor(Document.prototype, 'currentScript').get.call(document)
+      : document && document.currentScript;
+  }
+
   // A page may run this file more than once; all of it then shares the first one's sockets.
+  // Elements whose id is WS4Redis have that name too, but are no functions.
   const loaded = root.WS4Redis;
-  const api = loaded && loaded.Socket ? loaded : WS4Redis;
+  const api = typeof loaded === 'function' && loaded.Socket ? loaded : WS4Redis;
   root.WS4Redis = api;
   if (typeof module === 'object' && module.exports) {
     module.exports = api;
   }
-  const script = root.document && root.document.currentScript;
+  const script = runningScript(root);
   if (script && script.dataset.ws4redisUri) {
     setUp(script, root.document, api.sockets);
   }
