@@ -17,6 +17,7 @@ from django.utils.module_loading import import_string
 
 from channels_ws4redis.conf import Settings, settings
 from channels_ws4redis.fanout.choice import backend_of
+from channels_ws4redis.handshake.origins import Origin
 from channels_ws4redis.store.clients import connection_kwargs
 from channels_ws4redis.subscriber import RedisSubscriber
 
@@ -31,10 +32,29 @@ _REDIS_WITH_TIMEOUT = 8
 
 def register() -> None:
     """Register all checks with Django."""
-    for check in (check_settings, check_layer, check_hooks, check_leftovers):
+    for check in (check_settings, check_origins, check_layer, check_hooks, check_leftovers):
         checks.register(check)
     for check in (check_publish_policy, check_sessions):
         checks.register(check, deploy=True)
+
+
+def check_origins(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find what is no origin among those that may open sockets (E004)."""
+    return [
+        checks.Error(
+            f"WS4REDIS_ALLOWED_ORIGINS contains {name!r}, which lets no page in.",
+            hint="Write an origin with its scheme, such as 'https://app.example.com' or "
+            "'https://*.example.com'; '*' alone lets all pages in.",
+            id="ws4redis.E004",
+        )
+        for name in settings.WS4REDIS_ALLOWED_ORIGINS
+        if name not in ("*", "null", "file://") and not _is_origin(name)
+    ]
+
+
+def _is_origin(name: str) -> bool:
+    pattern = Origin.of(name.rstrip("/"))
+    return pattern is not None and "*" not in pattern.host.removeprefix("*.")
 
 
 def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
@@ -204,6 +224,16 @@ def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
                 hint="Set WS4REDIS_ALLOWED_CHANNELS to a function (request, channels) that "
                 "returns the channels that the request may use.",
                 id="ws4redis.W005",
+            )
+        )
+    if not settings.WS4REDIS_PREFIX:
+        problems.append(
+            checks.Warning(
+                "WS4REDIS_PREFIX is not set: whoever can open a socket may read and replace keys "
+                "in Redis whose names begin with 'broadcast:', and other programs may have some.",
+                hint="Set WS4REDIS_PREFIX if anything else uses this Redis database; a new prefix "
+                "hides what is stored. Else silence this check.",
+                id="ws4redis.W007",
             )
         )
     if _has_layer() and backend_of(get_channel_layer()).one_process:

@@ -73,6 +73,11 @@ class Settings:
         return self._whole_number("WS4REDIS_MAX_FACILITY", 255, minimum=1)
 
     @property
+    def WS4REDIS_MAX_MESSAGE(self) -> int:
+        """Bytes that a client may send in one message; a larger one closes its socket with 1009."""
+        return self._whole_number("WS4REDIS_MAX_MESSAGE", 1024 * 1024, minimum=1)
+
+    @property
     def WS4REDIS_CONNECTION(self) -> Mapping[str, Any] | str:
         """Where Redis is: a dict of redis-py's connection arguments, or a URL."""
         value: Mapping[str, Any] | str | None = self._get("WS4REDIS_CONNECTION", None)

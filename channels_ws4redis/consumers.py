@@ -21,25 +21,19 @@ from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.admission import REFUSALS, Admission, admit
 from channels_ws4redis.open_socket import OpenSocket, State
+from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
     ProtocolError,
     parse_frame,
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.protocol.texts import reason_of, shown
+from channels_ws4redis.protocol.texts import is_longer, reason_of, shown
 from channels_ws4redis.servers import behind, root_path_of
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
 
 logger = logging.getLogger(__name__)
-
-#: Close codes. The client comes back after each of them but the last.
-GOING_AWAY = 1001
-SERVER_ERROR = 1011
-TRY_AGAIN_LATER = 1013
-TOO_SLOW = 4002
-PROTOCOL_ERROR = 4500
 
 #: Seconds that a client of the package's own protocol has for its first frame.
 HELLO_TIMEOUT = 10.0
@@ -109,7 +103,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             if not waiting.expired():
                 raise
         # Not for good: a slow network is no reason to stay away.
-        await self._close(TOO_SLOW, "its client has not said hello")
+        await self._close(codes.TOO_SLOW, "its client has not said hello")
         return await receive()
 
     async def dispatch(self, message: AsgiEvent) -> None:
@@ -139,7 +133,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._state = State.CLOSED
             await self.close()
         except (*UNREACHABLE, redis.exceptions.RedisError) as error:
-            await self._close(TRY_AGAIN_LATER, error)
+            await self._close(codes.TRY_AGAIN_LATER, error)
 
     async def connect(self) -> None:
         """Find out who connects to what, join the groups, accept, and replay what is stored.
@@ -178,10 +172,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._peer,
             settings.WS4REDIS_OUTBOX_MESSAGES,
             settings.WS4REDIS_OUTBOX_BYTES,
-            partial(self._end, TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT),
-            partial(self._end, SERVER_ERROR),
+            partial(self._end, codes.TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT),
+            partial(self._end, codes.SERVER_ERROR),
         )
-        fanout, on_fault = get_fanout(self.channel_layer), partial(self._end, TRY_AGAIN_LATER)
+        fanout, on_fault = get_fanout(self.channel_layer), partial(self._end, codes.TRY_AGAIN_LATER)
         return OpenSocket(admission, subscriber, fanout, outbox, on_fault)
 
     async def accept(
@@ -204,6 +198,11 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         socket = self._socket
         if socket is None or socket.closed:
             return
+        limit = settings.WS4REDIS_MAX_MESSAGE
+        if is_longer(text_data, limit) if bytes_data is None else len(bytes_data) > limit:
+            why = f"its client sent a message of more than {limit} bytes (WS4REDIS_MAX_MESSAGE)"
+            await self._close(codes.MESSAGE_TOO_BIG, why)
+            return
         try:
             if text_data is None:
                 await socket.publish(bytes_data or b"")
@@ -212,11 +211,11 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             else:
                 await socket.publish(text_data.encode())
         except ProtocolError as error:
-            await self._close(PROTOCOL_ERROR, error)
+            await self._close(codes.PROTOCOL_ERROR, error)
         except UNREACHABLE as error:
-            await self._close(TRY_AGAIN_LATER, error)
+            await self._close(codes.TRY_AGAIN_LATER, error)
         except redis.exceptions.RedisError as error:
-            await self._close(SERVER_ERROR, error)
+            await self._close(codes.SERVER_ERROR, error)
 
     async def _take(self, socket: OpenSocket, body: dict[str, Any]) -> None:
         """Act on a frame of the package's own protocol; frames of unknown types are ignored."""
@@ -252,7 +251,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         elif self._state is not State.CLOSED:
             # Not all sockets at once, or all clients would come back at once.
             await asyncio.sleep(random.uniform(0, settings.WS4REDIS_CLOSE_WINDOW))  # noqa: S311 # no secret
-            await self._close(GOING_AWAY)
+            await self._close(codes.GOING_AWAY)
             # One more turn of the loop, in which the server writes the frame out. The cancellation
             # ends here: daphne waits for the other sockets only while no task is left cancelled.
             await asyncio.sleep(0.01)
@@ -276,6 +275,9 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             )
         if self._socket is not None:
             self._socket.stop()
+        if code in codes.CLIENT_ERRORS:
+            # A client that does not answer may go on sending, and would be listened to.
+            asyncio.get_running_loop().call_later(seconds, self._abort_if_open)
         try:
             async with asyncio.timeout(seconds):
                 if was_connecting:
@@ -286,6 +288,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         except Exception:  # whatever a server raises for a socket that is gone already
             logger.debug("The close frame could not be sent", exc_info=True)
         return True
+
+    def _abort_if_open(self) -> None:
+        if not self._task.done():
+            self._peer.abort()
 
     async def websocket_disconnect(self, message: AsgiEvent) -> None:
         """End the consumer."""

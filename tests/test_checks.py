@@ -34,6 +34,7 @@ def good_project(settings):
     """A project with which nothing is wrong."""
     settings.CHANNEL_LAYERS = {"default": OWN}
     settings.WS4REDIS_ALLOWED_CHANNELS = allow
+    settings.WS4REDIS_PREFIX = "site"
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
     yield
     channel_layers.backends.clear()
@@ -182,6 +183,22 @@ def test_publish_policy(settings, subscriber, wrong):
     settings.WS4REDIS_SUBSCRIBER = subscriber
     assert found() == {}
     assert list(found(deploy=True)) == (["ws4redis.W005"] if wrong else [])
+
+
+def test_no_prefix(settings):
+    """W007: at deployment, that clients may name keys of other programs."""
+    settings.WS4REDIS_PREFIX = None
+    assert found() == {}
+    assert list(found(deploy=True)) == ["ws4redis.W007"]
+
+
+@pytest.mark.parametrize("name", ["example.com", "*.example.com", "https://*", "", "https://a b"])
+def test_origins(settings, name):
+    """E004: what is no origin among those that may open sockets."""
+    settings.WS4REDIS_ALLOWED_ORIGINS = ["*", "null", "https://*.example.com", "http://[::1]:80/"]
+    assert found() == {}
+    settings.WS4REDIS_ALLOWED_ORIGINS = ["https://app.example.com", name]
+    assert repr(name) in found()["ws4redis.E004"]
 
 
 def test_layer_for_one_process(settings):

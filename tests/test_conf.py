@@ -12,6 +12,8 @@ from channels_ws4redis.conf import settings as conf
 
 DEFAULTS = {
     "WEBSOCKET_URL": "/ws/",
+    "WS4REDIS_MAX_FACILITY": 255,
+    "WS4REDIS_MAX_MESSAGE": 1024 * 1024,
     "WS4REDIS_CONNECTION": {"host": "localhost", "port": 6379, "db": 0, "password": None},
     "WS4REDIS_PREFIX": None,
     "WS4REDIS_EXPIRE": 3600,

@@ -487,6 +487,27 @@ async def test_largest_message(visitor):
         assert await listener.receive() == END
 
 
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_message_of_more_bytes_than_are_allowed(serve, kind):
+    """It closes its socket with 1009, whatever its form, and nothing of it is published."""
+    server = serve(kind, settings={"WS4REDIS_MAX_MESSAGE": 1000})
+    visitor = Visitor(server)
+    async with visitor.socket("/ws/foo?subscribe-broadcast") as listener:
+        path = "/ws/foo?publish-broadcast"
+        for frame in ("x" * 1001, "ä" * 501, b"x" * 1001):
+            async with visitor.socket(path) as sender:
+                await sender.send(frame)
+                assert await sender.close_code() == 1009
+        for frame in ("x" * 1000, "ä" * 500, b"x" * 1000):
+            async with visitor.socket(path) as sender:
+                await sender.send(frame)
+                assert await listener.receive() == (frame if isinstance(frame, str) else "x" * 1000)
+        async with visitor.socket(path, subprotocols=["ws4redis.v1"]) as sender:
+            await sender.send('{"type":"hello","positions":' + "[" * 1000)
+            assert await sender.close_code() == 1009
+    assert any("more than 1000 bytes (WS4REDIS_MAX_MESSAGE)" in line for line in server.lines)
+
+
 async def test_long_facility(visitor):
     """The longest facility works on every layer's terms, and a longer one is refused."""
     facility = "x" * 255

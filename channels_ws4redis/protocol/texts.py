@@ -1,4 +1,4 @@
-"""What others have chosen, made fit for a log. Pure functions."""
+"""What others have written: how large it is, and how a log shows it. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,3 +23,10 @@ def reason_of(why: BaseException | str) -> str:
         return why
     text = escaped(" ".join(str(why).split()))
     return f"{type(why).__name__}: {text}" if text else type(why).__name__
+
+
+def is_longer(text: str | None, limit: int) -> bool:
+    """Tell whether a text has more bytes than a limit, without encoding one that surely has."""
+    if text is None or 4 * len(text) <= limit:
+        return False
+    return len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit

@@ -19,13 +19,26 @@ local function lengthen(key, seconds)
   if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
 end
 
+-- What another program keeps under one of the names is not to be replaced: whoever opens a socket
+-- may choose a part of them.
+local function require_type(key, kind)
+  local found = call('TYPE', key).ok
+  if found ~= kind and found ~= 'none' then
+    error({err = 'WRONGTYPE The key ' .. key .. ' is a ' .. found .. ' of another program; '
+      .. 'set WS4REDIS_PREFIX, or rename that key'})
+  end
+end
+
 local function publish(name, history, meta, once)
   local epoch, offset, past, renewed = standing(meta)
   if once then
     local done = call('GET', once)
     if done then return epoch or '', done end
   end
+  if expire > 0 then require_type(name, 'string') end
   if not epoch then
+    require_type(history, 'stream')
+    require_type(meta, 'hash')
     epoch, past = numbering .. '.' .. reign, blank_epoch(name, history, lifetime) .. ':0 '
     call('DEL', history)  -- of a numbering that is lost
   end

@@ -81,6 +81,34 @@ def persistent() -> Iterator[RedisServer]:
         yield server
 
 
+@pytest.mark.parametrize("key", [NAME, META, "{broadcast:foo}:history"])
+@pytest.mark.parametrize("kind", ["list", "set", "other"])
+def test_what_others_keep_under_a_name_stays(redis_client, key, kind) -> None:
+    """Whoever opens a socket chooses a part of the name; the error says which key that is."""
+    if kind == "list":
+        redis_client.rpush(key, "theirs")
+    elif kind == "set":
+        redis_client.sadd(key, "theirs")
+    else:
+        redis_client.zadd(key, {"theirs": 1})
+    before = redis_client.dump(key)
+    with pytest.raises(redis.exceptions.ResponseError, match=f"{key} is a .*WS4REDIS_PREFIX"):
+        publish(redis_client, b"ours")
+    assert redis_client.dump(key) == before
+    assert redis_client.keys() == [key.encode()]
+
+
+def test_what_others_put_under_a_name_later_stays(redis_client) -> None:
+    """Also where the channel has messages already; those that are not stored go on."""
+    publish(redis_client, b"ours")
+    redis_client.delete(NAME)
+    redis_client.rpush(NAME, "theirs")
+    with pytest.raises(redis.exceptions.ResponseError, match="broadcast:foo is a list"):
+        publish(redis_client, b"ours")
+    assert redis_client.lrange(NAME, 0, -1) == [b"theirs"]
+    assert publish(redis_client, b"ours", expire=0).offset == 2
+
+
 def test_offsets_are_contiguous_and_the_epoch_stays(redis_client, history) -> None:
     positions = [publish(redis_client, b"%d" % index) for index in range(3)]
     assert [position.offset for position in positions] == [1, 2, 3]
@@ -490,8 +518,7 @@ def test_position_data_of_another_kind_begin_anew(redis_client, history, meta) -
 
 
 def test_a_publish_that_fails_leaves_nothing_behind(redis_client, history) -> None:
-    redis_client.set("{broadcast:foo}:history", "no stream")
-    position = publish(redis_client, b"one")  # a numbering that begins takes its place
+    position = publish(redis_client, b"one")
     redis_client.set("{broadcast:foo}:history", "no stream")
     with pytest.raises(redis.exceptions.ResponseError, match="wrong kind"):
         publish(redis_client, b"two")
@@ -543,7 +570,7 @@ def test_a_channel_that_cannot_be_written_keeps_no_other_from_its_message(
 ) -> None:
     names = ["broadcast:a", "broadcast:b", "broadcast:c"]
     redis_client.rpush("{broadcast:b}:meta", "no hash")
-    with pytest.raises(redis.exceptions.ResponseError, match="wrong kind"):
+    with pytest.raises(redis.exceptions.ResponseError, match="meta is a list"):
         publish_to(redis_client, names, b"x")
     assert redis_client.mget(names) == [b"x", None, b"x"]
 

@@ -1,0 +1,24 @@
+"""With which codes the package closes sockets (RFC 6455, section 7.4).
+
+The browser client comes back after each of them but the last.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: The server stops.
+GOING_AWAY: Final = 1001
+#: The client has sent more bytes in one message than it may.
+MESSAGE_TOO_BIG: Final = 1009
+#: Redis has refused what the client sent, or the server a frame.
+SERVER_ERROR: Final = 1011
+#: Redis cannot be reached, or the socket cannot be served for another reason that passes.
+TRY_AGAIN_LATER: Final = 1013
+#: The client reads too slowly, or does not say hello.
+TOO_SLOW: Final = 4002
+#: The client has broken the package's own protocol.
+PROTOCOL_ERROR: Final = 4500
+
+#: Those after which the connection is dropped if the client does not answer.
+CLIENT_ERRORS: Final = {MESSAGE_TOO_BIG, PROTOCOL_ERROR}

@@ -1,0 +1,36 @@
+"""What others have written, measured and shown."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from channels_ws4redis.protocol.texts import escaped, is_longer, reason_of, shown
+
+
+@given(st.text())
+def test_what_is_shown_is_one_line(text: str) -> None:
+    line = escaped(text)
+    assert line.isprintable()
+    assert len(line) < 6000
+    if text.isprintable() and len(text) <= 200:
+        assert shown(text) == f"'{text}'"
+
+
+def test_what_is_long_is_cut_and_its_length_told() -> None:
+    assert shown("x" * 1_000_000) == f"'{'x' * 200}… (999800 more characters)'"
+
+
+@pytest.mark.parametrize(
+    "text", ["a\nERROR b", "a\r\nb", "a\x1b[2Jb", "a\u2028b", "a\x85b", "\ud800"]
+)
+def test_nothing_moves_the_cursor(text: str) -> None:
+    """Line ends of every kind, escape sequences, and half of a surrogate pair are spelt out."""
+    assert "\\" in shown(text)
+    assert reason_of(ValueError(text)).isprintable()
+
+
+@given(st.text(), st.integers(0, 50))
+def test_the_length_is_that_in_utf_8(text: str, limit: int) -> None:
+    assert is_longer(text, limit) == (len(text.encode("utf-8", "surrogatepass")) > limit)
