@@ -14,7 +14,6 @@ from channels.consumer import get_handler_name
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
-from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import get_fanout
@@ -23,6 +22,7 @@ from channels_ws4redis.handshake.admission import REFUSALS, Admission, admit
 from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
+    MAX_SMALL_FRAME,
     ProtocolError,
     parse_frame,
     parse_payload,
@@ -41,6 +41,8 @@ HELLO_TIMEOUT = 10.0
 #: Seconds for handing a close frame to a server that does not take it at once; more for a client
 #: that has read too slowly, and may only have been frozen for a moment.
 CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
+
+_TOO_BIG = "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE"
 
 #: What an ASGI server tells its application.
 AsgiEvent = dict[str, Any]
@@ -77,11 +79,15 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._task = task
         self._peer = behind(send)
         self._peer.on_stop(task)
+        self._peer.limit_messages(settings.WS4REDIS_MAX_MESSAGE)
         try:
             while True:
                 greeting = self._state is State.GREETING
                 event = await (self._receive_hello(receive) if greeting else receive())
+                self._peer.take(event)
                 await self.dispatch(event)
+                if len(event.get("text") or event.get("bytes") or "") > MAX_SMALL_FRAME:
+                    await asyncio.sleep(0)  # it took the event loop's time, and more may wait
         except StopConsumer:
             pass
         except asyncio.CancelledError:
@@ -129,7 +135,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         try:
             await self.connect()
         except REFUSALS as error:
-            logger.warning("Refused the socket %s: %s", shown(self.scope["path"]), reason_of(error))
+            self._log("Refused", error, logging.WARNING)
             self._state = State.CLOSED
             await self.close()
         except (*UNREACHABLE, redis.exceptions.RedisError) as error:
@@ -142,14 +148,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             ``channels.exceptions.DenyConnection``.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        if self.scope.get("root_path", "") != root_path_of(self.scope, self.base_send):
-            raise PermissionDenied(
-                "its client names a root path by the header Daphne-Root-Path; start daphne with "
-                "--root-path, and have the proxy drop that header"
-            )
         subscriber = await make_subscriber()
         try:
-            admission = await admit(self.scope, subscriber, self._check_origin)
+            root_path = root_path_of(self.scope, self.base_send)
+            admission = await admit(self.scope, subscriber, root_path, self._check_origin)
             socket = self._socket = self._make_socket(admission, subscriber)
         except BaseException:
             await subscriber.release()
@@ -187,7 +189,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         try:
             await super().accept(subprotocol, headers)
         except OSError:  # uvicorn's word for a client that has gone
-            logger.debug("The client of the socket %s has gone", shown(self.scope["path"]))
+            self._log("The client has left", "before it was let in", logging.DEBUG)
             raise StopConsumer from None
         self._state = State.OPEN
 
@@ -200,8 +202,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             return
         limit = settings.WS4REDIS_MAX_MESSAGE
         if is_longer(text_data, limit) if bytes_data is None else len(bytes_data) > limit:
-            why = f"its client sent a message of more than {limit} bytes (WS4REDIS_MAX_MESSAGE)"
-            await self._close(codes.MESSAGE_TOO_BIG, why)
+            await self._close(codes.MESSAGE_TOO_BIG, _TOO_BIG)
             return
         try:
             if text_data is None:
@@ -269,15 +270,12 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         was_connecting, self._state = self._state is State.CONNECTING, State.CLOSED
         if why:
             level = logging.WARNING if isinstance(why, ProtocolError | str) else logging.ERROR
-            what = "Cannot open" if was_connecting else "Closing"
-            logger.log(
-                level, "%s the socket %s: %s", what, shown(self.scope["path"]), reason_of(why)
-            )
+            self._log("Cannot open" if was_connecting else "Closing", why, level)
         if self._socket is not None:
             self._socket.stop()
         if code in codes.CLIENT_ERRORS:
             # A client that does not answer may go on sending, and would be listened to.
-            asyncio.get_running_loop().call_later(seconds, self._abort_if_open)
+            asyncio.get_running_loop().call_later(seconds, self._peer.abort)
         try:
             async with asyncio.timeout(seconds):
                 if was_connecting:
@@ -289,11 +287,12 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             logger.debug("The close frame could not be sent", exc_info=True)
         return True
 
-    def _abort_if_open(self) -> None:
-        if not self._task.done():
-            self._peer.abort()
+    def _log(self, what: str, why: BaseException | str, level: int) -> None:
+        logger.log(level, "%s the socket %s: %s", what, shown(self.scope["path"]), reason_of(why))
 
     async def websocket_disconnect(self, message: AsgiEvent) -> None:
         """End the consumer."""
+        if message["code"] == codes.MESSAGE_TOO_BIG and self._state is not State.CLOSED:
+            self._log("The server closes", _TOO_BIG, logging.WARNING)
         await self.disconnect(message["code"])
         raise StopConsumer

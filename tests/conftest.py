@@ -20,6 +20,7 @@ import redis
 from testproject.embedded import RedisServer, find_free_port
 from tests.clients import Visitor
 from tests.servers import ROOT, AsgiServer
+from tests.silent import SilentClient
 
 #: Every kind of server and channel layer that passes the same behavioural tests.
 SITES = ["daphne-redis", "uvicorn-redis", "daphne-pubsub", "daphne-core", "daphne-memory"]
@@ -198,3 +199,17 @@ def mary(site: AsgiServer) -> Visitor:
 def free_port() -> int:
     """A loopback port on which nobody listens."""
     return find_free_port()
+
+
+@pytest.fixture
+def silent_client() -> Iterator[Callable[[int, str], SilentClient]]:
+    """Make silent clients, and let them go in the end."""
+    clients = []
+
+    def make(port: int, path: str) -> SilentClient:
+        clients.append(SilentClient(port, path))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()

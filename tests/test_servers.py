@@ -20,6 +20,7 @@ from channels_ws4redis.servers import Peer, behind
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 from tests.clients import Visitor
 from tests.servers import COMMANDS, AsgiServer
+from tests.silent import forget_peak, peak
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # uvicorn announces that this one will go
@@ -229,3 +230,39 @@ async def test_the_root_path_of_a_foreign_router_is_not_the_clients(serve):
     assert await visitor.refused(path, Origin="http://evil.example") == 403
     async with visitor.socket(path, Origin=server.url("").rstrip("/")):
         pass
+
+
+LARGE = 48 * 2**20
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_client_that_does_not_read_is_not_read(serve, silent_client, kind):
+    """Its pings would be answered into memory; what it reads then are all of the answers."""
+    server = serve(kind)
+    client = silent_client(server.port, "/ws/foo?subscribe-broadcast")
+    forget_peak(server.process.pid)
+    before = peak(server.process.pid)
+    assert await asyncio.to_thread(client.send, 9, b"p" * 125, LARGE) < LARGE / 2
+    assert peak(server.process.pid) - before < 8e6
+    answers = client.frames()
+    assert [next(answers) for _ in range(10_000)] == [(10, b"p" * 125)] * 10_000
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_client_waits_until_what_it_has_sent_is_published(serve, silent_client, kind):
+    """What it sends faster than that stays with it, and others go on."""
+    server = serve(kind, settings={"WS4REDIS_SUBSCRIBER": "tests.site.slow.SlowSubscriber"})
+    client = silent_client(server.port, "/ws/foo?publish-broadcast")
+    forget_peak(server.process.pid)
+    before = peak(server.process.pid)
+    assert await asyncio.to_thread(client.send, 2, b"x" * 60_000, LARGE) < LARGE / 2
+    assert peak(server.process.pid) - before < 8e6
+    async with Visitor(server).socket(
+        "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
+    ) as other:
+        await other.send("Hello")
+        async with asyncio.timeout(10):
+            while await other.receive() != "Hello":
+                pass

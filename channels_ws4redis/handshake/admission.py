@@ -74,17 +74,25 @@ class Admission:
     labels: dict[str, str] | None
 
 
-async def admit(scope: dict[str, Any], subscriber: Subscriber, check_origin: bool) -> Admission:
+async def admit(
+    scope: dict[str, Any], subscriber: Subscriber, root_path: str, check_origin: bool
+) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
     :param scope: what the server says about the socket.
     :param subscriber: the subscriber of this socket; it is told its channels.
+    :param root_path: the server's own.
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
+    if scope.get("root_path", "") != root_path:
+        raise PermissionDenied(
+            "its client names a root path by the header Daphne-Root-Path; start daphne with "
+            "--root-path, and have the proxy drop that header"
+        )
     _require_admissible(WebSocketRequest(scope), check_origin)
     request = await _identify(scope, flags.channels, subscriber)
     granted = await _grant(request, flags.channels)

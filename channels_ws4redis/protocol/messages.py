@@ -18,6 +18,12 @@ SUBPROTOCOL: Final = "ws4redis.v1"
 #: The ``type`` of a message of this package in the channel layer.
 EVENT_TYPE: Final = "ws4redis.event"
 
+#: Characters in a frame of a client that is more than a payload to be published. Understanding JSON
+#: of many small parts takes the event loop's time.
+MAX_SMALL_FRAME: Final = 64 * 1024
+
+_PAYLOAD = {"type", "data", "base64"}
+
 Frame = dict[str, Any]
 
 
@@ -112,6 +118,8 @@ def parse_frame(text: str) -> dict[str, Any]:
         raise ProtocolError(f"not JSON: {error}") from error
     if not isinstance(body, dict) or not isinstance(body.get("type"), str):
         raise ProtocolError("not a JSON object with a 'type'")
+    if len(text) > MAX_SMALL_FRAME and not (body["type"] == "publish" and body.keys() <= _PAYLOAD):
+        raise ProtocolError(f"{len(text)} characters, and not a payload alone")
     return body
 
 

@@ -6,7 +6,11 @@ import asyncio
 import functools
 from typing import Any
 
-from channels_ws4redis.servers.peer import KnownPeer, Send, made_by, written_in
+from channels_ws4redis.servers.peer import Frame, KnownPeer, Send, made_by, written_in
+
+#: Messages, and bytes, of a client that may wait for its socket's task before no more is read. The
+#: client notices nothing of that but that it has to wait.
+MAX_MESSAGES_READ, MAX_BYTES_READ = 32, 64 * 1024
 
 
 class DaphnePeer(KnownPeer):
@@ -18,12 +22,16 @@ class DaphnePeer(KnownPeer):
     64 KiB is full and when it has run empty. To be deleted when daphne's ``send`` waits for room.
     """
 
-    __slots__ = ("_full", "_resumed", "_transport", "released")
+    __slots__ = ("_full", "_read", "_reading", "_resumed", "_transport", "released")
 
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send, protocol, own)
         self._transport = protocol.transport
         self._full = False
+        #: Messages and bytes that have been read and wait for the socket's task.
+        self._read = [0, 0]
+        self._reading = True
+        protocol.onMessage = self._on_message
         self._resumed: asyncio.Future[None] | None = None
         self.released = False
         # Twisted's HTTP channel, from which daphne took the transport over, is still registered,
@@ -43,14 +51,20 @@ class DaphnePeer(KnownPeer):
         return written_in("daphne", send.func)
 
     def pauseProducing(self) -> None:  # noqa: N802 # Twisted's name
-        """Called by Twisted when its buffer is full."""
+        """Called by Twisted when its buffer is full.
+
+        No more is read then of a client that does not read: each of its pings would be answered
+        into that buffer.
+        """
         self._full = True
         self.writable = False
+        self._set_reading()
 
     def resumeProducing(self) -> None:  # noqa: N802 # Twisted's name
         """Called by Twisted when its buffer is empty again."""
         self._full = False
         self.writable = self._own
+        self._set_reading()
         if self._resumed is not None and not self._resumed.done():
             self._resumed.set_result(None)
         if getattr(self._transport, "disconnecting", False):
@@ -60,6 +74,33 @@ class DaphnePeer(KnownPeer):
     def stopProducing(self) -> None:  # noqa: N802 # Twisted's name
         """Called by Twisted when the connection is lost; what is written from now on is lost."""
         self.resumeProducing()
+
+    def _on_message(self, payload: bytes, is_binary: bool) -> None:
+        """Called by autobahn with a message of the client; daphne has a queue without a bound."""
+        self._read[0] += 1
+        self._read[1] += len(payload)
+        self._set_reading()
+        type(self._protocol).onMessage(self._protocol, payload, is_binary)
+
+    def take(self, event: Frame) -> None:
+        """Read on once the socket's task has taken what had been read."""
+        if event["type"] == "websocket.receive":
+            self._read[0] -= 1
+            if self._read[0] <= 0:
+                self._read = [0, 0]
+                self._set_reading()
+
+    def _set_reading(self) -> None:
+        messages, size = self._read
+        is_open = self._protocol.state == self._protocol.STATE_OPEN and not self.released
+        too_much = self._full or messages > MAX_MESSAGES_READ or size > MAX_BYTES_READ
+        wanted = not (is_open and too_much)
+        if wanted != self._reading:
+            self._reading = wanted
+            if wanted:
+                self._transport.resumeProducing()
+            else:
+                self._transport.pauseProducing()
 
     async def drained(self) -> None:
         """Wait until the buffer has room."""
@@ -80,6 +121,7 @@ class DaphnePeer(KnownPeer):
             await super().close(code, patience)
         elif protocol.state == protocol.STATE_OPEN:
             protocol.sendCloseFrame(code=code)
+        self._set_reading()  # what the client answers
 
     def abort(self) -> None:
         """Drop the connection, with whatever Twisted has yet to write."""
@@ -104,6 +146,7 @@ class DaphnePeer(KnownPeer):
     def release(self) -> None:
         """Stop listening to the transport; the task is still waited for, but not cancelled."""
         self.released = True
+        vars(self._protocol).pop("onMessage", None)
         self._transport.unregisterProducer()
         self.resumeProducing()
 

@@ -52,6 +52,17 @@ class Peer:
         """
         await self._send({"type": "websocket.close", "code": code})
 
+    def limit_messages(self, size: int) -> None:
+        """Have the server itself refuse larger messages of the client, where it can be told.
+
+        What is compressed is then not unpacked any further than that.
+
+        :param size: bytes.
+        """
+
+    def take(self, event: Frame) -> None:
+        """Note that the socket's task has taken an event of the server, and asks for the next."""
+
     def abort(self) -> None:
         """Drop the connection of a client that cannot even be told to go, as far as possible."""
 

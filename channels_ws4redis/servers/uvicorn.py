@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.servers.peer import KnownPeer, made_by, written_in
+from channels_ws4redis.servers.peer import KnownPeer, Send, made_by, written_in
 
 
 class UvicornPeer(KnownPeer):
@@ -18,6 +18,13 @@ class UvicornPeer(KnownPeer):
     """
 
     __slots__ = ()
+
+    def __init__(self, send: Send, protocol: Any, own: bool) -> None:
+        super().__init__(send, protocol, own)
+        # No more is read of a client that does not read: each of its pings would be answered into
+        # the buffer of the transport. To be deleted when uvicorn's ``pause_writing`` does that.
+        protocol.pause_writing = functools.partial(_pause, protocol)
+        protocol.resume_writing = functools.partial(_resume, protocol)
 
     @staticmethod
     def protocol_behind(send: Any) -> Any:
@@ -29,6 +36,23 @@ class UvicornPeer(KnownPeer):
     def is_own(send: Any) -> bool:
         """Tell whether a ``send`` that leads to uvicorn is uvicorn's own."""
         return written_in("uvicorn", send)
+
+    def limit_messages(self, size: int) -> None:
+        """Lower uvicorn's ``--ws-max-size`` for this socket.
+
+        Each implementation has its own name for it, and other releases may have others: then the
+        server's own limit stays, and the consumer refuses what is larger than ours.
+        """
+        protocol = self._protocol
+        connection = getattr(protocol, "conn", None)
+        for holder, name in (
+            (connection, "max_message_size"),  # websockets-sansio
+            (getattr(protocol, "buffer", None), "max_length"),  # wsproto
+            (protocol, "max_size"),  # websockets
+        ):
+            limit = getattr(holder, name, None)
+            if isinstance(limit, int) and limit > size:
+                setattr(holder, name, size)
 
     def abort(self) -> None:
         """Drop the connection.
@@ -50,8 +74,19 @@ class UvicornPeer(KnownPeer):
         self._protocol.shutdown = functools.partial(_shut_down_later, self._protocol)
 
     def release(self) -> None:
-        """Undo `on_stop`."""
-        vars(self._protocol).pop("shutdown", None)
+        """Undo what was changed."""
+        for name in ("shutdown", "pause_writing", "resume_writing"):
+            vars(self._protocol).pop(name, None)
+
+
+def _pause(protocol: Any) -> None:
+    type(protocol).pause_writing(protocol)
+    protocol.transport.pause_reading()
+
+
+def _resume(protocol: Any) -> None:
+    type(protocol).resume_writing(protocol)
+    protocol.transport.resume_reading()
 
 
 def _shut_down_later(protocol: Any) -> None:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import contextlib
 import os
 import random
-import re
-import socket
-import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -24,6 +19,7 @@ from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.servers import Peer, Send, behind
 from channels_ws4redis.servers.peer import KnownPeer
 from tests.clients import Visitor
+from tests.silent import forget_peak, peak
 
 #: Megabytes; WS4REDIS_TEST_FLOOD=300 makes it thorough.
 FLOOD = int(os.environ.get("WS4REDIS_TEST_FLOOD", "48"))
@@ -391,83 +387,6 @@ async def test_only_messages_are_written_on_the_spot(server, overflow) -> None:
 
 
 # Real servers
-
-
-class SilentClient:
-    """A client that opens a socket and reads nothing until told to."""
-
-    def __init__(self, port: int, path: str) -> None:
-        self._socket = socket.socket()
-        # Small, so that the server's side fills up soon.
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._socket.settimeout(20)
-        self._socket.connect(("127.0.0.1", port))
-        key = base64.b64encode(os.urandom(16)).decode()
-        self._socket.sendall(
-            (
-                f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
-                f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-                "Sec-WebSocket-Version: 13\r\n\r\n"
-            ).encode()
-        )
-        answer = b""
-        while not answer.endswith(b"\r\n\r\n"):
-            answer += self._socket.recv(1)
-        assert b" 101 " in answer, answer
-
-    def frames(self) -> Iterator[tuple[int, bytes]]:
-        """Return each frame's opcode and payload until the connection is closed."""
-        with self._socket.makefile("rb") as stream, contextlib.suppress(ConnectionResetError):
-            while head := stream.read(2):
-                opcode, size = head[0] & 15, head[1] & 127
-                if size == 126:
-                    (size,) = struct.unpack("!H", stream.read(2))
-                elif size == 127:
-                    (size,) = struct.unpack("!Q", stream.read(8))
-                yield opcode, stream.read(size)
-
-    def read(self) -> bytes:
-        """Return the first message."""
-        return next(payload for opcode, payload in self.frames() if opcode in (1, 2))
-
-    def read_to_the_end(self) -> tuple[int, int | None]:
-        """Return the number of messages that have come, and the close code."""
-        count = 0
-        for opcode, payload in self.frames():
-            if opcode == 8:
-                self._socket.close()
-                return count, struct.unpack("!H", payload[:2])[0]
-            count += opcode in (0, 1, 2)
-        return count, None
-
-    def close(self) -> None:
-        """Go away."""
-        self._socket.close()
-
-
-@pytest.fixture
-def silent_client() -> Iterator[Callable[[int, str], SilentClient]]:
-    """Make silent clients, and let them go in the end."""
-    clients = []
-
-    def make(port: int, path: str) -> SilentClient:
-        clients.append(SilentClient(port, path))
-        return clients[-1]
-
-    yield make
-    for client in clients:
-        client.close()
-
-
-def forget_peak(pid: int) -> None:
-    """Have the peak of a process's memory counted from now on."""
-    Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def peak(pid: int) -> int:
-    """Return the most memory that a process has had in use, in bytes."""
-    (line,) = re.findall(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    return int(line) * 1024
 
 
 def flood(facility: str, megabytes: int) -> None:

@@ -38,7 +38,8 @@ def no_database(monkeypatch):
 async def admitted(query_string=b"subscribe-broadcast", **kwargs) -> Admission:
     """Admit a socket."""
     subscriber = await make_subscriber()
-    return await admit(scope(query_string=query_string, **kwargs), subscriber, check_origin=True)
+    asked = scope(query_string=query_string, **kwargs)
+    return await admit(asked, subscriber, root_path="", check_origin=True)
 
 
 def john() -> User:

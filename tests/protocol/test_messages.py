@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels_ws4redis.protocol.messages import (
+    MAX_SMALL_FRAME,
     Event,
     Position,
     ProtocolError,
@@ -154,3 +155,17 @@ def test_bad_client_position(position):
     """A position without an epoch and a whole offset is an error that names the channel."""
     with pytest.raises(ProtocolError, match="'broadcast'"):
         parse_positions({"broadcast": position})
+
+
+def test_only_a_payload_may_be_large() -> None:
+    """JSON of many small parts takes the event loop's time; a client sends it once."""
+    large = "x" * MAX_SMALL_FRAME
+    assert parse_frame(json.dumps({"type": "publish", "data": large}))["data"] == large
+    assert parse_frame(json.dumps({"type": "publish", "base64": large}))["base64"] == large
+    for body in (
+        {"type": "unknown", "data": large},
+        {"type": "hello", "positions": {large: {"epoch": "e", "offset": 1}}},
+        {"type": "publish", "data": "x", "more": large},
+    ):
+        with pytest.raises(ProtocolError, match="not a payload alone"):
+            parse_frame(json.dumps(body))
