@@ -8,7 +8,7 @@ What is done with a block is told by its language and by HTML comments on the li
 ``not run: REASON``  the block is not run
 ``before: COMMAND``  the command is run silently before the block
 ``setup CODE``       Python that comes before this and every later block of Python on the page
-``empty folder``     at the head of a page: it begins without a Django project
+``empty folder``     below a page's title: it begins without a Django project
 
 Pages are parsed by the parser that Sphinx uses for them, so that what counts as a block is what a
 reader sees as one.

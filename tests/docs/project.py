@@ -158,7 +158,7 @@ class Project:
 
     def __exit__(self, *exc_info: object) -> None:
         for port in list(self._servers):
-            self._stop(port)
+            self.stop(port)
 
     def follow(self) -> None:
         """Do what the page says, from top to bottom."""
@@ -299,7 +299,7 @@ class Project:
                     command = f"{command} {told.format(port=ports[0])}"
                     break
         port = ports[0]
-        self._stop(port)
+        self.stop(port)
         log = self._scratch / f"{port}.log"
         state = self._scratch / "state.sh"
         with log.open("wb") as output:
@@ -320,7 +320,8 @@ class Project:
                 self.fail(block, f"'{command}' does not serve what is expected:\n{printed}")
             time.sleep(POLL)
 
-    def _stop(self, port: int) -> None:
+    def stop(self, port: int) -> None:
+        """End the server on a port, if there is one."""
         server = self._servers.pop(port, None)
         if server is None:
             return
