@@ -11,13 +11,14 @@ TORTURE_ARGS ?=
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick lint js bench bench-quick torture browser clean
+.PHONY: help demo test quick lint docs js bench bench-quick torture browser clean
 
 help:
 	@echo 'make demo         run the demo and print its address'
 	@echo 'make test         run the tests, with coverage'
 	@echo 'make quick        run the tests that need no server, in seconds; say which are left out'
 	@echo 'make lint         run the linters and the type checker'
+	@echo 'make docs         make the manual as a site; a warning is an error'
 	@echo 'make js           run the tests of the browser client (needs node)'
 	@echo 'make bench        run the benchmarks (bench-quick: their short form)'
 	@echo 'make torture      count every message while everything fails in turn'
@@ -40,6 +41,11 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/python -m ruff check .
 	$(VENV)/bin/python -m ruff format --check .
 	$(VENV)/bin/python -m mypy
+
+docs: $(VENV)/.docs
+	$(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky -b html \
+	    docs docs/_build/html
+	@echo 'The manual is in docs/_build/html/index.html.'
 
 js:
 	@command -v node >/dev/null || { echo 'make js needs node, which is not on the PATH.' >&2; exit 1; }
@@ -79,7 +85,7 @@ $(VENV)/.python:
 	@touch $@
 
 # One stamp per extra; a changed pyproject.toml may ask for other packages.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.python
+$(VENV)/.demo $(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.python
 	@echo 'Installing the packages that "$*" needs into $(VENV); this is needed once.'
 	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 	    --editable '.[$*]' $(if $(DJANGO),'$(DJANGO)') $(if $(REDIS),'$(REDIS)')
@@ -87,5 +93,5 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.
 
 clean:
 	rm -rf $(VENV) .bench build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \
-	    .hypothesis testproject/var
+	    .hypothesis docs/_build testproject/var
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""What docs/architecture.md promises: who imports whom, and how large things may be."""
+"""What docs/explanation/architecture.md promises: who imports whom, and how large things may be."""
 
 from __future__ import annotations
 
