@@ -1,0 +1,1 @@
+"""Tests of the manual: every page is followed as a reader follows it."""
