@@ -8,6 +8,8 @@ REDIS ?=
 # Further arguments for pytest, for example PYTEST_ARGS='-k publisher -x'.
 PYTEST_ARGS ?=
 TORTURE_ARGS ?=
+# Tests that run at once. Most of them wait for a server most of the time.
+WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -28,7 +30,7 @@ demo: $(VENV)/.demo
 	@$(VENV)/bin/python testproject/manage.py demo
 
 test: $(VENV)/.test browser
-	$(VENV)/bin/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
 
 # Neither Redis nor a web server nor a browser is started; tests/conftest.py tells which tests that are.
 quick: $(VENV)/.test
