@@ -45,6 +45,7 @@ lint: $(VENV)/.dev
 	$(VENV)/bin/python -m mypy
 
 docs: $(VENV)/.docs
+	$(VENV)/bin/python docs/make_settings.py
 	$(VENV)/bin/python -m sphinx --quiet --fail-on-warning --keep-going --nitpicky -b html \
 	    docs docs/_build/html
 	@echo 'The manual is in docs/_build/html/index.html.'

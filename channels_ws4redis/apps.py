@@ -1,4 +1,4 @@
-"""The Django app, and what it has Django call."""
+"""The Django app, and what it has Django call. Private."""
 
 from __future__ import annotations
 

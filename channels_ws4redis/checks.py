@@ -1,4 +1,4 @@
-"""System checks: what a project, above all one that comes from legacy, typically has wrong."""
+"""System checks: what a project, above all one from legacy, typically has wrong. Private."""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Every setting of the package, read from Django's settings at the moment it is used."""
+"""Every setting of the package, read from Django's settings at the moment it is used. Private.
+
+The manual's page of settings, docs/reference/settings.md, is made from this module: the docstring
+of each property is its text there, in Markdown, and its default is what the property returns.
+"""
 
 from __future__ import annotations
 
@@ -63,23 +67,38 @@ class Settings:
 
     @property
     def WEBSOCKET_URL(self) -> str:
-        """Path prefix of every socket; what follows it is the facility."""
+        """Path prefix of every socket; what follows it is the facility.
+
+        With ``"/ws/"``, a socket at ``/ws/chat`` is on the facility ``chat``. Without a trailing
+        slash, facilities begin with a slash.
+        """
         value: str = self._get("WEBSOCKET_URL", "/ws/")
         return value
 
     @property
     def WS4REDIS_MAX_FACILITY(self) -> int:
-        """Bytes that the facility of a socket may have, as UTF-8; a longer one is refused."""
+        """Bytes that the facility of a socket may have, as UTF-8; a longer one gets a 403."""
         return self._whole_number("WS4REDIS_MAX_FACILITY", 255, minimum=1)
 
     @property
     def WS4REDIS_MAX_MESSAGE(self) -> int:
-        """Bytes that a client may send in one message; a larger one closes its socket with 1009."""
+        """Bytes that a client may send in one message; a larger one closes its socket with 1009.
+
+        Nothing of a larger message is parsed. Servers have limits of their own, 1 MiB on daphne and
+        16 MiB on uvicorn; the smaller one counts.
+        """
         return self._whole_number("WS4REDIS_MAX_MESSAGE", 1024 * 1024, minimum=1)
 
     @property
     def WS4REDIS_CONNECTION(self) -> Mapping[str, Any] | str:
-        """Where Redis is: a dict of redis-py's connection arguments, or a URL."""
+        """Where Redis is: a dict of redis-py's connection arguments, or a URL.
+
+        A URL begins with ``redis://``, ``rediss://`` or ``unix://``. A dict may be partial; a port
+        as text, an empty password and ``unix_socket_path`` are understood. For Sentinel it is
+        ``{"sentinels": [(host, port), ...], "service_name": "mymaster", "db": 0}``. An attempt to
+        connect takes 3 seconds at most and an answer 5 seconds, unless
+        ``socket_connect_timeout`` and ``socket_timeout`` say otherwise.
+        """
         value: Mapping[str, Any] | str | None = self._get("WS4REDIS_CONNECTION", None)
         if value is None:
             return DEFAULT_CONNECTION
@@ -97,24 +116,41 @@ class Settings:
 
     @property
     def WS4REDIS_EXPIRE(self) -> int:
-        """Seconds a published message stays stored; 0 or None stores nothing."""
+        """Seconds for which a published message stays stored; with 0 or None nothing is stored.
+
+        A call of ``publish_message`` may say otherwise by ``expire=``.
+        """
         if self._get("WS4REDIS_EXPIRE", 3600) is None:
             return 0
         return self._whole_number("WS4REDIS_EXPIRE", 3600, minimum=0)
 
     @property
     def WS4REDIS_HISTORY(self) -> int:
-        """How many messages of a channel are kept, within their expire time."""
+        """How many messages of a channel are kept, within their expire time; at least 1.
+
+        Clients that come back recover from these messages, and a client that connects for the
+        first time is sent them. More of them let clients be away for longer, and take more memory
+        in Redis.
+        """
         return self._whole_number("WS4REDIS_HISTORY", 1, minimum=1)
 
     @property
     def WS4REDIS_META_EXPIRE(self) -> int:
-        """Seconds a channel's epoch and offset outlive its last message."""
+        """Seconds for which a channel's position lives after its last message; at least 60.
+
+        If twice the expire time of a message is longer, that counts. A client that comes back
+        within this time can be told that it has missed nothing.
+        """
         return self._whole_number("WS4REDIS_META_EXPIRE", 86400, minimum=60)
 
     @property
     def WS4REDIS_HEARTBEAT(self) -> str | None:
-        """Text sent to raw clients at least every four seconds, or None."""
+        """Text that is sent to raw clients at least every four seconds, or None for no heartbeat.
+
+        It is also sent when a raw client connects, and in answer to a client that sends it. It is
+        never published, stored or relayed. Clients of the protocol ``ws4redis.v1`` have a heartbeat
+        of their own.
+        """
         value: str | bytes | None = self._get("WS4REDIS_HEARTBEAT", None)
         if isinstance(value, bytes):
             return value.decode()
@@ -122,25 +158,41 @@ class Settings:
 
     @property
     def WS4REDIS_SUBSCRIBER(self) -> str | type:
-        """The subscriber class, by dotted path."""
+        """The subclass of ``RedisSubscriber`` that decides what each socket hears, by dotted path.
+
+        See [the subscriber](hooks.md#the-subscriber).
+        """
         value: str | type = self._get("WS4REDIS_SUBSCRIBER", None) or DEFAULT_SUBSCRIBER
         return value
 
     @property
     def WS4REDIS_ALLOWED_CHANNELS(self) -> Hook:
-        """Callable ``(request, channels)``, or its dotted path, that returns the allowed ones."""
+        """A function ``(request, channels)``, or its dotted path, that returns a socket's flags.
+
+        With None every socket gets the flags it asks for. See
+        [WS4REDIS_ALLOWED_CHANNELS](hooks.md#which-flags-a-socket-gets).
+        """
         value: Hook = self._get("WS4REDIS_ALLOWED_CHANNELS", None)
         return value
 
     @property
     def WS4REDIS_PROCESS_REQUEST(self) -> Hook:
-        """Callable ``(request)``, or its dotted path, that sets the request's user and session."""
+        """A function ``(request)``, or its dotted path, that sets the request's user and session.
+
+        It replaces the authentication by session cookie. See
+        [WS4REDIS_PROCESS_REQUEST](hooks.md#who-a-socket-is).
+        """
         value: Hook = self._get("WS4REDIS_PROCESS_REQUEST", None)
         return value
 
     @property
     def WS4REDIS_ALLOWED_ORIGINS(self) -> Sequence[str]:
-        """Origins besides the server's own whose pages may open a socket; ``["*"]`` means all."""
+        """Origins besides the server's own whose pages may open a socket; ``["*"]`` means all.
+
+        For example ``"https://app.example.com"``, or ``"https://*.example.com"`` for a domain and
+        all below it. ``CSRF_TRUSTED_ORIGINS`` counts as well. A client that sends no ``Origin`` is
+        no browser and is let in.
+        """
         value: Sequence[str] | str | None = self._get("WS4REDIS_ALLOWED_ORIGINS", None)
         if isinstance(value, str):
             return [value]
@@ -148,40 +200,52 @@ class Settings:
 
     @property
     def CSRF_TRUSTED_ORIGINS(self) -> Sequence[str]:
-        """Django's own list of origins that may send unsafe requests."""
+        """Django's list of origins that may send unsafe requests; their pages may open sockets."""
         value: Sequence[str] = self._get("CSRF_TRUSTED_ORIGINS", ())
         return value
 
     @property
     def SESSION_COOKIE_NAME(self) -> str:
-        """Django's name of the session cookie."""
+        """Django's name of the session cookie, by which a socket is authenticated."""
         value: str = self._get("SESSION_COOKIE_NAME", "sessionid")
         return value
 
     @property
     def SESSION_ENGINE(self) -> str:
-        """Django's session engine."""
+        """Django's session engine, from which the session of a socket is loaded."""
         value: str = self._get("SESSION_ENGINE", "django.contrib.sessions.backends.db")
         return value
 
     @property
     def WS4REDIS_OUTBOX_MESSAGES(self) -> int:
-        """Messages that may wait for one slow client before its socket is closed."""
+        """Messages that may wait for one slow client before its socket is closed with 4002."""
         return self._whole_number("WS4REDIS_OUTBOX_MESSAGES", 2000, minimum=1)
 
     @property
     def WS4REDIS_OUTBOX_BYTES(self) -> int:
-        """Bytes that may wait for one slow client before its socket is closed."""
+        """Bytes that may wait for one slow client before its socket is closed with 4002.
+
+        A single message may be larger. The client comes back and recovers from the history, whose
+        messages do not count here.
+        """
         return self._whole_number("WS4REDIS_OUTBOX_BYTES", 1024 * 1024, minimum=1)
 
     @property
     def WS4REDIS_CLOSE_WINDOW(self) -> float:
-        """Seconds over which a stopping server spreads the closing of its sockets."""
+        """Seconds over which a stopping server spreads the closing of its sockets.
+
+        Without it all clients would come back in the same moment. Under uvicorn at most half of its
+        ``--timeout-graceful-shutdown`` counts: what is open after that gets no close frame.
+        """
         return self._seconds("WS4REDIS_CLOSE_WINDOW", 2.0)
 
     @property
     def WS4REDIS_LEGACY_SERVERS(self) -> bool:
-        """True while servers of the legacy package share this Redis."""
+        """True while servers of django-websocket-redis share this Redis, in every process.
+
+        Messages then go both ways, once. It costs a second ``PUBLISH`` for each message, and needs
+        ``channels_ws4redis.layers.RedisChannelLayer`` without ``hosts`` of its own.
+        """
         return bool(self._get("WS4REDIS_LEGACY_SERVERS", False))
 
 

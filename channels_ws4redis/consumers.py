@@ -33,6 +33,8 @@ from channels_ws4redis.servers import behind, root_path_of
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
 
+__all__ = ["WS4RedisConsumer"]
+
 logger = logging.getLogger(__name__)
 
 #: Seconds that a client of the package's own protocol has for its first frame.

@@ -10,6 +10,8 @@ from django.utils.safestring import mark_safe
 
 from channels_ws4redis.conf import settings
 
+__all__ = ["default"]
+
 #: What could end a <script> or begin a comment inside it; the same as Django's json_script.
 _UNSAFE = {ord(">"): "\\u003E", ord("<"): "\\u003C", ord("&"): "\\u0026"}
 

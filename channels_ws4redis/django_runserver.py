@@ -6,6 +6,8 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
+__all__ = ["application"]
+
 REMEDY = """{name} does not exist any more: sockets are served by ASGI. Write into asgi.py, beside \
 settings.py:
 

@@ -1,4 +1,4 @@
-"""Making ``import ws4redis`` resolve to this package, for projects that keep their imports."""
+"""Making ``import ws4redis`` mean this package, for projects that keep their imports. Private."""
 
 from __future__ import annotations
 

@@ -12,6 +12,8 @@ from channels_ws4redis.store.commands import events_channel
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.pubsub import Handler, Kind, Listener, Message
 
+__all__ = ["RedisChannelLayer"]
+
 #: What the names of the channels of fan-outs begin with.
 FANOUT_PREFIX = "ws4redis."
 

@@ -1,4 +1,4 @@
-"""Replaying by the project's own code: an overridden ``send_persisted_messages``."""
+"""Replaying by the project's own code: an overridden ``send_persisted_messages``. Private."""
 
 from __future__ import annotations
 

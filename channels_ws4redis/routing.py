@@ -14,6 +14,8 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.servers import root_path_of
 
+__all__ = ["application", "router", "websocket_urlpatterns"]
+
 
 class FacilityPattern(RegexPattern):
     """Matches paths that begin with ``WEBSOCKET_URL``; the rest of the path is the facility.

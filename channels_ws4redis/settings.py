@@ -19,6 +19,8 @@ from channels_ws4redis.store.process import forget_connections
 
 _NAMES = frozenset(name for name, value in vars(Settings).items() if isinstance(value, property))
 
+__all__ = list(_NAMES)
+
 _CONNECTION = "WS4REDIS_CONNECTION"
 
 

@@ -8,6 +8,8 @@ from django.views.decorators.csrf import csrf_exempt
 
 from channels_ws4redis.routing import FacilityPattern
 
+__all__ = ["urlpatterns"]
+
 
 @csrf_exempt
 def upgrade_required(request: HttpRequest, facility: str) -> HttpResponseBadRequest:

@@ -8,6 +8,8 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_ws4redis.django_runserver import REMEDY
 
+__all__ = ["uWSGIWebsocketServer"]
+
 
 class uWSGIWebsocketServer:  # noqa: N801 # the legacy name
     """Tells what to write in ``asgi.py``.
