@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.browser import Chromium
+from tests.browser import Chromium, fetch_from_npm
 from tests.docs.blocks import Block, read_page
 from tests.docs.project import Project, Worker
 from tests.servers import ROOT
@@ -43,4 +43,98 @@ def test_a_page_shows_the_true_state_again_after_a_loss(
             redis_client.flushall()
             project.do(notice)
             window.wait(LINES, ["apples: 2", "pears: 5"])
+            assert window.value("problems") == []
+
+
+TASKS = "[...document.querySelectorAll('#tasks li')].map((line) => line.textContent)"
+
+#: The libraries that a page loads: package, file in it, and where the page has it.
+HTMX_4 = [
+    ("htmx.org@4.0.1", "dist/htmx.min.js", "htmx/htmx.min.js"),
+    ("htmx.org@4.0.1", "dist/ext/hx-ws.min.js", "htmx/hx-ws.min.js"),
+]
+HTMX_2 = [
+    ("htmx.org@2.0.11", "dist/htmx.min.js", "htmx/htmx.min.js"),
+    ("htmx-ext-ws@2.0.4", "dist/ws.min.js", "htmx/ws.min.js"),
+]
+TURBO = [("@hotwired/turbo@8.0.23", "dist/turbo.es2017-umd.js", "turbo/turbo.js")]
+
+VIEWS = """
+from django.shortcuts import render
+from django.urls import path
+
+from mysite.urls import urlpatterns
+from tasks.models import Task
+
+
+def show(request, name):
+    return render(request, f"tasks/{name}.html", {"tasks": Task.objects.order_by("pk")})
+
+
+urlpatterns.append(path("show/<name>", show))
+"""
+
+ADD = """
+from django.template.loader import render_to_string
+from channels_ws4redis.publisher import RedisPublisher
+from tasks.models import Task
+
+Task.objects.create(title={title!r})
+html = render_to_string("tasks/{template}.html", {{"tasks": Task.objects.order_by("pk")}})
+RedisPublisher(facility="tasks", broadcast=True).publish_message(html)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "template", "libraries"),
+    [
+        pytest.param("page", "list", HTMX_4, id="htmx 4"),
+        pytest.param("page2", "list", HTMX_2, id="htmx 2"),
+        pytest.param("page3", "list", HTMX_4, id="htmx 4 that fetches"),
+        pytest.param("page3", "list", HTMX_2, id="htmx 2 that fetches"),
+        pytest.param("page4", "stream", TURBO, id="Turbo"),
+    ],
+)
+def test_a_list_of_tasks_follows(
+    tmp_path: Path,
+    base: Path,
+    worker: Worker,
+    name: str,
+    template: str,
+    libraries: list[tuple[str, str, str]],
+    redis_client: redis.Redis,
+) -> None:
+    """A fragment that Django publishes shows, also after a restart of the server."""
+    folder = tmp_path / "page"
+    folder.mkdir()
+    page = read_page(ROOT / "docs" / "howto" / "htmx.md", ROOT)
+    serve = Block("test", 1, "console", "$ python manage.py runserver --noreload", "serves")
+
+    def add(title: str) -> None:
+        source = ADD.format(title=title, template=template)
+        assert worker.do("python", project.folder, source=source, setup="", page="add")[0] == 0
+
+    with Project(folder, base, worker, page) as project, Chromium(tmp_path) as browser:
+        project.follow()
+        (project.folder / "mysite" / "show.py").write_text(VIEWS)
+        with (project.folder / "mysite" / "settings.py").open("a") as settings:
+            settings.write("ROOT_URLCONF = 'mysite.show'\n")
+        for package, member, path in libraries:
+            fetch_from_npm(package, member, project.folder / "tasks" / "static" / path)
+        redis_client.flushall()  # of what the page has published, for another library
+        project.do(serve)
+        with browser.person() as john:
+            window = john(project).open(f"/show/{name}")
+            add("sow")
+            window.wait(TASKS, ["sow"])
+            project.stop(project.port(8000))
+            add("water")
+            project.do(serve)
+            window.wait(TASKS, ["sow", "water"])
+            if window.value("!!document.querySelector('form')"):
+                window.run("document.querySelector('input[name=title]').value = 'reap'")
+                window.run("document.querySelector('form button').click()")
+            else:
+                add("reap")
+            window.wait(TASKS, ["sow", "water", "reap"])
             assert window.value("problems") == []
