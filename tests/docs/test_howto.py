@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
 import redis
 
-from tests.browser import Chromium, fetch_from_npm
+from testproject.embedded import RedisServer
+from tests.browser import Chromium, fetch_from_npm, wait_until
+from tests.clients import Visitor
+from tests.conftest import Serve
 from tests.docs.blocks import Block, read_page
 from tests.docs.project import Project, Worker
 from tests.servers import ROOT
-
-pytestmark = pytest.mark.browser
 
 LINES = "[...document.querySelectorAll('#stock li')].map((line) => line.textContent)"
 
@@ -23,6 +25,7 @@ def the_block(blocks: tuple[Block, ...], text: str) -> Block:
     return found
 
 
+@pytest.mark.browser
 def test_a_page_shows_the_true_state_again_after_a_loss(
     tmp_path: Path, base: Path, worker: Worker, redis_client: redis.Redis
 ) -> None:
@@ -85,6 +88,7 @@ RedisPublisher(facility="tasks", broadcast=True).publish_message(html)
 """
 
 
+@pytest.mark.browser
 @pytest.mark.parametrize(
     ("name", "template", "libraries"),
     [
@@ -138,3 +142,26 @@ def test_a_list_of_tasks_follows(
                 add("reap")
             window.wait(TASKS, ["sow", "water", "reap"])
             assert window.value("problems") == []
+
+
+async def test_a_user_with_few_rights_can_do_what_the_package_does(serve: Serve) -> None:
+    """The rule of the page on Redis is enough, also while nothing is published."""
+    page = read_page(ROOT / "docs" / "howto" / "redis.md", ROOT)
+    rule = the_block(page.blocks, "user mysite on").text.split()[1:]
+    with RedisServer(port=0) as server, redis.Redis.from_url(server.url) as admin:
+        admin.execute_command("ACL", "SETUSER", *rule)
+        url = server.url.replace("//", "//mysite:secret@")
+        site = serve(settings={"WS4REDIS_PREFIX": "mysite"}, REDIS_URL=url)
+        visitor = Visitor(site)
+        async with visitor.socket("/ws/news?subscribe-broadcast") as socket:
+            await asyncio.to_thread(wait_until, lambda: has_pinged(admin), True)
+            await visitor.publish("Hello", facility="news", broadcast=True)
+            assert await socket.receive() == "Hello"
+        # redis-py tells its own name, and goes on if it may not.
+        assert {entry["object"] for entry in admin.acl_log()} <= {"client|setinfo"}
+        assert admin.exists("mysite:broadcast:news")
+
+
+def has_pinged(admin: redis.Redis) -> bool:
+    """Tell whether a process has asked Redis for a sign of life."""
+    return any(client["cmd"] == "ping" for client in admin.client_list(_type="pubsub"))
