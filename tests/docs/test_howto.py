@@ -90,20 +90,18 @@ RedisPublisher(facility="tasks", broadcast=True).publish_message(html)
 
 @pytest.mark.browser
 @pytest.mark.parametrize(
-    ("name", "template", "libraries"),
+    ("names", "template", "libraries"),
     [
-        pytest.param("page", "list", HTMX_4, id="htmx 4"),
-        pytest.param("page2", "list", HTMX_2, id="htmx 2"),
-        pytest.param("page3", "list", HTMX_4, id="htmx 4 that fetches"),
-        pytest.param("page3", "list", HTMX_2, id="htmx 2 that fetches"),
-        pytest.param("page4", "stream", TURBO, id="Turbo"),
+        pytest.param(["page", "page3"], "list", HTMX_4, id="htmx 4"),
+        pytest.param(["page2", "page3"], "list", HTMX_2, id="htmx 2"),
+        pytest.param(["page4"], "stream", TURBO, id="Turbo"),
     ],
 )
 def test_a_list_of_tasks_follows(
     tmp_path: Path,
     base: Path,
     worker: Worker,
-    name: str,
+    names: list[str],
     template: str,
     libraries: list[tuple[str, str, str]],
     redis_client: redis.Redis,
@@ -128,20 +126,23 @@ def test_a_list_of_tasks_follows(
         redis_client.flushall()  # of what the page has published, for another library
         project.do(serve)
         with browser.person() as john:
-            window = john(project).open(f"/show/{name}")
+            windows = [john(project).open(f"/show/{name}") for name in names]
             add("sow")
-            window.wait(TASKS, ["sow"])
+            for window in windows:
+                window.wait(TASKS, ["sow"])
             project.stop(project.port(8000))
             add("water")
             project.do(serve)
-            window.wait(TASKS, ["sow", "water"])
-            if window.value("!!document.querySelector('form')"):
-                window.run("document.querySelector('input[name=title]').value = 'reap'")
-                window.run("document.querySelector('form button').click()")
+            for window in windows:
+                window.wait(TASKS, ["sow", "water"], seconds=30)  # until it tries again
+            if windows[0].value("!!document.querySelector('form')"):
+                windows[0].run("document.querySelector('input[name=title]').value = 'reap'")
+                windows[0].run("document.querySelector('form button').click()")
             else:
                 add("reap")
-            window.wait(TASKS, ["sow", "water", "reap"])
-            assert window.value("problems") == []
+            for window in windows:
+                window.wait(TASKS, ["sow", "water", "reap"])
+                assert window.value("problems") == []
 
 
 async def test_a_user_with_few_rights_can_do_what_the_package_does(serve: Serve) -> None:
