@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version as installed_version
 from typing import TYPE_CHECKING
 
@@ -29,7 +30,22 @@ html_theme_options = {
 }
 
 
+#: The comment that tells the tests in which file a block belongs, and the block's fence.
+_FILE = re.compile(r"^<!-- (file|append): (\S+) -->\n```(\w+)$", re.MULTILINE)
+
+
+def _caption(found: re.Match[str]) -> str:
+    where = ", at its end" if found[1] == "append" else ""
+    return f"```{{code-block}} {found[3]}\n:caption: {found[2]}{where}\n"
+
+
+def _name_files(_app: Sphinx, _page: str, source: list[str]) -> None:
+    """Show readers which file a block belongs in, as the comment tells it to the tests alone."""
+    source[0] = _FILE.sub(_caption, source[0])
+
+
 def setup(app: Sphinx) -> None:
-    """Name lexers for languages that Pygments does not know by the name the manual uses."""
+    """Name files over their blocks, and lexers by the names that the manual uses."""
+    app.connect("source-read", _name_files)
     app.add_lexer("html", HtmlDjangoLexer)  # the manual's HTML are Django's templates
     app.add_lexer("caddy", TextLexer)

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 import urllib.request
@@ -61,20 +62,27 @@ def find(program: str) -> str:
     return path
 
 
+def fetch_from_npm(package: str, member: str, path: Path) -> None:
+    """Write one file of an npm package, such as ``jquery@3.7.1``, to a path."""
+    with tempfile.TemporaryDirectory() as folder:
+        done = subprocess.run(
+            [find("npm"), "pack", "--silent", "--pack-destination", folder, package],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            give_up(f"{package} could not be fetched: {done.stderr}")
+        with tarfile.open(next(Path(folder).glob("*.tgz"))) as archive:
+            source = archive.extractfile(f"package/{member}")
+            assert source is not None
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(source.read())
+
+
 def fetch_jquery(folder: Path) -> None:
     """Put jquery.min.js, out of its npm package, into a folder."""
-    done = subprocess.run(
-        [find("npm"), "pack", "--silent", "--pack-destination", str(folder), "jquery@3.7.1"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        give_up(f"jQuery could not be fetched: {done.stderr}")
-    with tarfile.open(next(folder.glob("jquery-*.tgz"))) as archive:
-        member = archive.extractfile("package/dist/jquery.min.js")
-        assert member is not None
-        (folder / "jquery.min.js").write_bytes(member.read())
+    fetch_from_npm("jquery@3.7.1", "dist/jquery.min.js", folder / "jquery.min.js")
 
 
 def wait_until(condition: Callable[[], Any], expected: Any, seconds: float = PATIENCE) -> None:
