@@ -81,6 +81,17 @@ def nchan_sender() -> Send:
     return send
 
 
+def eventstream_sender() -> Send:
+    """Publish with ``send_event`` of django-eventstream."""
+    _setup_django()
+    from django_eventstream import send_event  # type: ignore[import-not-found]
+
+    def send(target: str, payload: str) -> None:
+        send_event(FACILITY, "message", payload, json_encode=False)
+
+    return send
+
+
 def _publisher_sender(publisher: type, message: type) -> Send:
     def send(target: str, payload: str) -> None:
         if target == "-":
@@ -105,6 +116,7 @@ SENDERS: dict[str, Callable[[], Send]] = {
     "package": package_sender,
     "legacy": legacy_sender,
     "nchan": nchan_sender,
+    "eventstream": eventstream_sender,
 }
 
 
