@@ -13,15 +13,18 @@ WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick lint docs js bench bench-quick torture browser clean
+.PHONY: help demo test quick coverage compat compat-redis lint docs js wheel bench bench-quick torture \
+    browser clean
 
 help:
 	@echo 'make demo         run the demo and print its address'
-	@echo 'make test         run the tests, with coverage'
+	@echo 'make test         run the tests (coverage: and say what they do not reach)'
 	@echo 'make quick        run the tests that need no server, in seconds; say which are left out'
+	@echo 'make compat       run the tests that another Django, redis-py or Redis may fail'
 	@echo 'make lint         run the linters and the type checker'
 	@echo 'make docs         make the manual as a site; a warning is an error'
 	@echo 'make js           run the tests of the browser client (needs node)'
+	@echo 'make wheel        build the package, and try it in an empty environment'
 	@echo 'make bench        run the benchmarks (bench-quick: their short form)'
 	@echo 'make torture      count every message while everything fails in turn'
 	@echo 'make clean        remove what the above have made'
@@ -29,8 +32,26 @@ help:
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python testproject/manage.py demo
 
+# A module's tests share servers, so they stay with one worker.
+SIDE_BY_SIDE = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+
 test: $(VENV)/.test browser
-	$(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term $(PYTEST_ARGS)
+	$(SIDE_BY_SIDE) $(PYTEST_ARGS)
+
+# Half as long again as the tests alone.
+coverage: $(VENV)/.test browser
+	$(SIDE_BY_SIDE) --cov --cov-report=term $(PYTEST_ARGS)
+
+# The others look at the manual, at protocol and browser client, or at what their own clients do wrong.
+compat: $(VENV)/.test
+	$(SIDE_BY_SIDE) -m 'server and not browser' $(PYTEST_ARGS) tests \
+	    --ignore tests/docs --ignore tests/test_fuzz.py --ignore tests/test_torture.py
+
+# Those of them that speak to Redis through redis-py.
+compat-redis: $(VENV)/.test
+	$(SIDE_BY_SIDE) -m 'server and not browser' $(PYTEST_ARGS) tests/fanout tests/store \
+	    tests/test_consumers.py tests/test_layers.py tests/test_publisher.py tests/test_redis_store.py \
+	    tests/test_templatetags.py
 
 # Neither Redis nor a web server nor a browser is started; tests/conftest.py tells which tests that are.
 quick: $(VENV)/.test
@@ -53,6 +74,16 @@ docs: $(VENV)/.docs
 js:
 	@command -v node >/dev/null || { echo 'make js needs node, which is not on the PATH.' >&2; exit 1; }
 	node --test tests/js/*.test.mjs
+
+# From elsewhere and isolated, so that nothing of the checkout can stand in for what is missing.
+wheel: $(VENV)/.dev
+	rm -rf dist $(VENV)-wheel
+	$(VENV)/bin/python -m build --outdir dist
+	$(VENV)/bin/python -m twine check --strict dist/*
+	$(VENV)/bin/python -m venv $(VENV)-wheel
+	$(VENV)-wheel/bin/python -m pip install -qq --disable-pip-version-check dist/*.whl
+	wheel="$$PWD/$(VENV)-wheel/bin/python" && check="$$PWD/tests/wheel.py" && cd / && \
+	    "$$wheel" -I -W error::DeprecationWarning:channels_ws4redis "$$check"
 
 bench: $(VENV)/.test
 	$(VENV)/bin/python -m tests.benchmarks
@@ -95,6 +126,6 @@ $(VENV)/.demo $(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.%: pyproject.to
 	@touch $@
 
 clean:
-	rm -rf $(VENV) .bench build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \
+	rm -rf .venv* .bench build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \
 	    .hypothesis docs/_build testproject/var
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

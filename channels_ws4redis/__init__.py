@@ -3,4 +3,4 @@
 from channels_ws4redis.install import install_as_ws4redis
 
 __all__ = ["install_as_ws4redis"]
-__version__ = "1.0.0"
+__version__ = "1.0.0.dev0"

@@ -17,7 +17,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from tests.servers import AsgiServer
 
 #: Seconds to wait for what must come, and a message that tells that nothing else did.
-PATIENCE = 10
+PATIENCE = 30
 END = "-- end --"
 
 

@@ -84,9 +84,11 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(scope="session")
 def redis_url() -> Iterator[str]:
-    """The address of the server in REDIS_URL, or of one that is started for the tests."""
+    """The address of the server in REDIS_URL, or of one that is started for this worker's tests."""
     url = os.environ.get("REDIS_URL")
     if url:
+        if "PYTEST_XDIST_WORKER" in os.environ:
+            pytest.fail("Tests side by side would empty each other's REDIS_URL: use WORKERS=0.")
         yield url
         return
     with RedisServer(port=0) as server:

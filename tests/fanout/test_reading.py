@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 
 import pytest
@@ -13,6 +14,7 @@ from channels_ws4redis.fanout import reading as reading_module
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import track as track_module
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.store import fairness
 from tests.listeners import Listener, all_left
 
 FOO, BAR = "broadcast:foo", "broadcast:bar"
@@ -110,7 +112,7 @@ async def test_a_newcomer_asks_again_if_more_has_come_than_is_held(fanout, monke
 @pytest.mark.parametrize("blank", [True, False])
 async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, monkeypatch, blank):
     """However far the link is behind: readings overtake a burst, and the history is short."""
-    monkeypatch.setattr(reading_module, "GRACE", 0.01)
+    monkeypatch.setattr(reading_module, "LOOKS", 8)
     publisher = RedisPublisher(facility="foo", broadcast=True)
     live = [await Listener(fanout).join(FOO) for _ in range(50)]
     if not blank:
@@ -130,9 +132,31 @@ async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, monkeyp
         assert got == [*numbers, "end"][-len(got) :]
 
 
+async def test_nothing_counts_as_lost_before_the_link_has_had_its_turn(fanout, monkeypatch):
+    """However long an event loop is held up while the messages are there to be read."""
+    monkeypatch.setattr(fairness, "MAX_TURN", 0)
+    monkeypatch.setattr(fairness, "TURNS_OF_OTHERS", 20)
+    live = await Listener(fanout).join(FOO)
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    publisher.publish_message("before")
+    assert await live.receive() == "before"
+
+    async def hold_up():
+        while True:
+            time.sleep(0.02)  # noqa: ASYNC251 # it is meant to block
+            await asyncio.sleep(0)
+
+    holding_up = asyncio.ensure_future(hold_up())
+    for number in range(10):
+        publisher.publish_message(str(number))
+    await Listener(fanout).join(FOO)
+    holding_up.cancel()
+    assert [await live.receive() for _ in range(10)] == [str(number) for number in range(10)]
+
+
 async def test_a_burst_on_a_channel_that_begins_while_a_reading_is_under_way(fanout, monkeypatch):
     """Its messages are held until the reading is taken in, and none of them counts as lost."""
-    monkeypatch.setattr(reading_module, "GRACE", 0.01)
+    monkeypatch.setattr(reading_module, "LOOKS", 8)
     live, newcomer, published = await Listener(fanout).join(FOO), Listener(fanout), asyncio.Event()
     aread = fanout._backend.aread
 
