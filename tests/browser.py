@@ -61,20 +61,27 @@ def find(program: str) -> str:
     return path
 
 
-def fetch_jquery(folder: Path) -> None:
-    """Put jquery.min.js, out of its npm package, into a folder."""
+def fetch_script(package: str, path: str, folder: Path) -> Path:
+    """Put one file of an npm package, such as `name@1.2.3`, into a folder."""
     done = subprocess.run(
-        [find("npm"), "pack", "--silent", "--pack-destination", str(folder), "jquery@3.7.1"],
+        [find("npm"), "pack", "--silent", "--pack-destination", str(folder), package],
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        give_up(f"jQuery could not be fetched: {done.stderr}")
-    with tarfile.open(next(folder.glob("jquery-*.tgz"))) as archive:
-        member = archive.extractfile("package/dist/jquery.min.js")
+        give_up(f"{package} could not be fetched: {done.stderr}")
+    script = folder / Path(path).name
+    with tarfile.open(folder / done.stdout.strip()) as archive:
+        member = archive.extractfile(f"package/{path}")
         assert member is not None
-        (folder / "jquery.min.js").write_bytes(member.read())
+        script.write_bytes(member.read())
+    return script
+
+
+def fetch_jquery(folder: Path) -> None:
+    """Put jquery.min.js into a folder."""
+    fetch_script("jquery@3.7.1", "dist/jquery.min.js", folder)
 
 
 def wait_until(condition: Callable[[], Any], expected: Any, seconds: float = PATIENCE) -> None:
