@@ -108,6 +108,7 @@ def empty_redis(request: pytest.FixtureRequest, settings) -> None:
     """Point the package at the tests' Redis and empty that, or at none if the test needs none."""
     settings.WS4REDIS_HEARTBEAT = None
     settings.WS4REDIS_HISTORY = 1
+    settings.WS4REDIS_ALLOWED_CHANNELS = None
     if request.node.get_closest_marker("server") is None:
         settings.WS4REDIS_CONNECTION = NO_REDIS
         return

@@ -18,7 +18,7 @@ import pytest
 
 from channels_ws4redis.publisher import RedisPublisher
 from chat import figures
-from tests.browser import PATIENCE, Cable, Chromium, Page, fetch_jquery, wait_until
+from tests.browser import PATIENCE, Cable, Chromium, Page, fetch_from_npm, fetch_jquery, wait_until
 from tests.servers import ROOT, AsgiServer
 
 pytestmark = pytest.mark.browser
@@ -32,6 +32,7 @@ DEMO = {
         "DEBUG": True,  # serves the static files
         "WS4REDIS_HEARTBEAT": "--heartbeat--",
         "WS4REDIS_HISTORY": 120,
+        "WS4REDIS_ALLOWED_CHANNELS": "chat.permissions.allowed_channels",
         "WS4REDIS_CLOSE_WINDOW": 0,
     },
 }
@@ -120,7 +121,7 @@ def test_two_users_chat(visit):
     """John and mary, in two browser contexts, write to everyone, to each other, to their group."""
     john, mary, guest = visit(), visit(), visit()
     for page, name in ((john, "john"), (mary, "mary")):
-        page.login(name).open("/").wait(OPEN)
+        page.login(name).open("/chat/").wait(OPEN)
     listen(guest, facility="chat", flags="subscribe-broadcast,subscribe-user,subscribe-group")
     send(john, "Hello <b>everyone</b> ☃")
     mary.wait(TEXTS, ["Hello <b>everyone</b> ☃"])
@@ -144,7 +145,7 @@ def test_two_users_chat(visit):
 
 def test_reload_shows_what_is_persisted(visit):
     """After a reload, and in a tab opened later, the page shows the same messages again."""
-    page = visit().login("john").open("/").wait(OPEN)
+    page = visit().login("john").open("/chat/").wait(OPEN)
     send(page, "first")
     send(page, "second", to="user:mary")
     page.wait(TEXTS, ["first", "second"])
@@ -152,7 +153,7 @@ def test_reload_shows_what_is_persisted(visit):
     page.wait(TEXTS, ["first", "second", "third"])
     page.reload().wait(TEXTS, ["first", "second", "third"])
     assert page.value(RECOVERED) == []
-    later = visit().login("mary").open("/")
+    later = visit().login("mary").open("/chat/")
     later.wait(TEXTS, ["first", "second", "third"])
 
 
@@ -190,18 +191,63 @@ def test_login_and_logout_change_what_arrives(visit):
     assert page.value("events.filter(([type]) => type === 'lost')") == []
 
 
-def test_demo_asks_for_a_login(visit):
+def test_login_and_logout_by_the_demo(visit):
     """The demo's own forms log in, with a mistake on the way, and out again."""
     page = visit().open("/")
-    assert page.value("location.pathname") == "/login/"
     page.press("john", TAB, "wrong", ENTER)
     page.wait("document.querySelector('[role=alert]')?.textContent.includes('do not match')")
     page.run("document.getElementById('id_password').focus()")
     page.press("secret", ENTER)
-    page.wait("location.pathname", "/").wait(OPEN)
+    page.wait("location.pathname", "/chat/").wait(OPEN)
     page.run("document.querySelector('form.account button').click()")
-    page.wait("location.pathname", "/login/")
-    assert page.open("/").value("location.pathname") == "/login/"
+    page.wait("location.pathname", "/").wait("document.activeElement.id", "id_username")
+
+
+def test_guest_looks_around(visit):
+    """Who does not log in reads what is said to everyone, and cannot publish, whatever is tried."""
+    john, guest = visit().login("john").open("/chat/").wait(OPEN), visit().open("/")
+    guest.run("document.querySelector('.welcome a').click()")
+    guest.wait("location.pathname", "/chat/").wait(OPEN)
+    assert guest.value("document.querySelector('form')") is None
+    guest.run("WS4Redis.sockets.chat.sendJSON({ from: 'john', text: 'not me' })")
+    send(john, "for mary alone", to="user:mary")
+    send(john, "for the group alone", to="group:chatters")
+    send(john, "for everyone")
+    guest.wait(TEXTS, ["for everyone"])
+    # Each page has an order of its own, but what the guest has sent was sent before.
+    john.wait(f"{TEXTS}.toSorted()", ["for everyone", "for mary alone", "for the group alone"])
+    status = guest.driver.execute_async_script(
+        "const done = arguments[0];"
+        "fetch('/send/', { method: 'POST' }).then(({ status }) => done(status), String);"
+    )
+    assert status == 403
+
+
+def test_hint_when_there_are_no_numbers(visit):
+    """The dashboard tells where its numbers come from only while none come."""
+    page = visit().open("/dashboard/").wait(OPEN)
+    hidden = "document.getElementById('no-numbers').hidden"
+    assert page.value(hidden)
+    page.wait(hidden, False)
+    publish("dashboard", '{"visitors": 40}', broadcast=True)
+    page.wait(hidden)
+
+
+def test_pages_show_their_code(visit):
+    """Beside each live page are lines of the very files that make it work."""
+    page = visit().login("john")
+    for path in ("/chat/", "/dashboard/", "/legacy/", "/legacy/user/", "/legacy/group/"):
+        shown = page.open(path).value(
+            "[...document.querySelectorAll('.source')].map((figure) =>"
+            " [figure.querySelector('figcaption'), figure.querySelector('code')]"
+            ".map(({ textContent }) => textContent))"
+        )
+        assert len(shown) >= 2
+        for name, code in shown:
+            lines = [line.strip() for line in (ROOT / name).read_text().splitlines()]
+            block = [line.strip() for line in code.splitlines()]
+            first = lines.index(block[0])
+            assert lines[first : first + len(block)] == block
 
 
 @pytest.mark.parametrize(
@@ -211,7 +257,7 @@ def test_demo_asks_for_a_login(visit):
 def test_server_restarts(visit, serve, kind, how):
     """The server ends under an open page; whatever is published meanwhile arrives, and once."""
     site = serve(kind, **DEMO)
-    page = visit(site).login("john").open("/").wait(OPEN)
+    page = visit(site).login("john").open("/chat/").wait(OPEN)
     say("before", broadcast=True)
     page.wait(TEXTS, ["before"])
     site.stop(how)
@@ -231,7 +277,7 @@ def test_server_restarts(visit, serve, kind, how):
 
 def test_link_cut_for_ten_seconds(visit):
     """The demo's button cuts the link, by keyboard; what comes meanwhile is shown as recovered."""
-    chat = visit().login("john").open("/").wait(OPEN)
+    chat = visit().login("john").open("/chat/").wait(OPEN)
     dashboard = visit().open("/dashboard/").wait(OPEN)
     publish("dashboard", '{"visitors": 40}', broadcast=True)
     for page in (chat, dashboard):
@@ -395,7 +441,7 @@ def test_legacy_call(visit, serve, request, library):
         fetched["WS4REDIS_TEST_STATIC"] = str(request.getfixturevalue("jquery"))
     site = serve(**DEMO, **fetched)
     publish("foobar", "stored", broadcast=True)
-    page = visit(site).open(f"/test/page/legacy?{library}")
+    page = visit(site).login("john").open(f"/test/page/legacy?{library}")
     assert page.value("typeof jQuery") == ("function" if library == "jquery" else "undefined")
     got = "calls.filter((call) => call.startsWith(arguments[0]))"
     page.wait("calls.slice(0, 2)", ["connecting", "connected"])
@@ -428,7 +474,7 @@ def test_legacy_call(visit, serve, request, library):
 
 def test_demo_in_legacy_style(visit):
     """The demo's pages in the style of legacy show what is persisted and what is sent."""
-    page, other = visit(), visit()
+    page, other = visit().login("john"), visit().login("mary")
     log = "document.getElementById('billboard').textContent.trim().split('\\n')"
     for one in (page, other):
         one.open("/legacy/").wait("document.getElementById('state').textContent", "Connected")
@@ -436,8 +482,6 @@ def test_demo_in_legacy_style(visit):
     page.press("Hello legacy", ENTER)
     for one in (page, other):
         one.wait(f"{log}.at(-1)", "Hello legacy")
-    page.login("john")
-    other.login("mary")
     for path, name in (("user", "mary"), ("group", "chatters")):
         for one in (page, other):
             one.open(f"/legacy/{path}/")
@@ -450,7 +494,7 @@ def test_demo_in_legacy_style(visit):
 
 def test_module(visit):
     """The client as an ES module: the same code under the same names."""
-    page = visit().open("/test/page/module").wait("window.page !== undefined")
+    page = visit().login("john").open("/test/page/module").wait("window.page !== undefined")
     page.wait("page.texts", [{"from": "a module"}])
     assert page.value("page.same") is True
     assert page.value("problems") == []
@@ -485,8 +529,8 @@ def test_dashboard_moves(visit, redis_url):
 
 def test_keyboard(visit):
     """Everything on the chat page can be done by keyboard alone."""
-    john, mary = visit().open("/"), visit().login("mary").open("/").wait(OPEN)
-    john.press("john", TAB, "secret", ENTER).wait("location.pathname", "/").wait(OPEN)
+    john, mary = visit().open("/"), visit().login("mary").open("/chat/").wait(OPEN)
+    john.press("john", TAB, "secret", ENTER).wait("location.pathname", "/chat/").wait(OPEN)
     focus = "document.activeElement.id"
     john.wait(focus, "text").press("typed", ENTER)
     mary.wait(TEXTS, ["typed"])
@@ -517,11 +561,11 @@ def test_keyboard(visit):
     ]
 
 
-@pytest.mark.parametrize("path", ["/login/", "/", "/dashboard/", "/legacy/user/"])
+@pytest.mark.parametrize("path", ["/", "/chat/", "/dashboard/", "/legacy/user/"])
 def test_screen_reader(visit, path):
     """Each control has a name, messages are read out politely, and headings come in order."""
     page = visit()
-    if path != "/login/":
+    if path != "/":
         page.login("john")
     page.open(path)
     page.command("Accessibility.enable")
@@ -540,7 +584,7 @@ def test_screen_reader(visit, path):
         and not node["name"]["value"].strip()
     ]
     assert nameless == []
-    if path != "/login/":
+    if path != "/":
         [log] = [node for node in nodes if node["role"]["value"] == "log"]
         properties = {entry["name"]: entry["value"]["value"] for entry in log["properties"]}
         assert properties["live"] == "polite"
@@ -554,16 +598,16 @@ def test_screen_reader(visit, path):
     assert levels.count("h1") == 1
 
 
-@pytest.mark.parametrize("path", ["/login/", "/", "/dashboard/", "/legacy/"])
+@pytest.mark.parametrize("path", ["/", "/chat/", "/dashboard/", "/legacy/"])
 def test_phone(visit, path):
     """On the smallest phones nothing has to be scrolled sideways, and fingers hit the controls."""
     page = visit().size(320, 568, mobile=True)
-    if path != "/login/":
+    if path != "/":
         page.login("john")
     say("w" * 300, "short", broadcast=True)
     say("x" * 300, sender="mary" * 20, to="john", users=["john"])
     page.open(path)
-    if path == "/":
+    if path == "/chat/":
         page.wait(f"{TEXTS}.length", 3)
     assert page.value("innerWidth") == 320
     assert page.value("document.scrollingElement.scrollWidth") == 320
@@ -580,7 +624,7 @@ def test_phone(visit, path):
         ".map(({ outerHTML }) => outerHTML.slice(0, 200))"
     )
     assert small == []
-    if path == "/":
+    if path == "/chat/":
         # The form stays in sight, however much has been said.
         say(*(f"message {number}" for number in range(30)), broadcast=True)
         page.wait(f"{TEXTS}.length", 33)
@@ -627,11 +671,11 @@ return poor;
 """
 
 
-@pytest.mark.parametrize("path", ["/login/", "/", "/dashboard/"])
+@pytest.mark.parametrize("path", ["/", "/chat/", "/dashboard/"])
 def test_light_and_dark(visit, path):
     """Both schemes are there, and all text stands out from its background."""
     page = visit()
-    if path != "/login/":
+    if path != "/":
         page.login("john")
     say("to all", sender="mary", broadcast=True)
     say("own", sender="john", to="mary", users=["john"])
@@ -639,13 +683,43 @@ def test_light_and_dark(visit, path):
     colours = []
     for scheme in ("light", "dark"):
         page.scheme(scheme).open(path)
-        if path == "/":
+        if path == "/chat/":
             page.wait(OPEN).wait(f"{TEXTS}.length", 2)
         if path == "/dashboard/":
             page.wait("document.getElementById('value').textContent", "40")
         colours.append(page.value("getComputedStyle(document.body).backgroundColor"))
         assert page.run(CONTRASTS) == []
     assert len(set(colours)) == 2
+
+
+@pytest.fixture(scope="module")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The script of axe, which knows most of what can be wrong with a page for somebody."""
+    folder = tmp_path_factory.mktemp("axe")
+    fetch_from_npm("axe-core@4.14.1", "axe.min.js", folder / "axe.min.js")
+    return (folder / "axe.min.js").read_text()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "height", "mobile"), [(390, 844, True), (1440, 900, False)])
+def test_axe_finds_nothing(visit, axe, width, height, mobile, scheme):
+    """No page of the demo breaks a rule of accessibility, on a phone or a desk, to anybody."""
+    say("to all", sender="mary", broadcast=True)
+    publish("dashboard", '{"visitors": 40}', broadcast=True)
+    guest = visit().size(width, height, mobile).scheme(scheme)
+    john = visit().size(width, height, mobile).scheme(scheme).login("john")
+    live = ["/chat/", "/dashboard/"]
+    for page, paths in (
+        (guest, ["/", *live]),
+        (john, [*live, "/legacy/", "/legacy/user/", "/legacy/group/"]),
+    ):
+        for path in paths:
+            page.open(path).run(axe)
+            found = page.driver.execute_async_script(
+                "const done = arguments[0];"
+                "axe.run().then(({ violations }) => done(violations), String);"
+            )
+            assert found == [], path
 
 
 @pytest.fixture
@@ -669,8 +743,10 @@ def drop(page: Page, while_away: Callable[[], None]) -> None:
 
 def test_screenshots_of_the_chat(visit, screenshots):
     """John on a desk and mary, who prefers the dark, on a phone: the pictures of the README."""
-    john = visit().size(820, 780).scheme("light").login("john").open("/").wait(OPEN)
-    mary = visit().size(390, 780, mobile=True).scheme("dark").login("mary").open("/").wait(OPEN)
+    john = visit().size(1280, 800).scheme("light").login("john").open("/chat/").wait(OPEN)
+    mary = (
+        visit().size(390, 780, mobile=True).scheme("dark").login("mary").open("/chat/").wait(OPEN)
+    )
     send(mary, "Good morning, everyone!")
     john.wait(f"{TEXTS}.length", 1)
     send(john, "Morning! Version 1.0 is out.")
@@ -698,7 +774,7 @@ def test_screenshots_of_the_dashboard(visit, screenshots):
     now = time.time()
     for half_seconds in range(120, 40, -1):
         figures.publish(now - half_seconds / 2)
-    page = visit().size(820, 700).scheme("dark").open("/dashboard/").wait(OPEN)
+    page = visit().size(1280, 800).scheme("dark").open("/dashboard/").wait(OPEN)
     page.wait("document.querySelector('#chart .curve')?.points.length > 70")
 
     def meanwhile() -> None:

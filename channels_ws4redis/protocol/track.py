@@ -199,7 +199,9 @@ class Track:
             return None
         if ordered and self._held and has_hole:
             return None
-        if not any(isinstance(item, Lost) for item in self._full(reading).since(here)):
+        # What may be lost besides, as a database may have been wiped, is not on its way.
+        since = Position(there.epoch, 0) if is_blank(here) else here
+        if not any(isinstance(item, Lost) for item in self._full(reading).since(since)):
             return None
         return self._arrived if ordered and is_blank(here) else here
 

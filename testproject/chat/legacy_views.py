@@ -17,8 +17,8 @@ from channels_ws4redis.redis_store import RedisMessage
 from chat.middleware import HEADER
 
 
-class LegacyView(TemplateView):
-    """A page with inline scripts."""
+class LegacyView(LoginRequiredMixin, TemplateView):
+    """A page with inline scripts, for those who have logged in: each of these pages publishes."""
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Answer with a policy that allows what these pages do."""
@@ -39,7 +39,7 @@ class BroadcastChatView(LegacyView):
         return super().get(request, *args, **kwargs)
 
 
-class UserChatView(LoginRequiredMixin, LegacyView):
+class UserChatView(LegacyView):
     """A message goes to one user, by a POST."""
 
     template_name = "chat/legacy/user.html"
@@ -56,7 +56,7 @@ class UserChatView(LoginRequiredMixin, LegacyView):
         return HttpResponse("OK")
 
 
-class GroupChatView(LoginRequiredMixin, LegacyView):
+class GroupChatView(LegacyView):
     """A message goes to the members of one auth group, by a POST."""
 
     template_name = "chat/legacy/group.html"

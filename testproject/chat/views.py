@@ -4,7 +4,7 @@ import json
 from http import HTTPStatus
 
 from django.contrib.auth import get_user_model
-from django.contrib.auth.decorators import login_required
+from django.contrib.auth.models import AbstractUser, Group
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.shortcuts import render
 from django.utils import timezone
@@ -17,9 +17,10 @@ from chat.forms import MessageForm
 FACILITY = "chat"
 
 
-@login_required
 def chat(request: HttpRequest) -> HttpResponse:
-    """Show the chat; everything in it comes and goes by the socket, or by `send`."""
+    """Show the chat, to guests without the form; messages come by the socket."""
+    if not request.user.is_authenticated:
+        return render(request, "chat/chat.html")
     others = get_user_model().objects.exclude(pk=request.user.pk).order_by("username")
     groups = request.user.groups.order_by("name")
     return render(request, "chat/chat.html", {"others": others, "groups": groups})
@@ -45,19 +46,25 @@ def send(request: HttpRequest) -> JsonResponse:
         "text": form.cleaned_data["text"],
         "at": timezone.now().isoformat(),
     }
-    if user:
-        # The sender's own pages show the message as well.
-        publisher = RedisPublisher(facility=FACILITY, users=[user, request.user])
-    else:
-        publisher = RedisPublisher(facility=FACILITY, groups=[group])
     try:
-        publisher.publish_message(json.dumps(message))
+        publish(message, sender=request.user, user=user, group=group)
     except RedisConnectionError:
         return JsonResponse(
             {"error": "The message could not be sent; try again later."},
             status=HTTPStatus.SERVICE_UNAVAILABLE,
         )
     return JsonResponse({})
+
+
+def publish(
+    message: dict[str, str], *, sender: AbstractUser, user: AbstractUser | None, group: Group | None
+) -> None:
+    """Publish to all pages of a group's members, or of a user and of the sender."""
+    if group:
+        publisher = RedisPublisher(facility=FACILITY, groups=[group])
+    else:
+        publisher = RedisPublisher(facility=FACILITY, users=[user, sender])
+    publisher.publish_message(json.dumps(message))
 
 
 def dashboard(request: HttpRequest) -> HttpResponse:

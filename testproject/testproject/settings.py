@@ -83,6 +83,7 @@ REDIS_URL = os.environ.get("REDIS_URL") or running_url(REDIS_URL_FILE) or "redis
 
 WEBSOCKET_URL = "/ws/"
 WS4REDIS_CONNECTION = REDIS_URL
+WS4REDIS_ALLOWED_CHANNELS = "chat.permissions.allowed_channels"
 WS4REDIS_EXPIRE = 3600
 WS4REDIS_HEARTBEAT = "--heartbeat--"
 WS4REDIS_HISTORY = 120  # a minute of the dashboard

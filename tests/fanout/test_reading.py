@@ -195,3 +195,37 @@ async def test_a_socket_that_leaves_while_it_joins_is_not_taken_in_again(fanout)
     assert await staying.receive() == "Hello"
     staying.leave()
     await all_left()
+
+
+@pytest.mark.parametrize("unsettle", ["wipe", "foreign value", "nothing"])
+async def test_a_stream_on_a_channel_that_begins_reaches_everybody(
+    fanout, monkeypatch, redis_client, unsettle
+):
+    """What may have come and gone before it is not on its way, and is not waited for."""
+    live, newcomer = await Listener(fanout).join(FOO), Listener(fanout)
+    if unsettle == "wipe":
+        redis_client.flushdb()
+    elif unsettle == "foreign value":
+        redis_client.set(FOO, "foreign")
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    aread, begun = fanout._backend.aread, []
+
+    async def read_late(channels):
+        """Read when the first message has arrived already."""
+        if not begun:
+            begun.append(True)
+            await publisher.apublish_message("0")
+            while not fanout._groups[FOO].track._held:  # noqa: ASYNC110 # no event tells
+                await asyncio.sleep(0)
+        return await aread(channels)
+
+    monkeypatch.setattr(fanout._backend, "aread", read_late)
+    entering = asyncio.ensure_future(newcomer.join(FOO))
+    for number in range(1, 100):
+        await publisher.apublish_message(str(number))
+        await asyncio.sleep(0.03)  # a stream
+        if entering.done() and not live.queue.empty():
+            break
+    assert entering.done()
+    assert not live.queue.empty()
+    await entering

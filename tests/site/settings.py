@@ -14,6 +14,7 @@ ALLOWED_HOSTS = ["*"]
 DEBUG = False
 WS4REDIS_HEARTBEAT = None
 WS4REDIS_HISTORY = 1
+WS4REDIS_ALLOWED_CHANNELS = None
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

@@ -14,6 +14,7 @@ from daphne.server import Server
 from django.core.management import call_command
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from redis.exceptions import RedisError
+from twisted.internet import reactor
 
 from chat import figures
 from testproject.asgi import application
@@ -27,11 +28,11 @@ FEED_INTERVAL = 0.5  # seconds
 BANNER = """
   The demo is at {url}
 
-  Log in as {john} or as {mary}, the password is {password}.
+  Log in as {john} or as {mary}, the password is {password}; or look around as a guest.
   Use two browsers, or a private window for the second user, and let them chat.
 
   The dashboard at {url}dashboard/ moves by itself.
-  A page in the style of the legacy package is at {url}legacy/
+  Pages in the style of the legacy package are at {url}legacy/
 
   Another process reaches the same Redis server, for example
     {python} testproject/manage.py shell
@@ -88,6 +89,8 @@ class Command(BaseCommand):
 def _feeding() -> Iterator[None]:
     """Publish to the dashboard from a thread, which ends with the process in any case."""
     stopped = threading.Event()
+    # At the signal itself: until the server has ended, whatever else was told to end is gone.
+    reactor.addSystemEventTrigger("before", "shutdown", stopped.set)
     thread = threading.Thread(target=_feed, args=[stopped], daemon=True)
     thread.start()
     try:

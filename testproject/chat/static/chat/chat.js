@@ -3,10 +3,6 @@
 (() => {
   const socket = WS4Redis.sockets.chat;
   const log = document.getElementById('log');
-  const composer = document.getElementById('composer');
-  const recipient = document.getElementById('recipient');
-  const text = document.getElementById('text');
-  const problem = document.getElementById('problem');
   const user = log.dataset.user;
   const link = Link.watch(socket, log);
   const clock = new Intl.DateTimeFormat([], { hour: '2-digit', minute: '2-digit' });
@@ -74,11 +70,6 @@
     }
   }
 
-  function complain(sentence) {
-    problem.textContent = sentence;
-    problem.hidden = !sentence;
-  }
-
   socket.addEventListener('message', ({ detail }) => {
     let message;
     try {
@@ -86,38 +77,12 @@
     } catch (error) {
       message = null;
     }
-    // Anyone may publish on this facility, with any program.
+    // Whoever has logged in may publish here, with any program.
     if (!message || typeof message.text !== 'string') {
       message = { from: 'someone', text: String(detail.data) };
     }
     show(detail.channel, message);
   });
-
-  /** To everyone: through the socket. */
-  function broadcast() {
-    const sent = socket.sendJSON({
-      from: user,
-      to: 'everyone',
-      text: text.value,
-      at: new Date().toISOString(),
-    });
-    return sent ? null : 'Not connected; the message was not sent.';
-  }
-
-  /** To a user or a group: by a view, which knows for sure who the sender is. */
-  async function post(audience, name) {
-    const body = new FormData(composer);
-    body.set(audience, name);
-    body.set('text', text.value);
-    try {
-      const response = await fetch(composer.action, { method: 'POST', body });
-      return response.ok ? null : (await response.json()).error;
-    } catch (error) {
-      return 'The server cannot be reached; the message was not sent.';
-    }
-  }
-
-  socket.addEventListener('open', () => complain(null));
 
   // The end stays in sight when a phone's keyboard opens or the window changes.
   let end = true;
@@ -129,17 +94,4 @@
       log.scrollTop = log.scrollHeight;
     }
   }).observe(log);
-
-  composer.addEventListener('submit', async (event) => {
-    event.preventDefault();
-    const [audience, ...name] = recipient.value.split(':');
-    const error = audience === 'broadcast' ? broadcast() : await post(audience, name.join(':'));
-    complain(error);
-    if (!error) {
-      text.value = '';
-      // What the sender has written should be seen, wherever they have scrolled to.
-      log.scrollTop = log.scrollHeight;
-    }
-    text.focus();
-  });
 })();

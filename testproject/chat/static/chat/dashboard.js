@@ -10,11 +10,13 @@
   const socket = WS4Redis.sockets.dashboard;
   const link = Link.watch(socket, document.getElementById('log'));
   const chart = document.getElementById('chart');
+  const noNumbers = document.getElementById('no-numbers');
   const figures = {};
   ['value', 'lowest', 'mean', 'highest'].forEach((name) => {
     figures[name] = document.getElementById(name);
   });
   const points = []; // {at, value, recovered}, oldest first
+  let waitingSince = Date.now(); // for the next number
 
   function add(point) {
     let index = points.length;
@@ -46,6 +48,7 @@
   }
 
   function draw() {
+    noNumbers.hidden = socket.state !== 'open' || Date.now() - waitingSince < GAP;
     const newest = points.length ? points[points.length - 1].at : 0;
     const end = Math.max(Date.now(), newest);
     while (points.length > 1 && points[1].at < end - SPAN) {
@@ -91,6 +94,9 @@
     }
   }
 
+  socket.addEventListener('open', () => {
+    waitingSince = Date.now();
+  });
   socket.addEventListener('message', ({ detail }) => {
     let message;
     try {
@@ -100,6 +106,7 @@
     }
     if (message && typeof message.visitors === 'number') {
       const { visitors: value, at = Date.now() } = message;
+      waitingSince = Date.now();
       add({ at, value, recovered: link.recovering(detail.channel) });
     }
   });
