@@ -48,13 +48,8 @@ def check_origins(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id="ws4redis.E004",
         )
         for name in settings.WS4REDIS_ALLOWED_ORIGINS
-        if name not in ("*", "null", "file://") and not _is_origin(name)
+        if name not in ("*", "null", "file://") and Origin.of(name.rstrip("/")) is None
     ]
-
-
-def _is_origin(name: str) -> bool:
-    pattern = Origin.of(name.rstrip("/"))
-    return pattern is not None and "*" not in pattern.host.removeprefix("*.")
 
 
 def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:

@@ -93,13 +93,15 @@ async def admit(
             "its client names a root path by the header Daphne-Root-Path; start daphne with "
             "--root-path, and have the proxy drop that header"
         )
-    _require_admissible(WebSocketRequest(scope), check_origin)
-    request = await _identify(scope, flags.channels, subscriber)
+    request = WebSocketRequest(scope)
+    _require_admissible(request, check_origin)
+    request = await _identify(scope, request, flags.channels, subscriber)
     granted = await _grant(request, flags.channels)
-    if not (subscriber.is_stock and _is_public(granted)) and request.session is not None:
-        await hooks.run(drop_forged_session, request)
-    # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it.
+    # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
+    # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
+    if lazy and request.session is not None and not (subscriber.is_stock and _is_public(granted)):
+        await hooks.run(drop_forged_session, request)
     await subscriber.set_channels(request, granted, may_block=lazy and not _is_public(granted))
     channels = subscriber.channels
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
@@ -123,14 +125,16 @@ def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
 
 
 async def _identify(
-    scope: dict[str, Any], flags: Collection[str], subscriber: Subscriber
+    scope: dict[str, Any],
+    request: WebSocketRequest,
+    flags: Collection[str],
+    subscriber: Subscriber,
 ) -> WebSocketRequest:
-    """Return the request of a socket with its session and user.
+    """Return the request of a socket with its session and user, or another one without either.
 
     They come from WS4REDIS_PROCESS_REQUEST if that is set, else from a middleware that the project
     has put around the router, else from the session cookie.
     """
-    request = WebSocketRequest(scope)
     hook = settings.WS4REDIS_PROCESS_REQUEST
     if hook is not None:
         try:

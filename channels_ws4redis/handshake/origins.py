@@ -19,7 +19,8 @@ from channels_ws4redis.conf import settings
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
 _ORIGIN = re.compile(
-    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9_*-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://"
+    r"(?P<host>(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*|\[[0-9a-f:.]+\])"
     r"(?::(?P<port>[0-9]{1,5}))?"
 )
 
@@ -42,16 +43,9 @@ class Origin(NamedTuple):
 
     def matches(self, pattern: Origin) -> bool:
         """Tell whether a pattern stands for this origin; a wildcard means what Django's do."""
-        host = pattern.host.removeprefix("*") if pattern.host.startswith("*.") else pattern.host
-        return (
-            "*" not in self.host
-            and is_same_domain(self.host, host)
-            and (self.scheme, self.port)
-            == (
-                pattern.scheme,
-                pattern.port,
-            )
-        )
+        if "*" in self.host or (self.scheme, self.port) != (pattern.scheme, pattern.port):
+            return False
+        return is_same_domain(self.host, pattern.host.removeprefix("*"))
 
 
 def origin_allowed(request: HttpRequest) -> bool:

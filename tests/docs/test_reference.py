@@ -284,7 +284,9 @@ def tags_function(name: str) -> Callable[..., Any]:
 PASSED_ON = {"RedisPublisher": RedisStore._get_message_channels}
 
 
-@pytest.mark.parametrize(("span", "function"), list(signed()), ids=str)
+@pytest.mark.parametrize(
+    ("span", "function"), [pytest.param(*each, id=each[0]) for each in signed()]
+)
 def test_arguments_are_those_of_the_code(span: str, function: Callable[..., Any]) -> None:
     head, _, rest = span.partition("(")
     if head in PASSED_ON:
