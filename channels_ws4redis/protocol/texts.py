@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
+
+#: The key of a session in the name of its channel. Whoever knows the key can be that visitor.
+_SESSION_KEY = re.compile(r"\b(session:)[^:\s]+")
+
 
 def escaped(text: str, limit: int = 500) -> str:
     """Return a text as one line that cannot be taken for another, nor move a terminal's cursor.
 
+    In the names of channels, the keys of sessions are left out.
+
     :param limit: characters after which the text is cut, and the number of the others told.
     """
-    line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in text[:limit])
+    start = _SESSION_KEY.sub(r"\1…", text[:limit])
+    line = "".join(each if each.isprintable() else repr(each)[1:-1] for each in start)
     return line if len(text) <= limit else f"{line}… ({len(text) - limit} more characters)"
 
 
