@@ -131,6 +131,27 @@ async def test_sentinel(settings, server, tmp_path):
         process.communicate()
 
 
+def test_a_system_without_fork():
+    """The package can be imported and used where there is no fork, as on Windows."""
+    code = (
+        # What imports these names itself comes first.
+        "import asyncio, concurrent.futures, logging, multiprocessing, random, threading\n"
+        "import channels.layers, daphne.server, django, os, pkgutil, redis.asyncio, sys\n"
+        "del os.fork, os.register_at_fork\n"
+        "sys.modules |= dict.fromkeys(['fcntl', 'grp', 'pwd', 'resource', 'termios'])\n"
+        "from django.conf import settings\n"
+        "apps = ['django.contrib.contenttypes', 'django.contrib.auth', 'channels_ws4redis']\n"
+        "settings.configure(INSTALLED_APPS=apps)\n"
+        "django.setup()\n"
+        "import channels_ws4redis\n"
+        "for module in pkgutil.walk_packages(channels_ws4redis.__path__, 'channels_ws4redis.'):\n"
+        "    __import__(module.name)\n"
+        "from channels_ws4redis.store.process import get_client\n"
+        "get_client()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_import_connects_nowhere():
     """Importing the package needs neither Redis nor configured settings."""
     code = (
