@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from channels_ws4redis.layers import RedisChannelLayer
 from testproject.embedded import RedisServer, find_free_port, find_server_binary
 from tests.clients import Visitor
 from tests.servers import ROOT
@@ -125,6 +126,62 @@ async def test_tls(serve, tls_port, certificate, as_url):
             "ssl_ca_certs": str(certificate),
         }
     await assert_works(serve, connection)
+
+
+@pytest.mark.parametrize("as_url", [True, False])
+async def test_tls_without_a_certificate_that_is_known(serve, tls_port, as_url):
+    """Verification can be switched off, in the words of redis-py: None in a dict."""
+    if as_url:
+        query = "ssl_cert_reqs=none&ssl_check_hostname=false"
+        connection = f"rediss://127.0.0.1:{tls_port}/0?{query}"
+    else:
+        connection = {
+            "host": "127.0.0.1",
+            "port": tls_port,
+            "ssl": True,
+            "ssl_cert_reqs": None,
+            "ssl_check_hostname": False,
+        }
+    await assert_works(serve, connection)
+
+
+#: Options that would disturb the package, as they may stand in settings made for other software.
+OPTIONS = {
+    "protocol": 3,
+    "decode_responses": True,
+    "socket_timeout": 1,
+    "health_check_interval": 1,
+}
+
+
+@pytest.mark.parametrize("form", ["url", "dict"])
+async def test_options_that_disturb(serve, server, form):
+    """Whatever options WS4REDIS_CONNECTION has, the package takes those that it needs."""
+    query = "&".join(f"{key}={value}" for key, value in OPTIONS.items())
+    connection = f"{server.url}?{query}" if form == "url" else {"port": server.port} | OPTIONS
+    await assert_works(serve, connection)
+
+
+@pytest.mark.parametrize("form", ["url", "dict", "address", "port as text"])
+async def test_options_that_disturb_the_layer(server, form):
+    """The same in the layer's ``hosts``, on which the link neither breaks nor falls silent."""
+    query = "&".join(f"{key}={value}" for key, value in OPTIONS.items())
+    hosts = {
+        "url": f"{server.url}?{query}",
+        "dict": {"host": "127.0.0.1", "port": server.port} | OPTIONS,
+        "address": {"address": f"{server.url}?{query}"},
+        "port as text": {"host": "127.0.0.1", "port": str(server.port), "password": ""},
+    }[form]
+    layer = RedisChannelLayer(hosts=[hosts])
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    await layer.group_send("group", {"type": "test", "text": "☃"})
+    async with asyncio.timeout(5):
+        assert await layer.receive(channel) == {"type": "test", "text": "☃"}
+    with redis.Redis.from_url(server.url) as client:
+        (link,) = client.client_list(_type="pubsub")
+        assert link["resp"] == "2"
+    await layer.flush()
 
 
 @contextlib.contextmanager
