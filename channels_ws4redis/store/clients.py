@@ -13,16 +13,18 @@ import redis.asyncio
 import redis.asyncio.connection
 from django.core.exceptions import ImproperlyConfigured
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import Sentinel as AsyncSentinels
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel as Sentinels
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.store.sentinels import AsyncSentinels, Sentinels
 
 #: Seconds. Publishing must fail soon when Redis is gone, and redis-py's own defaults differ from
 #: release to release (none before 8, five seconds since).
 TIMEOUTS = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0}
+
+#: The same for one sentinel, which answers in a moment or not at all: another one is to be asked.
+SENTINEL_TIMEOUTS = {"socket_connect_timeout": 1.0, "socket_timeout": 1.0}
 
 #: Seconds without traffic until the system asks the other end for a sign of life, seconds between
 #: two such questions, and how many without an answer end the connection. Firewalls forget a
@@ -157,8 +159,10 @@ def _make_client(
     url = given.pop("url", None)
     kwargs = DEFAULTS | no_retry | given | (kind.parse_url(url) if url else {}) | overrides | NEEDS
     if "sentinels" in kwargs:
-        own = kwargs.pop("sentinel_kwargs", None) or DEFAULTS
-        sentinels = kind.sentinels(kwargs.pop("sentinels"), sentinel_kwargs=own)
+        own = kwargs.pop("sentinel_kwargs", {})
+        sentinels = kind.sentinels(
+            kwargs.pop("sentinels"), sentinel_kwargs=SENTINEL_TIMEOUTS | no_retry | own | NEEDS
+        )
         return sentinels.master_for(kwargs.pop("service_name", "mymaster"), **kwargs)
     if "unix_socket_path" in kwargs or "path" in kwargs:
         # What belongs to TCP is refused there.
@@ -172,12 +176,9 @@ def _make_client(
 
 
 async def disconnect(client: redis.asyncio.Redis) -> None:
-    """Close the connections of an asyncio client, those to sentinels included."""
-    pool: Any = client.connection_pool
-    sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
-    for each in (pool, *(sentinel.connection_pool for sentinel in sentinels)):
-        with contextlib.suppress(*UNREACHABLE):
-            await each.disconnect()
+    """Close the connections of an asyncio client."""
+    with contextlib.suppress(*UNREACHABLE):
+        await client.connection_pool.disconnect()
 
 
 class Pool:

@@ -233,6 +233,19 @@ async def test_sentinel(settings, server, tmp_path):
         process.communicate()
 
 
+@pytest.mark.parametrize("make", [make_client, make_async_client])
+@pytest.mark.parametrize("own", [None, {}, {"password": "p"}, {"socket_timeout": 0.5}])
+def test_a_sentinel_has_bounds_of_its_own(make, own):
+    """Short ones, as there are others to ask, and no repetition; also beside own arguments."""
+    client = make({"sentinels": [("h", 1), ("h", 2)], "sentinel_kwargs": own})
+    for sentinel in client.connection_pool.sentinel_manager.sentinels:
+        found = sentinel.connection_pool.connection_kwargs
+        assert found["socket_connect_timeout"] == 1
+        assert found["socket_timeout"] == (own or {}).get("socket_timeout", 1)
+        assert found["password"] == (own or {}).get("password")
+        assert found["retry"]._retries == 0
+
+
 def test_a_system_without_fork():
     """The package can be imported and used where there is no fork, as on Windows."""
     code = (
