@@ -94,10 +94,14 @@ class Settings:
         """Where Redis is: a dict of redis-py's connection arguments, or a URL.
 
         A URL begins with ``redis://``, ``rediss://`` or ``unix://``. A dict may be partial; a port
-        as text, an empty password and ``unix_socket_path`` are understood. For Sentinel it is
+        as text and ``unix_socket_path`` are understood. A place, user or password that is empty or
+        None counts as absent; other options take None as redis-py does, such as
+        ``"ssl_cert_reqs": None``. For Sentinel it is
         ``{"sentinels": [(host, port), ...], "service_name": "mymaster", "db": 0}``. An attempt to
         connect takes 3 seconds at most and an answer 5 seconds, unless
-        ``socket_connect_timeout`` and ``socket_timeout`` say otherwise.
+        ``socket_connect_timeout`` and ``socket_timeout`` say otherwise. The options ``protocol``,
+        ``encoding``, ``decode_responses`` and ``health_check_interval`` have no effect, also in the
+        query of a URL.
         """
         value: Mapping[str, Any] | str | None = self._get("WS4REDIS_CONNECTION", None)
         if value is None:

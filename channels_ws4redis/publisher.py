@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -11,7 +11,8 @@ from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, 
 from channels_ws4redis.redis_store import RedisStore, own_identities
 from channels_ws4redis.store.commands import fetch_command
 from channels_ws4redis.store.process import get_client
-from channels_ws4redis.store.runner import get_runner
+from channels_ws4redis.store.runner import get_runner, run
+from channels_ws4redis.store.scripts import Result
 
 __all__ = ["RedisPublisher"]
 
@@ -54,11 +55,8 @@ class RedisPublisher(RedisStore):
         :raises ValueError: for another audience.
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         """
-        for name in self._stored_names(request, facility, audience):
-            message: bytes | None = self._connection.get(name)
-            if message:
-                return message
-        return None
+        names = self._stored_names(request, facility, audience)
+        return _first(run(self._connection, [fetch_command(name) for name in names]))
 
     async def afetch_message(
         self, request: Any, facility: str, audience: str = "any"
@@ -66,12 +64,7 @@ class RedisPublisher(RedisStore):
         """Return the stored message of a facility; asyncio twin of `fetch_message`."""
         # In a thread, as finding out who asks may load the session and the user from the database.
         names = await sync_to_async(self._stored_names)(request, facility, audience)
-        for message in await get_runner().run([fetch_command(name) for name in names]):
-            if isinstance(message, Exception):
-                raise message
-            if message:
-                return bytes(message)
-        return None
+        return _first(await get_runner().run([fetch_command(name) for name in names]))
 
     def _stored_names(self, request: Any, facility: Any, audience: str) -> list[str]:
         if audience != "any" and audience not in AUDIENCES:
@@ -85,6 +78,15 @@ class RedisPublisher(RedisStore):
             for wanted in (AUDIENCES if audience == "any" else (audience,))
             for identity in _identities_of(request, wanted)
         ]
+
+
+def _first(messages: Iterable[Result]) -> bytes | None:
+    for message in messages:
+        if isinstance(message, Exception):
+            raise message
+        if message:
+            return bytes(message)
+    return None
 
 
 def _identities_of(request: Any, audience: str) -> Iterator[str | None]:

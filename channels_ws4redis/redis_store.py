@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from functools import partial
 from typing import Any, Self
 
-from django.db import transaction
-
+from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.protocol.messages import is_heartbeat
@@ -23,10 +23,14 @@ from channels_ws4redis.protocol.names import (
     channel_name,
     identities,
 )
+from channels_ws4redis.protocol.texts import reason_of, shown
+from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
+
+logger = logging.getLogger(__name__)
 
 #: Seconds, some thirty years. Redis refuses an expire time that overflows its clock, and would do
 #: so in the middle of the script that publishes.
@@ -103,6 +107,7 @@ class RedisStore:
         expire: int | None = None,
         *,
         on_commit: bool = False,
+        using: str | None = None,
         idempotency_key: str = "",
     ) -> None:
         """Publish a message to every channel of this publisher, and store it.
@@ -110,18 +115,34 @@ class RedisStore:
         :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
         :param expire: seconds for which the message is stored, instead of ``WS4REDIS_EXPIRE``; with
             0 it is not stored, and an older stored message stays in place.
-        :param on_commit: publish after the surrounding database transaction has committed, and not
-            at all if the transaction is rolled back.
+        :param on_commit: publish once the open database transactions have been committed, and not
+            at all if one is rolled back. Then an error is logged and not raised: what has been
+            committed must not look as if it had failed.
+        :param using: the alias of the only database that ``on_commit`` waits for; by default all
+            that are in a transaction in this thread.
         :param idempotency_key: publishing again with the same key within a day does nothing, so
             that a publish that timed out can safely be repeated.
-        :raises ValueError: if the message or the expire time can only be a mistake.
+        :raises ValueError: if an argument can only be a mistake.
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         """
         publication = self._publication(message, expire, idempotency_key)
         if on_commit:
-            transaction.on_commit(partial(self._publish, publication))
+            after_commit(partial(self._try_to_publish, publication), using)
+        elif using is not None:
+            raise ValueError(f"using={using!r} is for on_commit=True; pass both, or none.")
         else:
             self._publish(publication)
+
+    def _try_to_publish(self, publication: Publication) -> None:
+        try:
+            self._publish(publication)
+        except Exception as error:
+            logger.error(
+                "Committed, but the message on %s is not published: %s",
+                shown(" ".join(publication.channels)),
+                reason_of(error),
+                exc_info=not isinstance(error, UNREACHABLE),
+            )
 
     def _publish(self, publication: Publication) -> None:
         if publication.channels:  # a message for nobody needs not even a channel layer

@@ -1,4 +1,4 @@
-"""Clients that do not read, and how much memory a server has used for them."""
+"""Clients that do not read, servers that do not answer, and how much memory was used for them."""
 
 from __future__ import annotations
 
@@ -79,6 +79,25 @@ class SilentClient:
     def close(self) -> None:
         """Go away."""
         self._socket.close()
+
+
+@contextlib.contextmanager
+def frozen_server() -> Iterator[int]:
+    """Yield a port on which connections are accepted, and never answered."""
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:
+        yield server.getsockname()[1]
+
+
+@contextlib.contextmanager
+def gone_server() -> Iterator[int]:
+    """Yield a port that swallows whatever is sent to it, as the address of a host that is gone."""
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(3):  # from now on the system has no room for another connection
+            stuffing = stack.enter_context(socket.socket())
+            stuffing.setblocking(False)
+            stuffing.connect_ex(server.getsockname())
+        yield server.getsockname()[1]
 
 
 def forget_peak(pid: int) -> None:

@@ -465,5 +465,5 @@ def test_sync_and_async_twins():
     for name in ("publish_message", "fetch_message"):
         sync = inspect.signature(getattr(RedisPublisher, name)).parameters
         twin = inspect.signature(getattr(RedisPublisher, f"a{name}")).parameters
-        assert set(sync) - set(twin) <= {"on_commit"}
+        assert set(sync) - set(twin) <= {"on_commit", "using"}
         assert [sync[key] for key in twin] == list(twin.values())

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import redis
@@ -10,23 +13,50 @@ import redis.asyncio
 import redis.asyncio.connection
 from django.core.exceptions import ImproperlyConfigured
 from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.store.sentinels import AsyncSentinels, Sentinels
 
 #: Seconds. Publishing must fail soon when Redis is gone, and redis-py's own defaults differ from
 #: release to release (none before 8, five seconds since).
 TIMEOUTS = {"socket_connect_timeout": 3.0, "socket_timeout": 5.0}
 
-#: The newer protocol brings nothing here. With it redis-py 8 switches on notifications about
-#: maintenance, and then its asyncio pool hands out connections that Redis has closed meanwhile.
-DEFAULTS = TIMEOUTS | {"protocol": 2}
+#: The same for one sentinel, which answers in a moment or not at all: another one is to be asked.
+SENTINEL_TIMEOUTS = {"socket_connect_timeout": 1.0, "socket_timeout": 1.0}
 
-#: What only the package's own settings understand; the rest goes to redis-py as it is.
-SENTINEL_KEYS = ("sentinels", "service_name", "sentinel_kwargs")
+#: Seconds without traffic until the system asks the other end for a sign of life, seconds between
+#: two such questions, and how many without an answer end the connection. Firewalls forget a
+#: connection after some minutes without traffic, and drop what is sent on it without a word. macOS
+#: has another name for the first; what a system does not have is left to its own settings.
+KEEPALIVE = {"TCP_KEEPIDLE": 30, "TCP_KEEPALIVE": 30, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+
+#: What holds unless the settings say otherwise. redis-py has keepalive by default since 8.
+DEFAULTS = TIMEOUTS | {
+    "socket_keepalive": True,
+    "socket_keepalive_options": {
+        getattr(socket, name): value for name, value in KEEPALIVE.items() if hasattr(socket, name)
+    },
+}
+
+#: What holds whatever the settings, the query of a URL or the client of a caller say. Payloads are
+#: bytes, and names are UTF-8. With the newer protocol redis-py 8 switches on notifications about
+#: maintenance, and then its asyncio pool hands out connections that Redis has closed meanwhile. A
+#: check of redis-py's after a pause would be a second round trip; see `MAX_PAUSE`.
+NEEDS = {
+    "decode_responses": False,
+    "encoding": "utf-8",
+    "protocol": 2,
+    "health_check_interval": 0,
+}
+
+#: Arguments that say where Redis is, and to whom it belongs. None and "" mean there that nothing is
+#: said, as in settings that are read from the environment. For others None has a meaning.
+PLACES = {
+    "url", "host", "port", "db", "username", "password", "unix_socket_path",
+    "sentinels", "service_name", "sentinel_kwargs",
+}  # fmt: skip
 
 #: What redis-py raises when Redis cannot be reached.
 UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
@@ -34,6 +64,18 @@ UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, 
 #: Connections that a `Pool` keeps while nobody uses them. A server that answers HTTP requests in
 #: threads seldom has more of them publish in the same instant.
 MAX_IDLE = 10
+
+#: Seconds for which nobody may have used a connection that is used once more. Firewalls that forget
+#: connections do so after minutes, and keepalive does not help in a process that was asleep.
+MAX_PAUSE = 60.0
+
+
+class NoAnswerError(redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+    """Redis has not answered in time.
+
+    For redis-py a timeout is no ``ConnectionError``. Code that wants to go on without Redis often
+    catches only one of the two.
+    """
 
 
 def connection_kwargs() -> dict[str, Any]:
@@ -47,17 +89,23 @@ def connection_kwargs() -> dict[str, Any]:
     configured = settings.WS4REDIS_CONNECTION
     if isinstance(configured, str):
         return {"url": configured}
-    kwargs = {key: value for key, value in configured.items() if value not in (None, "")}
+    return _arguments(configured, "WS4REDIS_CONNECTION")
+
+
+def _arguments(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    kwargs = {
+        key: value
+        for key, value in given.items()
+        if value != "" and (value is not None or key not in PLACES)
+    }
     for key in ("port", "db"):
         if key in kwargs:
             try:
                 kwargs[key] = int(kwargs[key])
             except (TypeError, ValueError):
                 raise ImproperlyConfigured(
-                    f"WS4REDIS_CONNECTION[{key!r}] is {kwargs[key]!r}; it must be a number."
+                    f"{origin}[{key!r}] is {kwargs[key]!r}; it must be a number."
                 ) from None
-    # Payloads are bytes; a legacy project may have asked for text, which it never got.
-    kwargs.pop("decode_responses", None)
     return kwargs
 
 
@@ -66,69 +114,71 @@ class _Kind(NamedTuple):
 
     client: Any
     pool: Any
-    sentinel: Any
+    sentinels: Any
     retry: Any
     parse_url: Any
 
 
-_SYNC = _Kind(redis.Redis, redis.ConnectionPool, Sentinel, Retry, redis.connection.parse_url)
+_SYNC = _Kind(redis.Redis, redis.ConnectionPool, Sentinels, Retry, redis.connection.parse_url)
 _ASYNC = _Kind(
     redis.asyncio.Redis,
     redis.asyncio.ConnectionPool,
-    AsyncSentinel,
+    AsyncSentinels,
     AsyncRetry,
     redis.asyncio.connection.parse_url,
 )
 
 
-def make_client(connection: dict[str, Any] | None = None, **overrides: Any) -> redis.Redis:
+def make_client(connection: Mapping[str, Any] | None = None, **overrides: Any) -> redis.Redis:
     """Return a synchronous client on a pool of its own; it connects when first used.
 
     :param connection: redis-py's arguments; by default ``WS4REDIS_CONNECTION``.
     :param overrides: further arguments, which win over those, and over the query of a URL.
+    :raises django.core.exceptions.ImproperlyConfigured: if the port is no number.
     """
-    client = _make_client(_SYNC, connection or connection_kwargs(), overrides)
+    client = _make_client(_SYNC, connection, overrides)
     assert isinstance(client, redis.Redis)
     return client
 
 
 def make_async_client(
-    connection: dict[str, Any] | None = None, **overrides: Any
+    connection: Mapping[str, Any] | None = None, **overrides: Any
 ) -> redis.asyncio.Redis:
     """Return an asyncio client on a pool of its own; asyncio twin of `make_client`."""
-    client = _make_client(_ASYNC, connection or connection_kwargs(), overrides)
+    client = _make_client(_ASYNC, connection, overrides)
     assert isinstance(client, redis.asyncio.Redis)
     return client
 
 
-def _make_client(kind: _Kind, connection: dict[str, Any], overrides: dict[str, Any]) -> Any:
+def _make_client(
+    kind: _Kind, connection: Mapping[str, Any] | None, overrides: dict[str, Any]
+) -> Any:
+    given = _arguments(connection, "hosts") if connection else connection_kwargs()
     # A retry after a timeout could publish twice: redis-py must leave retrying to its caller.
-    kwargs = DEFAULTS | {"retry": kind.retry(NoBackoff(), 0)} | connection | overrides
+    no_retry = {"retry": kind.retry(NoBackoff(), 0)}
+    url = given.pop("url", None)
+    kwargs = DEFAULTS | no_retry | given | (kind.parse_url(url) if url else {}) | overrides | NEEDS
     if "sentinels" in kwargs:
-        special = {key: kwargs.pop(key) for key in SENTINEL_KEYS if key in kwargs}
-        sentinel = kind.sentinel(
-            special["sentinels"], sentinel_kwargs=special.get("sentinel_kwargs") or DEFAULTS
+        own = kwargs.pop("sentinel_kwargs", {})
+        sentinels = kind.sentinels(
+            kwargs.pop("sentinels"), sentinel_kwargs=SENTINEL_TIMEOUTS | no_retry | own | NEEDS
         )
-        return sentinel.master_for(special.get("service_name", "mymaster"), **kwargs)
-    if "url" in kwargs:
-        # from_url() would let the query of the URL win over the overrides.
-        kwargs |= kind.parse_url(kwargs.pop("url")) | overrides
-        kwargs.pop("decode_responses", None)
-        return kind.client(connection_pool=kind.pool(**kwargs))
-    if "unix_socket_path" in kwargs:
-        # Redis() knows which connection class and which arguments fit; ConnectionPool() does not.
+        return sentinels.master_for(kwargs.pop("service_name", "mymaster"), **kwargs)
+    if "unix_socket_path" in kwargs or "path" in kwargs:
+        # What belongs to TCP is refused there.
         for key in ("host", "port", "socket_keepalive", "socket_keepalive_options"):
             kwargs.pop(key, None)
+    if url:
+        # from_url() would let the query of the URL win over the overrides.
+        return kind.client(connection_pool=kind.pool(**kwargs))
+    # Redis() knows which connection class and which arguments fit; ConnectionPool() does not.
     return kind.client(**kwargs)
 
 
 async def disconnect(client: redis.asyncio.Redis) -> None:
-    """Close the connections of an asyncio client, those to sentinels included."""
-    pool: Any = client.connection_pool
-    sentinels = getattr(getattr(pool, "sentinel_manager", None), "sentinels", ())
-    for each in (pool, *(sentinel.connection_pool for sentinel in sentinels)):
-        with contextlib.suppress(*UNREACHABLE):
-            await each.disconnect()
+    """Close the connections of an asyncio client."""
+    with contextlib.suppress(*UNREACHABLE):
+        await client.connection_pool.disconnect()
 
 
 class Pool:
@@ -150,9 +200,10 @@ class Pool:
             if "maint_notifications" not in key
         }
         self._class = model.connection_class
-        self._kwargs = kwargs | {"decode_responses": False, "protocol": 2}
-        # Used with pop() and append() only, each of which is one step for all threads.
-        self._idle: list[Any] = []
+        self._kwargs = kwargs | NEEDS
+        #: Connections that nobody uses, and since when. Used with pop() and append() only, each of
+        #: which is one step for all threads.
+        self._idle: list[tuple[Any, float]] = []
         self._closed = False
 
     def take(self) -> Any:
@@ -161,36 +212,51 @@ class Pool:
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         :raises redis.exceptions.TimeoutError: if it cannot be reached in time.
         """
-        connection = self._take_idle()
-        while connection is not None and _is_stale(connection):
+        while (connection := self._take_idle()) is not None:
+            if not _is_closed(connection):
+                return connection
             connection.disconnect()
-            connection = self._take_idle()
-        if connection is None:
-            connection = self._class(**self._kwargs)
-            connection.connect()
+        connection = self._class(**self._kwargs)
+        connection.connect()
         return connection
 
     def _take_idle(self) -> Any:
         try:
-            return self._idle.pop()
+            connection, since = self._idle.pop()
         except IndexError:
             return None
+        if time.monotonic() - since > MAX_PAUSE:
+            connection.disconnect()
+            self.drop_idle()  # which have waited for longer
+            return None
+        return connection
 
     def give_back(self, connection: Any) -> None:
         """Keep a connection, on which no reply is due any more, for the next one who takes it."""
         if self._closed or len(self._idle) >= MAX_IDLE:
             connection.disconnect()
         else:
-            self._idle.append(connection)
+            self._idle.append((connection, time.monotonic()))
+
+    def discard(self, connection: Any) -> None:
+        """Close a connection that has failed, and those that lead to the same server."""
+        connection.disconnect()
+        self.drop_idle()
+
+    def drop_idle(self) -> None:
+        """Close what nobody uses; whoever comes next connects anew."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection, _ = self._idle.pop()
+                connection.disconnect()
 
     def close(self) -> None:
         """Close what nobody uses; what is in use is closed when it is given back."""
         self._closed = True
-        while (connection := self._take_idle()) is not None:
-            connection.disconnect()
+        self.drop_idle()
 
 
-def _is_stale(connection: Any) -> bool:
+def _is_closed(connection: Any) -> bool:
     """Tell whether Redis has closed a connection, by restarting for instance."""
     try:
         return bool(connection.can_read())

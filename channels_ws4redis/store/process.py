@@ -126,4 +126,5 @@ def _on_setting_changed(*, setting: str, **_: Any) -> None:
 
 
 setting_changed.connect(_on_setting_changed)
-os.register_at_fork(after_in_child=_begin_anew)
+if hasattr(os, "register_at_fork"):  # Windows has no fork
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import redis
 
-from channels_ws4redis.store.clients import UNREACHABLE, Pool, disconnect, make_async_client
+from channels_ws4redis.store.clients import (
+    MAX_PAUSE,
+    UNREACHABLE,
+    NoAnswerError,
+    Pool,
+    disconnect,
+    make_async_client,
+)
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import this_process
 from channels_ws4redis.store.scripts import Batch, Command, Reply, Request, Result, pack
@@ -21,13 +29,22 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     :param client: of the Redis to run them on; none of its own connections is used.
     :raises TypeError: if it is no synchronous client of redis-py.
     :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
-    :raises redis.exceptions.TimeoutError: if it does not answer in time.
+    :raises NoAnswerError: if it does not answer in time.
     """
     pool = this_process().pool_of(client)
+    if not commands:
+        return []
     batch = Batch(commands)
-    for _ in range(2):
-        if not batch.take(_exchange(pool, batch.requests())):
-            break
+    try:
+        for _ in range(2):
+            for _ in range(2):
+                if not batch.take(_exchange(pool, batch.requests())):
+                    break
+            if not batch.turn_elsewhere():
+                break
+            pool.drop_idle()  # they lead to the server that has refused
+    except redis.exceptions.TimeoutError as error:
+        raise NoAnswerError(str(error)) from error
     return batch.outcomes
 
 
@@ -41,7 +58,7 @@ def _exchange(pool: Pool, requests: Sequence[Request]) -> list[Result]:
         connection.send_packed_command(pack(requests))
         replies = [_read(connection) for _ in requests]
     except BaseException:
-        connection.disconnect()  # there may be replies that nobody has read
+        pool.discard(connection)  # there may be replies that nobody has read
         raise
     pool.give_back(connection)
     return replies
@@ -67,6 +84,8 @@ class Runner:
         #: That of the process when the connection's settings were read.
         self.generation = this_process().generation
         self._client = make_async_client(connection, max_connections=2)
+        #: When the connection was last used, by `time.monotonic`; 0 if it was not.
+        self._used = 0.0
         #: What waits to be sent, and what has been sent and not been answered.
         self._pending: list[tuple[Command, asyncio.Future[Reply]]] = []
         self._under_way: list[tuple[Command, asyncio.Future[Reply]]] = []
@@ -76,7 +95,7 @@ class Runner:
         """Run scripts and return their replies or exceptions, in order; asyncio twin of `run`.
 
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
-        :raises redis.exceptions.TimeoutError: if it does not answer in time.
+        :raises NoAnswerError: if it does not answer in time.
         """
         loop = asyncio.get_running_loop()
         futures: list[asyncio.Future[Reply]] = [loop.create_future() for _ in commands]
@@ -121,25 +140,34 @@ class Runner:
         batch = Batch(commands)
         try:
             for _ in range(2):
-                if not batch.take(await self._exchange(batch.requests())):
+                for _ in range(2):
+                    if not batch.take(await self._exchange(batch.requests())):
+                        break
+                if not batch.turn_elsewhere():
                     break
+                await self.renew()
         except UNREACHABLE as error:
-            return [_as_redis_error(error)] * len(commands)
+            batch.fail(_as_redis_error(error))
         except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
-            return [error] * len(commands)
+            batch.fail(error)
         return batch.outcomes
 
     async def _exchange(self, requests: Sequence[Request]) -> list[Result]:
         pool: Any = self._client.connection_pool
         connection = await pool.get_connection()
         try:
+            if 0 < self._used < time.monotonic() - MAX_PAUSE:
+                await connection.disconnect(nowait=True)
+                await connection.connect()
             await connection.send_packed_command(pack(requests))
-            return [await _aread(connection) for _ in requests]
+            replies = [await _aread(connection) for _ in requests]
         except BaseException:
             await connection.disconnect(nowait=True)  # there may be replies that nobody has read
             raise
         finally:
             await pool.release(connection)
+        self._used = time.monotonic()
+        return replies
 
     async def renew(self) -> None:
         """Take a new connection for the next command: this one may be silent for ever."""
@@ -169,6 +197,8 @@ def _settle(future: asyncio.Future[Reply], outcome: Result) -> None:
 
 
 def _as_redis_error(error: Exception) -> Exception:
+    if isinstance(error, redis.exceptions.TimeoutError):
+        return NoAnswerError(str(error))
     if isinstance(error, redis.exceptions.RedisError):
         return error
     return redis.exceptions.ConnectionError(str(error))

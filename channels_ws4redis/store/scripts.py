@@ -35,11 +35,37 @@ Result = Reply | Exception
 Request = Sequence[str | bytes | int]
 
 
+#: How a server answers that is not, or no longer, the one that runs commands: a replica, a primary
+#: without its replicas, or a node of a cluster without the slot. redis-py makes classes of some,
+#: and takes the code off then; which ones is a matter of its release.
+_NOT_IN_CHARGE = (
+    redis.exceptions.ReadOnlyError,
+    redis.exceptions.ClusterDownError,  # that of MASTERDOWN is one of them
+    redis.exceptions.MovedError,
+)
+_NOT_IN_CHARGE_CODES = {
+    "READONLY", "MASTERDOWN", "CLUSTERDOWN", "MOVED", "NOREPLICAS", "UNBLOCKED"
+}  # fmt: skip
+
+
+def _is_elsewhere(reply: Result) -> bool:
+    """Tell whether a server has refused to run a command, and another one may be in charge.
+
+    Scripts are refused as a whole. Redis looks at this before a script runs, or at the first
+    command in the script that writes; after that it lets the script write to its end.
+    """
+    return isinstance(reply, redis.exceptions.ResponseError) and (
+        isinstance(reply, _NOT_IN_CHARGE) or str(reply).partition(" ")[0] in _NOT_IN_CHARGE_CODES
+    )
+
+
 class Batch:
     """Commands on their way in one exchange; the body that both runners share.
 
     A script that Redis does not know (restart, ``SCRIPT FLUSH``, first use) is sent in full in a
-    second exchange; it has not run before, so nothing happens twice.
+    second exchange. What a server has refused that is not in charge is sent once more on a new
+    connection, which may lead to another server: behind one name the roles can change while
+    connections stay open. In both cases nothing has run before, so nothing happens twice.
     """
 
     def __init__(self, commands: Sequence[Command]) -> None:
@@ -71,6 +97,17 @@ class Batch:
         self._due = unknown
         self._unknown = {self._commands[index].script for index in unknown}
         return bool(unknown)
+
+    def fail(self, error: Exception) -> None:
+        """Let an exchange that has failed be the outcome of what was sent in it."""
+        for index in self._due:
+            self.outcomes[index] = error
+
+    def turn_elsewhere(self) -> bool:
+        """Tell whether there must be another exchange, on a new connection."""
+        self._due = [index for index, reply in enumerate(self.outcomes) if _is_elsewhere(reply)]
+        self._unknown = set()
+        return bool(self._due)
 
 
 def pack(requests: Sequence[Request]) -> list[bytes]:

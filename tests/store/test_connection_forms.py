@@ -9,7 +9,7 @@ import ipaddress
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,9 +19,13 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from channels_ws4redis.layers import RedisChannelLayer
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.store.process import get_client, this_process
 from testproject.embedded import RedisServer, find_free_port, find_server_binary
 from tests.clients import Visitor
 from tests.servers import ROOT
+from tests.silent import frozen_server, gone_server
 
 
 @pytest.fixture
@@ -127,6 +131,62 @@ async def test_tls(serve, tls_port, certificate, as_url):
     await assert_works(serve, connection)
 
 
+@pytest.mark.parametrize("as_url", [True, False])
+async def test_tls_without_a_certificate_that_is_known(serve, tls_port, as_url):
+    """Verification can be switched off, in the words of redis-py: None in a dict."""
+    if as_url:
+        query = "ssl_cert_reqs=none&ssl_check_hostname=false"
+        connection = f"rediss://127.0.0.1:{tls_port}/0?{query}"
+    else:
+        connection = {
+            "host": "127.0.0.1",
+            "port": tls_port,
+            "ssl": True,
+            "ssl_cert_reqs": None,
+            "ssl_check_hostname": False,
+        }
+    await assert_works(serve, connection)
+
+
+#: Options that would disturb the package, as they may stand in settings made for other software.
+OPTIONS = {
+    "protocol": 3,
+    "decode_responses": True,
+    "socket_timeout": 1,
+    "health_check_interval": 1,
+}
+
+
+@pytest.mark.parametrize("form", ["url", "dict"])
+async def test_options_that_disturb(serve, server, form):
+    """Whatever options WS4REDIS_CONNECTION has, the package takes those that it needs."""
+    query = "&".join(f"{key}={value}" for key, value in OPTIONS.items())
+    connection = f"{server.url}?{query}" if form == "url" else {"port": server.port} | OPTIONS
+    await assert_works(serve, connection)
+
+
+@pytest.mark.parametrize("form", ["url", "dict", "address", "port as text"])
+async def test_options_that_disturb_the_layer(server, form):
+    """The same in the layer's ``hosts``, on which the link neither breaks nor falls silent."""
+    query = "&".join(f"{key}={value}" for key, value in OPTIONS.items())
+    hosts = {
+        "url": f"{server.url}?{query}",
+        "dict": {"host": "127.0.0.1", "port": server.port} | OPTIONS,
+        "address": {"address": f"{server.url}?{query}"},
+        "port as text": {"host": "127.0.0.1", "port": str(server.port), "password": ""},
+    }[form]
+    layer = RedisChannelLayer(hosts=[hosts])
+    channel = await layer.new_channel()
+    await layer.group_add("group", channel)
+    await layer.group_send("group", {"type": "test", "text": "☃"})
+    async with asyncio.timeout(5):
+        assert await layer.receive(channel) == {"type": "test", "text": "☃"}
+    with redis.Redis.from_url(server.url) as client:
+        (link,) = client.client_list(_type="pubsub")
+        assert link["resp"] == "2"
+    await layer.flush()
+
+
 @contextlib.contextmanager
 def sentinel(master: RedisServer, folder: Path) -> Iterator[int]:
     """Run a sentinel that fails over within two seconds."""
@@ -161,14 +221,22 @@ def replicas(port: int) -> list[dict]:
 
 
 async def test_sentinel(serve, server, tmp_path):
-    """With sentinels a site finds the master, and finds the new one after a failover."""
+    """With sentinels a site finds the master, and finds the new one after a failover.
+
+    One of the sentinels is gone, and swallows what is sent to it.
+    """
     options = {"replicaof": f"127.0.0.1 {server.port}"}
-    with RedisServer(port=0, options=options) as replica, sentinel(server, tmp_path) as port:
+    with (
+        RedisServer(port=0, options=options) as replica,
+        sentinel(server, tmp_path) as port,
+        gone_server() as silent_port,
+    ):
         deadline = time.monotonic() + 30
         while not replicas(port):
             assert time.monotonic() < deadline, "the sentinel has not found the replica"
             await asyncio.sleep(0.1)
-        connection = {"sentinels": [["127.0.0.1", port]], "service_name": "main", "db": "0"}
+        sentinels = [["127.0.0.1", silent_port], ["127.0.0.1", port]]
+        connection = {"sentinels": sentinels, "service_name": "main", "db": "0"}
         await assert_works(serve, connection)
         visitor = Visitor(serve(settings={"WS4REDIS_CONNECTION": connection}))
         async with visitor.socket("/ws/foo?subscribe-broadcast") as socket:
@@ -180,3 +248,63 @@ async def test_sentinel(serve, server, tmp_path):
                 await asyncio.sleep(0.2)
             assert await socket.receive() == "after"
         assert redis.Redis(port=replica.port).get("broadcast:foo") == b"after"
+
+
+@pytest.mark.parametrize("silent", [gone_server, frozen_server])
+@pytest.mark.parametrize("own", [None, {"client_name": "site"}, {"socket_timeout": 0.5}])
+async def test_a_silent_sentinel(settings, server, tmp_path, silent, own):
+    """It costs a second of the first publish of a process, and later ones ask the other first.
+
+    A socket's handshake has four seconds to find the primary. Sentinels are asked side by side.
+    """
+    with sentinel(server, tmp_path) as port, silent() as first, silent() as second:
+        sentinels = [("127.0.0.1", each) for each in (first, second, port)]
+        settings.WS4REDIS_CONNECTION = {"sentinels": sentinels, "sentinel_kwargs": own}
+        settings.WS4REDIS_CONNECTION |= {"service_name": "main"}
+        await until_it_answers(port)
+        publisher = RedisPublisher(facility="foo", broadcast=True)
+        # From several threads, which learn at the same time which one answers.
+        first_ones = (asyncio.to_thread(publisher.publish_message, "first") for _ in range(6))
+        assert await seconds(asyncio.gather(*first_ones)) < 4
+        this_process().pool_of(get_client()).drop_idle()
+        assert await seconds(asyncio.to_thread(publisher.publish_message, "second")) < 0.8
+        assert await seconds(publisher.apublish_message("third")) < 0.8
+        layer = RedisChannelLayer()
+        assert await seconds(layer.new_channel()) < 0.8
+        await layer.flush()
+
+
+async def until_it_answers(port: int) -> None:
+    """Wait for a sentinel that has just been started."""
+    deadline = time.monotonic() + 10
+    with redis.Redis(port=port) as client:
+        while True:
+            with contextlib.suppress(redis.exceptions.ConnectionError):
+                if client.sentinel_masters():
+                    return
+            assert time.monotonic() < deadline, "the sentinel does not answer"
+            await asyncio.sleep(0.05)
+
+
+async def seconds(work: Awaitable[object]) -> float:
+    """Return how long some work takes."""
+    began = time.monotonic()
+    await work
+    return time.monotonic() - began
+
+
+async def test_no_sentinel_knows_the_primary(settings, server, tmp_path, free_port):
+    """The error names each of them, and what is wrong with it."""
+    with sentinel(server, tmp_path) as port:
+        await until_it_answers(port)
+        sentinels = [("127.0.0.1", free_port), ("127.0.0.1", port)]
+        settings.WS4REDIS_CONNECTION = {"sentinels": sentinels, "service_name": "another"}
+        publisher = RedisPublisher(facility="foo", broadcast=True)
+        for publishing in (
+            lambda: asyncio.to_thread(publisher.publish_message, "x"),
+            lambda: publisher.apublish_message("x"),
+        ):
+            with pytest.raises(redis.exceptions.ConnectionError) as raised:
+                await publishing()
+            assert f"127.0.0.1:{free_port}: Error 111" in str(raised.value)
+            assert f"127.0.0.1:{port}: does not watch over this service" in str(raised.value)

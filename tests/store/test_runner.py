@@ -12,15 +12,21 @@ import pytest
 import redis
 from django.test import override_settings
 
+from channels_ws4redis.store import clients
 from channels_ws4redis.store import runner as runners
+from channels_ws4redis.store.clients import NoAnswerError
 from channels_ws4redis.store.process import get_client, this_process
 from channels_ws4redis.store.runner import get_runner
 from channels_ws4redis.store.scripts import Command, Script
 from testproject.embedded import RedisServer
+from tests.silent import frozen_server, gone_server
+from tests.torture.proxy import Proxy
 
 ECHO = Script("return {ARGV[1], KEYS[1]}")
 COUNT = Script("return redis.call('INCR', KEYS[1])")
 FAIL = Script("return redis.call('INCR')")
+#: Takes some milliseconds, so that several threads need a connection each.
+SLOW = Script("for _ = 1, 1000000 do end return 1")
 
 
 @pytest.fixture
@@ -45,7 +51,9 @@ def either(request):
     """Both ways to run commands, as a coroutine function."""
 
     async def call(commands):
-        return run(commands) if request.param == "sync" else await arun(commands)
+        if request.param == "async":
+            return await arun(commands)
+        return await asyncio.to_thread(run, commands)  # the event loop may have a proxy to run
 
     return call
 
@@ -116,12 +124,171 @@ async def test_redis_hangs(either, server):
         await either([Command(COUNT, ["count"], [])])
         server.pause()
         try:
-            with pytest.raises(redis.exceptions.TimeoutError):
-                await either([Command(COUNT, ["count"], [])])
+            for expected in (redis.exceptions.TimeoutError, redis.exceptions.ConnectionError):
+                with pytest.raises(expected, match="Timeout reading"):
+                    await either([Command(COUNT, ["count"], [])])
         finally:
             server.resume()
         replies = await either([Command(COUNT, ["count"], [])])
-        assert replies[0] in (2, 3)  # whether the one that timed out was run is for Redis to know
+        assert replies[0] in (2, 3, 4)  # whether those that timed out were run only Redis knows
+
+
+@pytest.mark.parametrize("silent", [gone_server, frozen_server])
+async def test_redis_is_silent(either, silent):
+    """A host that swallows all that is sent to it is a timeout, and cannot be reached either."""
+    connection = {"host": "127.0.0.1", "socket_connect_timeout": 0.2, "socket_timeout": 0.2}
+    with silent() as port, override_settings(WS4REDIS_CONNECTION=connection | {"port": port}):
+        for expected in (redis.exceptions.TimeoutError, redis.exceptions.ConnectionError):
+            with pytest.raises(expected, match="Timeout"):
+                await either([Command(COUNT, ["count"], [])])
+
+
+@pytest.fixture
+async def proxy(server):
+    """A name, behind which the server can be replaced by another one."""
+    proxy = Proxy(server.port)
+    await proxy.start()
+    with override_settings(WS4REDIS_CONNECTION={"host": "127.0.0.1", "port": proxy.port}):
+        yield proxy
+    await proxy.close()
+
+
+async def test_another_server_is_in_charge(either, server, proxy):
+    """Behind one name a replica takes over, while connections to the old primary stay open."""
+    with RedisServer(port=0) as other:
+        for expected in (1, 2):
+            assert await either([Command(COUNT, ["count"], [])]) == [expected]
+        with redis.Redis.from_url(server.url) as client:
+            client.replicaof("127.0.0.1", other.port)
+        proxy.lead_to(other.port)
+        for expected in (1, 2):
+            assert await either([Command(COUNT, ["count"], [])]) == [expected]
+
+
+async def test_the_link_goes_silent(either, server, proxy):
+    """One timeout is enough: other connections to the same host are not tried one by one."""
+    connection = {"host": "127.0.0.1", "port": proxy.port, "socket_timeout": 0.5}
+    with override_settings(WS4REDIS_CONNECTION=connection):
+        await asyncio.gather(*(either([Command(SLOW, [], [])]) for _ in range(4)))
+        proxy.stall()
+        with pytest.raises(NoAnswerError):
+            await either([Command(COUNT, ["count"], [])])
+        for expected in (1, 2, 3, 4):
+            assert await either([Command(COUNT, ["count"], [])]) == [expected]
+
+
+async def test_a_firewall_forgets_idle_connections(either, server, proxy, monkeypatch):
+    """What nobody has used for a minute is not used any more, as it may be silent for ever."""
+    await asyncio.gather(*(either([Command(COUNT, ["count"], [])]) for _ in range(4)))
+    for module in (clients, runners):
+        monkeypatch.setattr(module, "MAX_PAUSE", 0.0)
+    proxy.stall()
+    began = time.monotonic()
+    assert await either([Command(COUNT, ["count"], [])]) == [5]
+    assert time.monotonic() - began < 2
+
+
+#: How a server answers that does not run commands, or not for this connection.
+REFUSALS = [
+    "READONLY You can't write against a read only replica.",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "CLUSTERDOWN The cluster is down",
+    "MOVED 1 127.0.0.1:1",
+    "NOREPLICAS Not enough good replicas to write.",
+    "UNBLOCKED force unblock from blocking operation, instance state changed",
+]
+
+
+@pytest.mark.parametrize("refusal", REFUSALS)
+async def test_a_refusal_ends_the_connection(either, redis_client, refusal):
+    """What is refused is sent once more on a new connection; it has not run, and nothing else is.
+
+    If it is refused there too, that is the reply, and the next command connects anew.
+    """
+    script = Script(f'return redis.error_reply("{refusal}")')
+    await either([Command(script, [], [])])
+    await either([Command(COUNT, ["count"], [])])
+    before = connections_received(redis_client)
+    replies = await either(
+        [
+            Command(COUNT, ["count"], []),
+            Command(script, [], []),
+            Command(COUNT, ["count"], []),
+        ]
+    )
+    assert [replies[0], replies[2]] == [2, 3]
+    assert isinstance(replies[1], redis.exceptions.ResponseError)
+    assert connections_received(redis_client) == before + 1
+    assert await either([Command(COUNT, ["count"], [])]) == [4]
+    assert connections_received(redis_client) == before + 2
+
+
+@pytest.mark.parametrize("refusal", ["LOADING Redis is loading", "NOAUTH Authentication required."])
+async def test_a_server_that_is_not_ready_ends_the_connection(either, redis_client, refusal):
+    """It is raised as what it is, and the next command connects anew."""
+    await either([Command(COUNT, ["count"], [])])
+    before = connections_received(redis_client)
+    script = Script(f'return redis.error_reply("{refusal}")')
+    with pytest.raises(redis.exceptions.ConnectionError, match=refusal.partition(" ")[2]):
+        await either([Command(script, [], [])])
+    assert await either([Command(COUNT, ["count"], [])]) == [2]
+    assert connections_received(redis_client) == before + 1
+
+
+async def test_other_errors_leave_the_connection_alone(either, redis_client):
+    """Another connection would change nothing about them."""
+    await either([Command(COUNT, ["count"], [])])
+    before = connections_received(redis_client)
+    for code in ("OOM command not allowed", "WRONGTYPE Operation", "MISCONF Redis is", "ERR no"):
+        script = Script(f'return redis.error_reply("{code}")')
+        assert isinstance((await either([Command(script, [], [])]))[0], Exception)
+    assert connections_received(redis_client) == before
+
+
+async def test_a_replica_of_nobody_is_promoted(either, server, free_port):
+    """MASTERDOWN of a real server, until it is a primary."""
+    with override_settings(WS4REDIS_CONNECTION=server.url), redis.Redis.from_url(server.url) as it:
+        it.config_set("replica-serve-stale-data", "no")
+        it.replicaof("127.0.0.1", free_port)
+        (reply,) = await either([Command(COUNT, ["count"], [])])
+        assert isinstance(reply, redis.exceptions.ResponseError)
+        it.replicaof("NO", "ONE")
+        assert await either([Command(COUNT, ["count"], [])]) == [1]
+
+
+async def test_a_primary_without_its_replicas(either, server):
+    """NOREPLICAS of a real server, until it may write alone."""
+    with override_settings(WS4REDIS_CONNECTION=server.url), redis.Redis.from_url(server.url) as it:
+        it.config_set("min-replicas-to-write", 1)
+        (reply,) = await either([Command(COUNT, ["count"], [])])
+        assert isinstance(reply, redis.exceptions.ResponseError)
+        it.config_set("min-replicas-to-write", 0)
+        assert await either([Command(COUNT, ["count"], [])]) == [1]
+
+
+class Rotated(redis.CredentialProvider):
+    """Gives the password of the moment."""
+
+    password = "first"
+
+    def get_credentials(self):
+        return (self.password,)
+
+
+async def test_a_password_is_rotated(either, redis_client):
+    """A connection that has become a stranger's is made anew, with the password of the moment."""
+    with RedisServer(port=0, password="first") as server:
+        connection = {"host": "127.0.0.1", "port": server.port, "credential_provider": Rotated()}
+        with override_settings(WS4REDIS_CONNECTION=connection):
+            assert await either([Command(COUNT, ["count"], [])]) == [1]
+            with redis.Redis.from_url(server.url) as client:
+                client.config_set("requirepass", "second")
+                kill = "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"
+                await asyncio.to_thread(client.execute_command, *kill)
+            with pytest.raises(redis.exceptions.AuthenticationError):
+                await either([Command(COUNT, ["count"], [])])
+            connection["credential_provider"].password = "second"
+            assert await either([Command(COUNT, ["count"], [])]) == [2]
 
 
 async def test_coroutines_share_a_pipeline(redis_client):

@@ -50,6 +50,10 @@ class Proxy:
         self._open = asyncio.Event()
         self._open.set()
 
+    def lead_to(self, target: int) -> None:
+        """Lead new connections to another port; the present ones stay where they are."""
+        self._target = target
+
     def drop(self) -> None:
         """Reset all connections and take new ones at once."""
         for writer in list(self._writers):

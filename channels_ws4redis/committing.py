@@ -1,0 +1,48 @@
+"""Waiting for the transactions of the project's databases; a part of `redis_store`. Private."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
+
+
+def after_commit(work: Callable[[], None], using: str | None = None) -> None:
+    """Do some work once all open transactions have been committed; at once if there are none.
+
+    If one of them is rolled back, the work is not done.
+
+    :param work: must not raise, or it keeps other functions from running that wait for the commit.
+    :param using: the alias of the only database to wait for; by default that are all which are in a
+        transaction in this thread.
+    :raises django.db.transaction.TransactionManagementError: without autocommit and without
+        ``atomic``, where Django does not know of the commit.
+    """
+    waiting = {using} if using else _in_transaction() or {DEFAULT_DB_ALIAS}
+
+    def committed(alias: str) -> None:
+        waiting.discard(alias)
+        if not waiting:
+            work()
+
+    for alias in sorted(waiting):
+        transaction.on_commit(partial(committed, alias), using=alias)
+
+
+def _in_transaction() -> set[str]:
+    """Return the aliases of the databases that are in a transaction in this thread.
+
+    Those that a ``TestCase`` keeps open around its tests do not count, as for Django's ``durable``:
+    they never end, and a test asks with ``captureOnCommitCallbacks`` for one database at a time.
+    """
+    return {
+        connection.alias
+        for connection in connections.all(initialized_only=True)
+        if any(not _is_of_testcase(block) for block in connection.atomic_blocks)
+    }
+
+
+def _is_of_testcase(block: transaction.Atomic) -> bool:
+    # There is nothing public that tells.
+    return bool(block._from_testcase)  # type: ignore[attr-defined] # not in the stubs
