@@ -10,10 +10,13 @@ import time
 from html import unescape
 from urllib.parse import unquote
 
+import django
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
+from django.http import HttpResponse
 from django.template import Context, Template, TemplateSyntaxError
-from django.test import RequestFactory
+from django.test import AsyncClient, RequestFactory
+from django.urls import path
 from django.utils.functional import SimpleLazyObject, empty
 
 from channels_ws4redis.publisher import RedisPublisher
@@ -150,6 +153,32 @@ async def test_a_user_in_the_database_in_an_asynchronous_view(caplog, flag):
     assert json.loads(attributes["data-ws4redis-positions"]).keys() == {"broadcast"}
     assert "request.user = await request.auser()" in caplog.text
     assert "data-ws4redis-positions" not in render(f'{{% ws4redis "chat" "{flag}" %}}', user)
+
+
+async def view(request):
+    """What the log says to write."""
+    request.user = await request.auser()
+    template = Template(
+        '{% load ws4redis %}{% ws4redis "chat" "subscribe-user,subscribe-session" %}'
+    )
+    return HttpResponse(template.render(Context({"request": request})))
+
+
+urlpatterns = [path("", view)]
+
+
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="there is no auser()")
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.urls(__name__)
+@pytest.mark.usefixtures("patient")
+async def test_a_user_who_was_loaded_before_in_an_asynchronous_view(settings, caplog):
+    """With what the log says to write, all channels are stamped."""
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+    client = AsyncClient()
+    await client.aforce_login(await User.objects.acreate_user("john"))
+    page = unescape((await client.get("/")).content.decode())
+    assert all(f'"{label}": ' in page for label in ("user", "session"))
+    assert caplog.text == ""
 
 
 async def test_a_silent_redis_in_an_asynchronous_view(settings, caplog):
