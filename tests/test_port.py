@@ -123,7 +123,8 @@ if "»ws4redis" in sys.modules: del sys.modules["»ws4redis"]
 mock.patch("»ws4redis.publisher.RedisPublisher")
 request.session["ws4redis:memberof"] = ["staff"]
 with modify_settings(INSTALLED_APPS={"append": "»ws4redis"}): pass
-static("js/ws4redis.js"), "ws4redis.js"
+static("js/ws4redis.js"), "ws4redis.js", "ws4redis.min.js"
+SILENCED_SYSTEM_CHECKS = ["ws4redis.W007"]; subprotocols = ["ws4redis.v1"]
 '''What ws4redis.publisher was for.'''
 "{% load ws4redis %}{% static 'js/ws4redis.js' %}"
 cache.get("ws4redis-cache")
@@ -187,6 +188,7 @@ def test_every_way_to_bind_a_name(binding):
         ("x = 'ws4redis'", "'ws4redis' stays"),
         ("mock.patch('mine.tasks.ws4redis.publisher')", "stays"),
         ("'ws4redis.%s' % 'publisher'", "stays"),
+        ("x: 'list[ws4redis.publisher.RedisPublisher]'", "stays"),
         ("import_module(f'ws4redis.{name}')", "if this names the package"),
         ("a = 'ws4\\x72edis.publisher'  # ws4redis", "here"),
         ("from ws4redis.uwsgi_runserver import uWSGIWebsocketServer", "asgi.py"),

@@ -117,7 +117,9 @@ class Module(ast.NodeVisitor):
         start, end = self._span(node)
         literal = self._code[start:end]
         module = module_of(text)
-        if module or names_package(text, self._path):
+        if not _is_literal(literal, text):
+            self._note(node, f"look at {text!r}")
+        elif module or names_package(text, self._path):
             self._insert(node, start + max(literal.find(OLD.encode()), 0))
             self._note(node, MODULES.get(module or "", ""))
         elif re.search(FOLDER, text):
@@ -136,12 +138,21 @@ class Module(ast.NodeVisitor):
     def _insert(self, node: _Placed, place: int) -> None:
         if self._code.startswith(OLD.encode(), place):
             self._insertions[place] = INSERTED
-        else:  # hidden by an escape, or in an f-string, whose parts older Pythons misplace
+        else:  # hidden by an escape, or in an f-string of an older Python
             self._note(node, f"write {NEW!r} here")
 
     def _note(self, node: _Placed, text: str) -> None:
         if text:
             self.notes.append(Note(node.lineno, text))
+
+
+def _is_literal(code: bytes, text: str) -> bool:
+    """Tell whether a text stands where Python says: older ones misplace what is in an f-string."""
+    try:
+        found: object = ast.literal_eval(f"({code.decode()})")
+    except (SyntaxError, ValueError):
+        return False
+    return found == text
 
 
 def _binds_package(node: ast.AST) -> bool:

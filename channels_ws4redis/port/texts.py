@@ -40,8 +40,13 @@ _OF_A_LIST = {"append", "extend", "index", "insert", "remove"}
 _TAKES_PACKAGE = {"import_module", "__import__", "find_spec", "is_installed", "importorskip"}
 _TAKES_PACKAGE |= {"getLogger", "loggers", "sys.modules"}
 
+#: What a text looks like that may name the package, as "mine.ws4redis.publisher" for a mock and
+#: "list[ws4redis.publisher.RedisPublisher]" do; and one of ours: a check, a subprotocol, a file.
+_MAYBE = re.compile(rf"([\w.]+\.)?ws4redis(\.\S+)?|\S*\b{DOTTED}\S*")
+_OURS = re.compile(r"ws4redis\.([EWI]\d+|v\d+|.*js)")
+
 #: Where a name is the project's own, or the label of the app, which is the same as before.
-_OTHER_NAMES = re.compile(r"prefix|label|get_app_config", re.IGNORECASE)
+_OTHER_NAMES = re.compile(r"prefix|facility|label|get_app_config", re.IGNORECASE)
 
 
 def module_of(text: str) -> str | None:
@@ -60,9 +65,12 @@ def names_package(text: str, path: Sequence[ast.AST]) -> bool:
 
 
 def may_name_package(text: str, path: Sequence[ast.AST]) -> bool:
-    """Tell whether a text may be, or lead to, the name of the package."""
-    is_path = re.fullmatch(r"([\w.]+\.)?ws4redis(\.\S+)?", text) and not text.endswith("js")
-    return bool(is_path) and not any(map(_OTHER_NAMES.search, _labels(path)))
+    """Tell whether a text may be, or have in it, a path that leads to the package."""
+    return (
+        _MAYBE.fullmatch(text) is not None
+        and _OURS.fullmatch(text) is None
+        and not any(map(_OTHER_NAMES.search, _labels(path)))
+    )
 
 
 def _labels(path: Sequence[ast.AST]) -> Iterator[str]:
