@@ -11,7 +11,7 @@ from channels.layers import channel_layers
 from django.core.checks import run_checks
 from django.core.checks.registry import registry
 
-from channels_ws4redis.subscriber import RedisSubscriber
+from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 OWN = {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}
 CORE = {"BACKEND": "channels_redis.core.RedisChannelLayer"}
@@ -75,6 +75,27 @@ def test_hooks(settings, name, value):
     problems = found(deploy=True)
     assert "ws4redis.E002" in problems
     assert f"WS4REDIS_{name}" in problems["ws4redis.E002"]
+
+
+class Complete:
+    """Extends nothing of the package, and has what a subscriber needs at least."""
+
+    def set_pubsub_channels(self, request, channels):
+        """Set nothing."""
+
+
+class Incomplete:
+    """Has nothing of a subscriber."""
+
+
+def test_a_subscriber_of_another_family(settings):
+    """A class with the methods of a subscriber is one; E002 tells of another one."""
+    settings.WS4REDIS_SUBSCRIBER = "tests.test_checks.Complete"
+    assert found(deploy=True) == {}
+    assert issubclass(subscriber_class(), Complete)
+    assert subscriber_class() is subscriber_class()
+    settings.WS4REDIS_SUBSCRIBER = Incomplete
+    assert "nor a class with its methods" in found()["ws4redis.E002"]
 
 
 def test_good_hooks(settings):

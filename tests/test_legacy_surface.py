@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import redis
+from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
 
@@ -15,6 +16,7 @@ from channels_ws4redis.context_processors import default
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore
+from channels_ws4redis.routing import router
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.subscriber import RedisSubscriber
 from testproject.embedded import RedisServer
@@ -180,6 +182,22 @@ def test_own_connection_to_another_server(caplog):
     port = other.connection_pool.connection_kwargs["port"]
     assert line.startswith(f"BypassingPublisher has a client of the Redis at localhost:{port}, but")
     assert "set WS4REDIS_CONNECTION" in line
+
+
+class Elsewhere(RedisSubscriber):
+    """Has a client of another server, on which it would have listened in legacy."""
+
+    def __init__(self, connection):
+        super().__init__(redis.Redis(port=1))
+
+
+async def test_a_subscriber_with_a_connection_to_another_server(settings, caplog):
+    """The log says what the socket hears instead."""
+    settings.WS4REDIS_SUBSCRIBER = f"{__name__}.Elsewhere"
+    socket = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    assert (await socket.connect())[0]
+    assert "Elsewhere has a client of the Redis at localhost:1, but the sockets" in caplog.text
+    await socket.disconnect()
 
 
 class ServerStore(RedisStore):
