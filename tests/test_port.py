@@ -273,7 +273,7 @@ def test_what_cannot_be_read_does_not_hinder_the_others(run, tmp_path):
 
 
 def test_what_is_not_the_projects_own_is_left_alone(run, tmp_path):
-    """Environments, packages of node, hidden folders, and a copy of the original."""
+    """Environments, packages of node, hidden folders, a copy of the original, what is no file."""
     (tmp_path / "env").mkdir()
     (tmp_path / "env" / "pyvenv.cfg").touch()
     (tmp_path / "ws4redis").mkdir()
@@ -281,6 +281,8 @@ def test_what_is_not_the_projects_own_is_left_alone(run, tmp_path):
     for folder in ("env", "ws4redis", ".git", "node_modules", "lib/site-packages"):
         (tmp_path / folder).mkdir(parents=True, exist_ok=True)
         (tmp_path / folder / "code.py").write_text("import ws4redis\n")
+    (tmp_path / "link.py").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe.py")
     assert run("--write", ".") == (0, "", "0 files changed.\n")
     status, _, said = run("ws4redis")
     assert status == 2

@@ -34,9 +34,10 @@ def _files_in(folder: Path) -> Iterator[Path]:
     for name, folders, files in os.walk(folder):
         here = Path(name)
         folders[:] = sorted(each for each in folders if not _is_foreign(here / each))
-        for file in sorted(files):
-            if (here / file).suffix.lower() in _PYTHON | _TEXT:
-                yield here / file
+        for file in (here / each for each in sorted(files)):
+            # A pipe would never end, and a link may lead nowhere.
+            if file.suffix.lower() in _PYTHON | _TEXT and file.is_file():
+                yield file
 
 
 def _is_foreign(folder: Path) -> bool:
