@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +14,12 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from channels_ws4redis.conf import Settings, settings
+from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.handshake.origins import Origin
+from channels_ws4redis.spelling import SETTINGS, setting_meant_by
 from channels_ws4redis.store.clients import connection_kwargs
-from channels_ws4redis.subscriber import RedisSubscriber
+from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 _LAYER = "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
 
@@ -30,9 +30,17 @@ _ENOUGH_CAPACITY = 10_000
 _REDIS_WITH_TIMEOUT = 8
 
 
+#: What is to be said about a wrong value that legacy took.
+_HINTS = {
+    "WS4REDIS_EXPIRE": " With 0 or None nothing is stored, as with -1 in django-websocket-redis.",
+}
+
+
 def register() -> None:
     """Register all checks with Django."""
-    for check in (check_settings, check_origins, check_layer, check_hooks, check_leftovers):
+    for check in (check_settings, check_names, check_origins, check_layer):
+        checks.register(check)
+    for check in (check_hooks, check_leftovers):
         checks.register(check)
     for check in (check_publish_policy, check_sessions):
         checks.register(check, deploy=True)
@@ -55,15 +63,31 @@ def check_origins(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find settings whose value makes no sense (E004)."""
     problems: list[CheckMessage] = []
-    names = [name for name, value in inspect.getmembers(Settings) if isinstance(value, property)]
-    for name in names:
+    for name in SETTINGS:
         try:
             getattr(settings, name)
             if name == "WS4REDIS_CONNECTION":
                 connection_kwargs()
         except ImproperlyConfigured as error:
-            problems.append(checks.Error(str(error), hint=f"Correct {name}.", id="ws4redis.E004"))
+            hint = f"Correct {name}." + _HINTS.get(name, "")
+            problems.append(checks.Error(str(error), hint=hint, id="ws4redis.E004"))
     return problems
+
+
+def check_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find settings whose names are nearly those of the package, which nothing reads (W008)."""
+    names = sorted(set(dir(django_settings)) - set(SETTINGS))
+    return [
+        checks.Warning(
+            f"{name} is no setting of channels_ws4redis; did you mean {meant}?",
+            hint=f"Rename it, or silence this check if {name} is a setting of your own.",
+            id="ws4redis.W008",
+        )
+        for name in names
+        if (meant := setting_meant_by(name))
+        # Beside that one, WEBSOCKET_URI or the like is a setting of the project.
+        and not (meant == "WEBSOCKET_URL" and hasattr(django_settings, meant))
+    ]
 
 
 def check_layer(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
@@ -135,8 +159,7 @@ def check_hooks(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         "WS4REDIS_SUBSCRIBER": "refuses every socket",
     }
     for name, outcome in outcomes.items():
-        problem = _problem_of_hook(getattr(settings, name), name == "WS4REDIS_SUBSCRIBER")
-        if problem:
+        if problem := _problem_of_hook(name):
             problems.append(
                 checks.Error(
                     f"{name}: {problem}; until it is corrected the server {outcome}.",
@@ -148,19 +171,18 @@ def check_hooks(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return problems
 
 
-def _problem_of_hook(value: Any, is_subscriber: bool) -> str:
-    if isinstance(value, str):
-        try:
-            found = import_string(value)
-        except Exception as error:  # noqa: BLE001 # whatever the project's module raises
-            return f"{value!r} cannot be imported ({error})"
-    else:
-        found = value
-    if is_subscriber and not (isinstance(found, type) and issubclass(found, RedisSubscriber)):
-        return f"{value!r} is no subclass of channels_ws4redis.subscriber.RedisSubscriber"
-    if found is not None and not callable(found):
-        return f"{value!r} cannot be called"
-    return ""
+def _problem_of_hook(name: str) -> str:
+    value = getattr(settings, name)
+    try:
+        if name == "WS4REDIS_SUBSCRIBER":
+            subscriber_class()
+            return ""
+        found = import_string(value) if isinstance(value, str) else value
+    except TypeError as error:
+        return str(error)
+    except Exception as error:  # noqa: BLE001 # whatever the project's module raises
+        return f"{value!r} cannot be imported ({error})"
+    return "" if found is None or callable(found) else f"{value!r} cannot be called"
 
 
 def check_leftovers(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
@@ -266,11 +288,9 @@ def _uses_sessions(flags: Sequence[str]) -> bool:
     return any(not flag.endswith("-broadcast") for flag in flags)
 
 
-def _subscriber() -> Any:
-    value = settings.WS4REDIS_SUBSCRIBER
-    if _problem_of_hook(value, is_subscriber=True):
-        return None  # E002 says so
-    return import_string(value) if isinstance(value, str) else value
+def _subscriber() -> type[RedisSubscriber] | None:
+    # What is wrong with it is said by E002.
+    return None if _problem_of_hook("WS4REDIS_SUBSCRIBER") else subscriber_class()
 
 
 def _has_layer() -> bool:

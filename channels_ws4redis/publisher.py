@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
+import traceback
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
+from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.redis_store import RedisStore, own_identities
-from channels_ws4redis.store.commands import fetch_command
+from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities
+from channels_ws4redis.store.commands import Publication, fetch_command
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.runner import get_runner, run
 from channels_ws4redis.store.scripts import Result
 
 __all__ = ["RedisPublisher"]
+
+#: What legacy has as the facility if none is given.
+NO_FACILITY = ":{facility}"
 
 
 class RedisPublisher(RedisStore):
@@ -26,17 +35,53 @@ class RedisPublisher(RedisStore):
     :param groups: auth group names or ``Group`` objects; ``SELF`` means all of the user's.
     :param sessions: session keys; ``SELF`` is the session of ``request``.
     :param request: the HTTP request that ``SELF`` refers to.
-    :raises ValueError: if an argument names nobody by mistake.
+    :raises ValueError: if an argument names nobody by mistake, or an audience has no facility.
 
     Nothing is published for a user that does not exist (an anonymous one), nor for a session that
     has not been saved.
     """
 
+    #: True if no audience has been named, be it an empty one.
+    _has_no_audience = False
+
     def __init__(self, **kwargs: Any) -> None:
         # The client is passed on although it is the default: the __init__ of a mixin may insist on
         # a connection, as the one of legacy did.
         super().__init__(get_client())
-        self._publishers.update(self._get_message_channels(**kwargs))
+        self._has_no_audience = not kwargs.keys() - {"facility", "request"}
+        channels = self._get_message_channels(**kwargs)
+        if "facility" not in kwargs and any(map(_has_no_facility, channels)):
+            raise ValueError(
+                f"RedisPublisher({', '.join(f'{name}=…' for name in kwargs)}) has no facility; "
+                "pass the part of the sockets' URL path after WEBSOCKET_URL, e.g. "
+                "facility='foobar'."
+            )
+        self._publishers.update(channels)
+
+    def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
+        if self._has_no_audience and not self._publishers:
+            warnings.warn(
+                "A message is published to nobody: the publisher has no audience. Make it with "
+                "broadcast=True, users=[…], groups=[…] or sessions=[…].",
+                RuntimeWarning,
+                stacklevel=_level_of_caller(),
+            )
+        tell_if_elsewhere(self)
+        return super()._publication(message, expire, key)
+
+    async def apublish_message(
+        self,
+        message: str | bytes | bytearray | RedisMessage,
+        expire: int | None = None,
+        *,
+        idempotency_key: str = "",
+    ) -> None:
+        """Publish a message; asyncio twin of `publish_message`, without its ``on_commit``."""
+        if client_given_to(self) is None:
+            await super().apublish_message(message, expire, idempotency_key=idempotency_key)
+        else:  # a synchronous one
+            publish = sync_to_async(self.publish_message, thread_sensitive=False)
+            await publish(message, expire, idempotency_key=idempotency_key)
 
     def pipeline_publish_message(
         self, message: Any, expire: int | None = None, transaction: bool = True
@@ -62,6 +107,8 @@ class RedisPublisher(RedisStore):
         self, request: Any, facility: str, audience: str = "any"
     ) -> bytes | None:
         """Return the stored message of a facility; asyncio twin of `fetch_message`."""
+        if client_given_to(self) is not None:  # a synchronous one
+            return await sync_to_async(self.fetch_message)(request, facility, audience)
         # In a thread, as finding out who asks may load the session and the user from the database.
         names = await sync_to_async(self._stored_names)(request, facility, audience)
         return _first(await get_runner().run([fetch_command(name) for name in names]))
@@ -87,6 +134,20 @@ def _first(messages: Iterable[Result]) -> bytes | None:
         if message:
             return bytes(message)
     return None
+
+
+def _level_of_caller() -> int:
+    """Return the ``stacklevel`` of a warning, so that it names the line of the project's code."""
+    package = __name__.partition(".")[0]
+    frames = itertools.takewhile(
+        lambda found: found[0].f_globals.get("__name__", "").partition(".")[0] == package,
+        traceback.walk_stack(inspect.currentframe()),
+    )
+    return len(list(frames))
+
+
+def _has_no_facility(channel: str | bytes) -> bool:
+    return str(channel).endswith(NO_FACILITY)
 
 
 def _identities_of(request: Any, audience: str) -> Iterator[str | None]:

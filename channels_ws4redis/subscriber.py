@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
+from functools import cache
 from typing import Any, ClassVar
 
 from django.utils.module_loading import import_string
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake import hooks
 from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.protocol.names import audience_arguments
@@ -169,6 +171,7 @@ class SubscriberHooks:
     def _set_channels(self, request: Any, flags: Collection[str]) -> None:
         self._subscriber.set_pubsub_channels(request, flags)
         self._subscriber._subscription.settle()
+        tell_if_elsewhere(self._subscriber)
 
     def follow(self, on_change: Callable[[], None] | None) -> None:
         """Have a function called when the subscriber changes its channels; None ends that."""
@@ -221,9 +224,23 @@ async def make_subscriber() -> SubscriberHooks:
 
 
 def subscriber_class() -> type[RedisSubscriber]:
-    """Return the class that ``WS4REDIS_SUBSCRIBER`` names; raises as `make_subscriber` does."""
+    """Return the class that ``WS4REDIS_SUBSCRIBER`` names; raises as `make_subscriber` does.
+
+    As in legacy it need not extend `RedisSubscriber`: one with a ``set_pubsub_channels()``, on
+    `RedisStore` mostly, gets all that it does not define itself from there.
+    """
     configured = settings.WS4REDIS_SUBSCRIBER
     found = import_string(configured) if isinstance(configured, str) else configured
-    if not (isinstance(found, type) and issubclass(found, RedisSubscriber)):
-        raise TypeError(f"WS4REDIS_SUBSCRIBER {configured!r} is no subclass of RedisSubscriber")
-    return found
+    if not (isinstance(found, type) and hasattr(found, "set_pubsub_channels")):
+        raise TypeError(
+            f"WS4REDIS_SUBSCRIBER {configured!r} is no subclass of RedisSubscriber, nor a class "
+            "with its methods"
+        )
+    if issubclass(found, RedisSubscriber):
+        return found
+    return _completed(found)  # type: ignore[arg-type] # mypy asks instances of it for a hash
+
+
+@cache
+def _completed(cls: type) -> type[RedisSubscriber]:
+    return type(cls.__name__, (cls, RedisSubscriber), {"__module__": cls.__module__})

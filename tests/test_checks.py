@@ -11,7 +11,7 @@ from channels.layers import channel_layers
 from django.core.checks import run_checks
 from django.core.checks.registry import registry
 
-from channels_ws4redis.subscriber import RedisSubscriber
+from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 OWN = {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}
 CORE = {"BACKEND": "channels_redis.core.RedisChannelLayer"}
@@ -77,6 +77,27 @@ def test_hooks(settings, name, value):
     assert f"WS4REDIS_{name}" in problems["ws4redis.E002"]
 
 
+class Complete:
+    """Extends nothing of the package, and has what a subscriber needs at least."""
+
+    def set_pubsub_channels(self, request, channels):
+        """Set nothing."""
+
+
+class Incomplete:
+    """Has nothing of a subscriber."""
+
+
+def test_a_subscriber_of_another_family(settings):
+    """A class with the methods of a subscriber is one; E002 tells of another one."""
+    settings.WS4REDIS_SUBSCRIBER = "tests.test_checks.Complete"
+    assert found(deploy=True) == {}
+    assert issubclass(subscriber_class(), Complete)
+    assert subscriber_class() is subscriber_class()
+    settings.WS4REDIS_SUBSCRIBER = Incomplete
+    assert "nor a class with its methods" in found()["ws4redis.E002"]
+
+
 def test_good_hooks(settings):
     """Hooks that can be imported are left alone."""
     settings.WS4REDIS_ALLOWED_CHANNELS = "tests.test_checks.allow"
@@ -115,6 +136,47 @@ def test_values(settings, name, value):
     problems = found()
     assert list(problems) == ["ws4redis.E004"]
     assert name in problems["ws4redis.E004"]
+
+
+@pytest.mark.parametrize("value", [-1, -60])
+def test_a_negative_expire_time(settings, value):
+    """E004: legacy stored nothing then; the remedy says how that is written."""
+    settings.WS4REDIS_EXPIRE = value
+    assert "With 0 or None nothing is stored" in found()["ws4redis.E004"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WS4REDIS_HEARTBEET", "WS4REDIS_HEARTBEAT"),
+        ("WS4REDIS_ALLOWED_CHANNEL", "WS4REDIS_ALLOWED_CHANNELS"),
+        ("WS4REDIS_CONNECTIONS", "WS4REDIS_CONNECTION"),
+        ("WS4_REDIS_SUBSCRIBER", "WS4REDIS_SUBSCRIBER"),
+        ("WSREDIS_EXPIRE", "WS4REDIS_EXPIRE"),
+        ("WS4REDISPROCESS_REQUEST", "WS4REDIS_PROCESS_REQUEST"),
+        ("WEBSOCKETS_URL", "WEBSOCKET_URL"),
+    ],
+)
+def test_misspelt_settings(settings, name, meant):
+    """W008: nothing reads the setting, and the one that was meant is named."""
+    if hasattr(settings, "WEBSOCKET_URL"):
+        del settings.WEBSOCKET_URL
+    setattr(settings, name, "x")
+    problems = found()
+    assert list(problems) == ["ws4redis.W008"]
+    assert (
+        f"{name} is no setting of channels_ws4redis; did you mean {meant}?"
+        in (problems["ws4redis.W008"])
+    )
+
+
+@pytest.mark.parametrize("name", ["WS4REDIS_HOST", "WS4REDIS_PORT", "WS4REDIS_URL", "WS4REDIS_DB"])
+def test_settings_of_the_project(settings, name):
+    """W008 leaves alone what a project makes its connection from, and its pages' addresses."""
+    settings.WEBSOCKET_URL = "/ws/"
+    settings.WEBSOCKET_URI = "wss://example.com/ws/"
+    setattr(settings, name, "x")
+    assert found() == {}
 
 
 @pytest.mark.parametrize(

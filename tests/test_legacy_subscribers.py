@@ -72,6 +72,30 @@ async def test_hooks_run_in_a_thread(legacy, redis_client, kind):
     assert redis_client.hget("online", "room") == b"0"
 
 
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_subscriber_on_the_store(legacy, redis_client, kind):
+    """One that extends the store with the methods of the original hears, replays and publishes."""
+    redis_client.set("demo:broadcast:room", "stored")
+    john = Visitor(legacy(kind, SUBSCRIBER="OnStore")).login("john")
+    path = "/ws/room?subscribe-user&subscribe-broadcast&publish-broadcast&echo"
+    async with john.socket(path) as socket:
+        assert await socket.receive() == "stored"
+        await socket.send("Hi")
+        assert await socket.receive() == "Hi"
+        redis_client.publish("demo:user:john:room", "for john")
+        assert await socket.receive() == "for john"
+    await eventually(lambda: notes(redis_client, "release"))
+
+
+async def test_a_subscriber_that_extends_nothing(legacy, redis_client):
+    """It hears what it has subscribed, and its client publishes nothing."""
+    visitor = Visitor(legacy(SUBSCRIBER="Listener"))
+    async with visitor.socket("/ws/room?publish-broadcast") as socket:
+        await socket.send("to nobody")
+        redis_client.publish("demo:broadcast:listener", "heard")
+        assert await socket.receive() == "heard"
+
+
 async def test_receive_hook(legacy, redis_client):
     """A receive hook may drop a message, and answer the sender, who has not asked for echo."""
     visitor = Visitor(legacy(SUBSCRIBER="Presence"))

@@ -7,6 +7,7 @@ import warnings
 
 import pytest
 import redis
+from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
 
@@ -15,8 +16,10 @@ from channels_ws4redis.context_processors import default
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore
+from channels_ws4redis.routing import router
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.subscriber import RedisSubscriber
+from testproject.embedded import RedisServer
 
 
 class LegacyRequest:
@@ -91,7 +94,8 @@ def test_connection(redis_client):
 def test_pool():
     """``publisher.redis_connection_pool`` is the pool that publishers use."""
     assert publisher.redis_connection_pool is get_client().connection_pool
-    client = redis.Redis(connection_pool=publisher.redis_connection_pool)
+    client = publisher.StrictRedis(connection_pool=publisher.redis_connection_pool)
+    assert type(client) is redis.StrictRedis
     assert client.ping()
     with pytest.raises(AttributeError, match="nonsense"):
         publisher.nonsense  # noqa: B018 # raises
@@ -153,6 +157,47 @@ def test_own_connection(redis_url, redis_client):
     assert other.get("broadcast:foo") == b"x"
     assert redis_client.get("broadcast:foo") is None
     other.close()
+
+
+async def test_own_connection_in_async_code(redis_url, redis_client, caplog):
+    """It is what asynchronous code publishes on and fetches from, too; nothing has to be said."""
+    other = redis.Redis.from_url(redis_url.removesuffix("/0") + "/3")
+    own = BypassingPublisher(other, facility="foo", broadcast=True)
+    await own.apublish_message("x")
+    assert other.get("broadcast:foo") == b"x"
+    assert redis_client.get("broadcast:foo") is None
+    assert await own.afetch_message(None, "foo") == b"x"
+    assert caplog.text == ""
+    other.close()
+
+
+def test_own_connection_to_another_server(caplog):
+    """The message goes there and the log says, once, that the sockets here hear another Redis."""
+    with RedisServer(port=0) as server, redis.Redis.from_url(server.url) as other:
+        for _ in range(2):
+            own = BypassingPublisher(other, facility="foo", broadcast=True)
+            own.publish_message("x")
+        assert other.get("broadcast:foo") == b"x"
+    [line] = caplog.messages
+    port = other.connection_pool.connection_kwargs["port"]
+    assert line.startswith(f"BypassingPublisher has a client of the Redis at localhost:{port}, but")
+    assert "set WS4REDIS_CONNECTION" in line
+
+
+class Elsewhere(RedisSubscriber):
+    """Has a client of another server, on which it would have listened in legacy."""
+
+    def __init__(self, connection):
+        super().__init__(redis.Redis(port=1))
+
+
+async def test_a_subscriber_with_a_connection_to_another_server(settings, caplog):
+    """The log says what the socket hears instead."""
+    settings.WS4REDIS_SUBSCRIBER = f"{__name__}.Elsewhere"
+    socket = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    assert (await socket.connect())[0]
+    assert "Elsewhere has a client of the Redis at localhost:1, but the sockets" in caplog.text
+    await socket.disconnect()
 
 
 class ServerStore(RedisStore):

@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 import types
+import warnings
 
 import pytest
 import redis
@@ -343,6 +344,55 @@ def test_publisher_from_a_dict(redis_client):
     for audience in ({"broadcast": True}, {"users": ["john"]}, {"sessions": ["key"]}):
         RedisPublisher(facility="foo", **audience).publish_message("Hello")
     assert {b"broadcast:foo", b"user:john:foo", b"session:key:foo"} <= set(redis_client.keys())
+
+
+@pytest.mark.parametrize(
+    "audience",
+    [{"broadcast": True}, {"users": ["john"]}, {"groups": ["a"], "sessions": ["key"]}],
+)
+def test_an_audience_without_a_facility(audience):
+    """Nobody listens there, so that it is an error that says what is missing."""
+    with pytest.raises(ValueError, match=r"has no facility; .*facility='foobar'") as caught:
+        RedisPublisher(**audience)
+    assert next(iter(audience)) in str(caught.value)
+    RedisPublisher(facility="{facility}", **audience)  # is one if it is meant
+
+
+class Chat(RedisPublisher):
+    """Has a facility of its own."""
+
+    def _get_message_channels(self, facility="chat", **kwargs):
+        return super()._get_message_channels(facility=facility, **kwargs)
+
+
+def test_a_facility_of_the_class():
+    """A subclass may know the facility."""
+    assert Chat(broadcast=True)._publishers == {"broadcast:chat"}
+
+
+async def test_a_publisher_without_an_audience(publish):
+    """A message for nobody is told, at the line that publishes."""
+    with pytest.warns(RuntimeWarning, match=r"published to nobody.*broadcast=True") as caught:
+        await publish(RedisPublisher(facility="foo"), "lost")
+    assert caught[0].filename == __file__
+
+
+async def test_an_audience_that_is_empty(redis_client, publish):
+    """It is no mistake to reach nobody, nor to name channels by hand."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for audience in ({"users": []}, {"users": [AnonymousUser()]}, {"broadcast": False}):
+            await publish(RedisPublisher(facility="foo", **audience), "nobody")
+        emptied = RedisPublisher(facility="foo", broadcast=True)
+        emptied._publishers = set()
+        await publish(emptied, "nobody")
+        assert redis_client.keys() == []
+        by_hand = RedisPublisher(facility="foo")
+        by_hand._publishers.add("broadcast:bar")
+        await publish(by_hand, "somebody")
+        assert redis_client.get("broadcast:bar") == b"somebody"
+        RedisPublisher(facility="foo").fetch_message(None, "foo")
+        RedisPublisher().fetch_message(None, "foo")
 
 
 def test_legacy_pool():

@@ -233,7 +233,7 @@ def test_publishing_to_nobody(redis_client):
     """Without any channel there is nothing to do, and nothing is asked of Redis."""
     get_client().ping()
     before = redis_client.info("stats")["total_commands_processed"]
-    RedisPublisher(facility="foo").publish_message("Hello")
+    RedisPublisher(facility="foo", users=[]).publish_message("Hello")
     assert redis_client.info("stats")["total_commands_processed"] == before + 1
     assert redis_client.keys("*") == []
 

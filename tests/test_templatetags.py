@@ -3,25 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
+import socket
+import time
 from html import unescape
 from urllib.parse import unquote
 
+import django
 import pytest
 from django.contrib.auth.models import AnonymousUser, User
+from django.http import HttpResponse
 from django.template import Context, Template, TemplateSyntaxError
-from django.test import RequestFactory
+from django.test import AsyncClient, RequestFactory
+from django.urls import path
+from django.utils.functional import SimpleLazyObject, empty
 
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.stamping import PATIENCE
+from channels_ws4redis.subscriber import RedisSubscriber
 
 
-def render(source: str, user=None) -> dict[str, str]:
+def render(source: str, user=None, **context) -> dict[str, str]:
     """Render the tag and return the attributes of the script element."""
     request = RequestFactory().get("/")
-    request.user = user or AnonymousUser()
+    request.user = AnonymousUser() if user is None else user
     request.session = {}
     html = Template("{% load ws4redis %}" + source).render(
-        Context({"request": request, "n": "x&y"})
+        Context({"request": request, "n": "x&y", **context})
     )
     found = re.fullmatch(r"<script ([^>]*)></script>", html)
     assert found, html
@@ -60,6 +69,38 @@ def test_no_inline_code():
     assert attributes["data-ws4redis-uri"] == "/ws/chat"
 
 
+class LazyNonce(SimpleLazyObject):
+    """What Django 6 and django-csp 4 put into the context: false until it has been rendered."""
+
+    def __bool__(self) -> bool:
+        return self._wrapped is not empty
+
+
+def test_lazy_nonce():
+    """A nonce that is made when it is rendered first is rendered here."""
+    made = []
+    nonce = LazyNonce(lambda: made.append("abc") or "abc")
+    assert not nonce
+    attributes = render('{% ws4redis "chat" "" nonce=csp_nonce %}', csp_nonce=nonce)
+    assert attributes["nonce"] == "abc"
+    assert made == ["abc"]
+
+
+@pytest.mark.parametrize("context", [{}, {"csp_nonce": None}, {"csp_nonce": ""}])
+def test_no_nonce(context):
+    """Where the page has no policy there is no attribute, and not the text of nothing."""
+    assert "nonce" not in render('{% ws4redis "chat" "" nonce=csp_nonce %}', **context)
+
+
+def test_nonce_of_django():
+    """Django's own nonce, where Django has it, is rendered and sent in the header."""
+    csp = pytest.importorskip("django.utils.csp", reason="Django 6 and later")
+    nonce = csp.LazyNonce()
+    attributes = render('{% ws4redis "chat" "" nonce=csp_nonce %}', csp_nonce=nonce)
+    assert attributes["nonce"] == str(nonce) != ""
+    assert nonce  # by which its middleware puts it into the header
+
+
 def test_positions():
     """The page is stamped with where the visitor's channels stand when it is rendered."""
     RedisPublisher(facility="chat", broadcast=True, users=["john"]).publish_message("1")
@@ -87,7 +128,111 @@ def test_redis_down(settings, free_port):
     assert "data-ws4redis-positions" not in attributes
 
 
-def test_unknown_flag():
-    """A flag that no socket knows is an error that names the known ones."""
-    with pytest.raises(TemplateSyntaxError, match=r"'broadcast' is no flag.*subscribe-broadcast"):
-        render('{% ws4redis "chat" "broadcast" %}')
+@pytest.fixture
+def patient(monkeypatch):
+    """Wait for Redis for as long as a busy machine may take."""
+    monkeypatch.setattr("channels_ws4redis.stamping.PATIENCE", 10.0)
+
+
+@pytest.mark.usefixtures("patient")
+async def test_positions_in_an_asynchronous_view():
+    """A page that is rendered on an event loop is stamped as well."""
+    await RedisPublisher(facility="chat", broadcast=True, users=["john"]).apublish_message("1")
+    attributes = render(
+        '{% ws4redis "chat" "subscribe-broadcast subscribe-user" %}', User(username="john")
+    )
+    assert json.loads(attributes["data-ws4redis-positions"]).keys() == {"broadcast", "user"}
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("flag", ["subscribe-user", "subscribe-group"])
+async def test_a_user_in_the_database_in_an_asynchronous_view(caplog, flag):
+    """The database cannot be asked: broadcasts are stamped, and the log says what to write."""
+    user = SimpleLazyObject(lambda: User.objects.get(username="john"))
+    attributes = render(f'{{% ws4redis "chat" "subscribe-broadcast {flag}" %}}', user)
+    assert json.loads(attributes["data-ws4redis-positions"]).keys() == {"broadcast"}
+    assert "request.user = await request.auser()" in caplog.text
+    assert "data-ws4redis-positions" not in render(f'{{% ws4redis "chat" "{flag}" %}}', user)
+
+
+async def view(request):
+    """What the log says to write."""
+    request.user = await request.auser()
+    template = Template(
+        '{% load ws4redis %}{% ws4redis "chat" "subscribe-user,subscribe-session" %}'
+    )
+    return HttpResponse(template.render(Context({"request": request})))
+
+
+urlpatterns = [path("", view)]
+
+
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="there is no auser()")
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.urls(__name__)
+@pytest.mark.usefixtures("patient")
+async def test_a_user_who_was_loaded_before_in_an_asynchronous_view(settings, caplog):
+    """With what the log says to write, all channels are stamped."""
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
+    client = AsyncClient()
+    await client.aforce_login(await User.objects.acreate_user("john"))
+    page = unescape((await client.get("/")).content.decode())
+    assert all(f'"{label}": ' in page for label in ("user", "session"))
+    assert caplog.text == ""
+
+
+async def test_a_silent_redis_in_an_asynchronous_view(settings, caplog):
+    """The event loop stands still once, and briefly; the pages come without positions."""
+    caplog.set_level(logging.ERROR, "channels_ws4redis.stamping")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        settings.WS4REDIS_CONNECTION = {
+            "host": "127.0.0.1",
+            "port": silent.getsockname()[1],
+            "socket_timeout": 1.0,
+        }
+        before = time.monotonic()
+        for _ in range(10):
+            attributes = render('{% ws4redis "chat" "subscribe-broadcast" %}')
+            assert "data-ws4redis-positions" not in attributes
+        assert time.monotonic() - before < 3 * PATIENCE
+        assert "Redis has not answered within" in caplog.text
+
+
+@pytest.mark.usefixtures("patient")
+async def test_redis_is_asked_again_after_a_failure(settings, redis_url, free_port):
+    """What has failed before does not keep a page from its stamp."""
+    settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}/0"
+    assert "data-ws4redis-positions" not in render('{% ws4redis "chat" "subscribe-broadcast" %}')
+    settings.WS4REDIS_CONNECTION = redis_url
+    assert "data-ws4redis-positions" in render('{% ws4redis "chat" "subscribe-broadcast" %}')
+
+
+@pytest.mark.parametrize(
+    ("flag", "similar"),
+    [
+        ("broadcast", "subscribe-broadcast"),
+        ("subscribe-users", "subscribe-user"),
+        ("publish-brodcast", "publish-broadcast"),
+        ("Subscribe-user", "subscribe-user"),
+        ("subscribe-server", "subscribe-user"),
+    ],
+)
+def test_unknown_flag(flag, similar):
+    """A flag that no socket knows is an error that names the one that was meant, and all others."""
+    with pytest.raises(
+        TemplateSyntaxError, match=rf"'{flag}' is no flag.*mean '{similar}'.*echo, publish-broad"
+    ):
+        render(f'{{% ws4redis "chat" "subscribe-broadcast {flag}" %}}')
+
+
+class Server(RedisSubscriber):
+    """Knows one more flag."""
+
+    subscription_channels = [*RedisSubscriber.subscription_channels, "subscribe-server"]  # noqa: RUF012 # as projects write it
+
+
+def test_flag_of_a_subscriber(settings):
+    """What the project's own subscriber knows is a flag."""
+    settings.WS4REDIS_SUBSCRIBER = f"{__name__}.Server"
+    uri = render('{% ws4redis "chat" "subscribe-server" %}')["data-ws4redis-uri"]
+    assert uri == "/ws/chat?subscribe-server"

@@ -145,9 +145,16 @@ def _identity(value: Any, keyword: str) -> str | SelfType:
     if name is None or not _is_encodable(name):
         raise ValueError(
             f"{keyword} contains {value!r}, which names nobody; use a str, a User, a Group, "
-            "or SELF."
+            "or SELF." + _remedy_for_number(value, keyword)
         )
     return name
+
+
+def _remedy_for_number(value: Any, keyword: str) -> str:
+    """Legacy took a number as text: as a name if there is such a one, and for nobody mostly."""
+    if type(value) is not int:
+        return ""
+    return f" A primary key is no name; write {keyword}=['{value}'] if it is one."
 
 
 def _name_of(value: Any) -> str | None:

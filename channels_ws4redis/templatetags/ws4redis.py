@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 from urllib.parse import quote
 
@@ -13,11 +12,9 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.protocol.names import audience_arguments, channel_labels
-from channels_ws4redis.subscriber import RedisSubscriber
-
-logger = logging.getLogger(__name__)
+from channels_ws4redis.spelling import meant_by
+from channels_ws4redis.stamping import positions
+from channels_ws4redis.subscriber import subscriber_class
 
 register = template.Library()
 
@@ -29,7 +26,7 @@ def ws4redis(
     flags: str,
     name: str = "",
     replay: bool = False,
-    nonce: str = "",
+    nonce: Any = "",
 ) -> SafeString:
     """Render the ``<script>`` that loads the client and opens a socket when the page is ready.
 
@@ -46,6 +43,7 @@ def ws4redis(
         channels' positions, and gets exactly what was published since it was rendered. True for a
         page that wants the stored messages.
     :param nonce: of the page's Content-Security-Policy. Nothing rendered needs inline code.
+    :raises django.template.TemplateSyntaxError: for a flag that the subscriber does not know.
     :raises ValueError: for a facility that has ``.`` or ``..`` between slashes: browsers take such
         a part out of an address, however it is written, and would open another one.
     """
@@ -54,12 +52,13 @@ def ws4redis(
     path = _path(str(facility))
     data = {"uri": f"{path}?{'&'.join(wanted)}" if wanted else path, "name": name or str(facility)}
     if not replay:
-        positions = _positions(context.get("request"), facility, wanted)
-        if positions is not None:
-            data["positions"] = json.dumps(positions)
+        stamp = positions(context.get("request"), facility, wanted)
+        if stamp is not None:
+            data["positions"] = json.dumps(stamp)
     attributes = format_html_join("", ' data-ws4redis-{}="{}"', data.items())
-    if nonce:
-        attributes += format_html(' nonce="{}"', nonce)
+    # A lazy nonce is false until it has been rendered once, so that the text has to be asked.
+    if nonce is not None and (text := str(nonce)):
+        attributes += format_html(' nonce="{}"', text)
     return format_html('<script src="{}"{}></script>', static("js/ws4redis.js"), attributes)
 
 
@@ -73,27 +72,14 @@ def _path(facility: str) -> str:
 
 
 def _check(flags: list[str]) -> None:
-    known = {"echo", *RedisSubscriber.subscription_channels, *RedisSubscriber.publish_channels}
+    subscriber = subscriber_class()
+    known = ["echo", *subscriber.subscription_channels, *subscriber.publish_channels]
     for flag in flags:
-        # A custom subscriber may know more of these.
-        if flag not in known and not flag.startswith(("subscribe-", "publish-")):
+        if flag not in known:
+            full = f"subscribe-{flag}"  # rather than publish-…, which allows more
+            meant = full if full in known else meant_by(flag, known)
             raise template.TemplateSyntaxError(
-                f"{flag!r} is no flag of a socket; use {', '.join(sorted(known))}."
+                f"{flag!r} is no flag of a socket; "
+                + (f"did you mean {meant!r}? " if meant else "")
+                + f"There are {', '.join(sorted(known))}."
             )
-
-
-def _positions(request: Any, facility: Any, flags: list[str]) -> dict[str, Any] | None:
-    """Return the positions of what the request would listen on; None if Redis does not tell."""
-    store = RedisSubscriber()
-    names = store._get_message_channels(
-        request=request, facility=facility, **audience_arguments("subscribe", flags)
-    )
-    labels = channel_labels(store.get_prefix(), names)
-    positions = {}
-    for reading in backend_named(store.channel_layer_alias).read(names):
-        if isinstance(reading, Exception):
-            # The page is worth more than its stamp: without it the socket gets the stored messages.
-            logger.error("A page could not be stamped with positions: %s", reading)
-        else:
-            positions[labels[reading.channel]] = reading.position._asdict()
-    return positions or None

@@ -91,6 +91,60 @@ class StockBody(RedisSubscriber):
             self._subscription.subscribe(f"{self.get_prefix()}server:{facility}")
 
 
+class OnStore(RedisStore):
+    """Extends the store, as the original's manual says, with all that the server there calls."""
+
+    subscription_channels = [*RedisSubscriber.subscription_channels]
+    publish_channels = [*RedisSubscriber.publish_channels]
+
+    def __init__(self, connection):
+        self._subscription = None
+        super().__init__(connection)
+
+    def parse_response(self):
+        return self._subscription.parse_response()
+
+    def set_pubsub_channels(self, request, channels):
+        facility = request.path_info.replace(settings.WEBSOCKET_URL, "", 1)
+        audience = {"broadcast": "publish-broadcast" in channels}
+        self._publishers = set()
+        for key in self._get_message_channels(request=request, facility=facility, **audience):
+            self._publishers.add(key)
+        audience = {
+            "users": ("subscribe-user" in channels and [SELF]) or [],
+            "broadcast": "subscribe-broadcast" in channels,
+        }
+        self._subscription = self._connection.pubsub()
+        for key in self._get_message_channels(request=request, facility=facility, **audience):
+            self._subscription.subscribe(key)
+
+    def send_persisted_messages(self, websocket):
+        for channel in self._subscription.channels:
+            message = self._connection.get(channel)
+            if message:
+                websocket.send(message)
+
+    def get_file_descriptor(self):
+        return self._subscription.connection and self._subscription.connection._sock.fileno()
+
+    def release(self):
+        if self._subscription and self._subscription.subscribed:
+            self._subscription.unsubscribe()
+            self._subscription.reset()
+        self._connection.rpush("notes", json.dumps({"hook": "release"}))
+
+
+class Listener:
+    """Extends nothing, and only listens."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def set_pubsub_channels(self, request, channels):
+        self._subscription.subscribe("demo:broadcast:listener")
+        self._publishers = set()
+
+
 class OwnPubSub(RedisSubscriber):
     """Keeps redis-py's own object at hand."""
 

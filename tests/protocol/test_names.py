@@ -253,6 +253,14 @@ def test_nonsense_in_a_list(value):
     assert repr(value) in str(caught.value)
 
 
+@pytest.mark.parametrize("keyword", ["users", "groups", "sessions"])
+def test_a_number_in_a_list(keyword):
+    """Legacy took a number as text; the error says how to write that it is a name."""
+    with pytest.raises(ValueError, match=rf"primary key is no name; write {keyword}=\['7'\] if"):
+        identities([7], keyword)
+    assert identities(["7"], keyword) == ["7"]
+
+
 @pytest.mark.parametrize(
     ("value", "facility"),
     [
