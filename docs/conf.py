@@ -22,6 +22,8 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3  # down to which level a heading is an anchor by its words
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]
 html_title = f"channels_ws4redis {release}"
 html_theme_options = {
     "source_repository": "https://github.com/channels-ws4redis/channels_ws4redis/",
