@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from testproject.embedded import RedisServer
 from tests.browser import PATIENCE, Chromium, give_up, wait_until
 from tests.clients import Visitor
 from tests.conftest import Serve
-from tests.docs.blocks import Block, PageError, read_page
+from tests.docs.blocks import Block, Page, PageError, read_page
 from tests.docs.project import Project, Worker
 from tests.servers import ROOT
 
 #: The server of a page that has none of its own.
 SERVE = Block("test", 1, "console", "$ python manage.py runserver --noreload", "serves")
 
+LOST_AND_REACT = ("lost.md", "react.md")
 LINES = "[...document.querySelectorAll('#stock li')].map((line) => line.textContent)"
 
 
@@ -39,15 +41,62 @@ def test_a_page_shows_the_true_state_again_after_a_loss(
     folder = tmp_path / "page"
     folder.mkdir()
     page = read_page(ROOT / "docs" / "howto" / "lost.md", ROOT)
-    change = the_block(page.blocks, ".update(count=2)")
-    notice = the_block(page.blocks, 'get(name="pears").save()')
     with Project(folder, base, worker, page) as project, Chromium(tmp_path) as browser:
-        for block in page.blocks[: page.blocks.index(change)]:
-            project.do(block)
+        change, notice = make_goods(project, page)
         with browser.person() as john:
             window = john(project).open("/stock/")
             window.wait(LINES, ["apples: 3", "pears: 5"])
             window.wait("WS4Redis.sockets.stock.state", "open")
+            project.do(change)
+            redis_client.flushall()
+            project.do(notice)
+            window.wait(LINES, ["apples: 2", "pears: 5"])
+            assert window.value("problems") == []
+
+
+def make_goods(project: Project, page: Page) -> tuple[Block, Block]:
+    """Follow the page on lost messages until there are goods.
+
+    Returns what changes them without a message, and what makes that noticed.
+    """
+    change = the_block(page.blocks, ".update(count=2)")
+    for block in page.blocks[: page.blocks.index(change)]:
+        project.do(block)
+    return change, the_block(page.blocks, 'get(name="pears").save()')
+
+
+BOTH = """
+from mysite import urls
+from stock import views
+from django.urls import path
+
+urlpatterns = [*urls.urlpatterns, path("stock/state/", views.state)]
+"""
+
+
+@pytest.mark.browser
+def test_a_component_of_react_shows_the_true_state(
+    tmp_path: Path, base: Path, worker: Worker, redis_client: redis.Redis
+) -> None:
+    """The front end passes its type checker, and what is built of it follows, also after a loss."""
+    folder = tmp_path / "page"
+    folder.mkdir()
+    lost, react = (read_page(ROOT / "docs" / "howto" / name, ROOT) for name in LOST_AND_REACT)
+    with Project(folder, base, worker, lost) as project, Chromium(tmp_path) as browser:
+        change, notice = make_goods(project, lost)
+        for block in react.blocks:
+            if "npm create" in block.text:
+                fetch(project, block, "npm create vite@latest", "npm create --yes vite@9.3.0")
+            elif "run build" in block.text:
+                project.do(replace(block, marker=""))
+            else:
+                project.do(block)
+        (project.folder / "mysite" / "both.py").write_text(BOTH)
+        with (project.folder / "mysite" / "settings.py").open("a") as settings:
+            settings.write("ROOT_URLCONF = 'mysite.both'\n")
+        project.do(SERVE)
+        with browser.person() as john:
+            window = john(project).open("/app/").wait(LINES, ["apples: 3", "pears: 5"])
             project.do(change)
             redis_client.flushall()
             project.do(notice)
@@ -120,7 +169,8 @@ def test_a_list_of_tasks_follows(
         (project.folder / "mysite" / "show.py").write_text(VIEWS)
         with (project.folder / "mysite" / "settings.py").open("a") as settings:
             settings.write("ROOT_URLCONF = 'mysite.show'\n")
-        install(project, page.blocks, *libraries)
+        wanted, tried = libraries
+        fetch(project, the_block(page.blocks, f"$ npm install {wanted}\n"), wanted, tried)
         redis_client.flushall()  # of what the page has published, for another library
         project.do(SERVE)
         with browser.person() as john:
@@ -227,13 +277,13 @@ def test_a_client_of_an_api_follows_it(
                 assert window.value("problems") == []
 
 
-def install(project: Project, blocks: tuple[Block, ...], wanted: str, tried: str) -> None:
-    """Do the block that installs npm packages, with the versions that the page was tried with."""
-    block = the_block(blocks, f"$ npm install {wanted}\n")
+def fetch(project: Project, block: Block, wanted: str, tried: str) -> None:
+    """Do a block that fetches npm packages, with the versions that the page was tried with."""
+    assert wanted in block.text
     try:
         project.do(replace(block, marker="", text=block.text.replace(wanted, tried)))
-    except PageError as error:
-        give_up(f"{tried} could not be fetched: {error}")
+    except (PageError, subprocess.TimeoutExpired) as error:
+        give_up(f"'{tried}' could not be fetched: {error}")
 
 
 async def test_a_user_with_few_rights_can_do_what_the_package_does(serve: Serve) -> None:
