@@ -38,7 +38,8 @@ _FILE = re.compile(r"^<!-- (file|append): (\S+) -->\n```(\w+)$", re.MULTILINE)
 
 def _caption(found: re.Match[str]) -> str:
     where = ", at its end" if found[1] == "append" else ""
-    return f"```{{code-block}} {found[3]}\n:caption: {found[2]}{where}\n"
+    # As code, since a caption is Markdown, to which underscores are emphasis.
+    return f"```{{code-block}} {found[3]}\n:caption: `{found[2]}`{where}\n"
 
 
 def _name_files(_app: Sphinx, _page: str, source: list[str]) -> None:
