@@ -22,6 +22,8 @@ exclude_patterns = ["_build"]
 myst_heading_anchors = 3  # down to which level a heading is an anchor by its words
 
 html_theme = "furo"
+html_static_path = ["_static"]
+html_css_files = ["manual.css"]
 html_title = f"channels_ws4redis {release}"
 html_theme_options = {
     "source_repository": "https://github.com/channels-ws4redis/channels_ws4redis/",
@@ -36,7 +38,8 @@ _FILE = re.compile(r"^<!-- (file|append): (\S+) -->\n```(\w+)$", re.MULTILINE)
 
 def _caption(found: re.Match[str]) -> str:
     where = ", at its end" if found[1] == "append" else ""
-    return f"```{{code-block}} {found[3]}\n:caption: {found[2]}{where}\n"
+    # As code, since a caption is Markdown, to which underscores are emphasis.
+    return f"```{{code-block}} {found[3]}\n:caption: `{found[2]}`{where}\n"
 
 
 def _name_files(_app: Sphinx, _page: str, source: list[str]) -> None:

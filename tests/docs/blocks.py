@@ -5,6 +5,7 @@ What is done with a block is told by its language and by HTML comments on the li
 ``file: PATH``       the block is written to that file of the page's folder
 ``append: PATH``     the block is appended to it
 ``serves``           the last command of the block is a server, which runs until the end of the page
+``runs on``          the last command runs until then too, and is ready when it prints what is shown
 ``not run: REASON``  the block is not run
 ``before: COMMAND``  the command is run silently before the block
 ``setup CODE``       Python that comes before this and every later block of Python on the page
@@ -29,7 +30,9 @@ _PROSE = {"note", "tip", "hint", "important", "warning", "caution", "seealso", "
 _NO_CODE = {"toctree", "contents", "eval-rst"}
 
 _COMMENT = re.compile(r"<!--(.*?)-->", re.DOTALL)
-_MARKER = re.compile(r"(file|append|not run|before):\s*(.*)|(serves|empty folder)$", re.DOTALL)
+_MARKER = re.compile(
+    r"(file|append|not run|before):\s*(.*)|(serves|runs on|empty folder)$", re.DOTALL
+)
 _SETUP = re.compile(r"setup\b:?[ \t]*\n?(.*)", re.DOTALL)
 
 
@@ -45,7 +48,7 @@ class Block:
     line: int  # of the fence
     language: str
     text: str
-    marker: str = ""  # file, append, serves or not run
+    marker: str = ""  # file, append, serves, runs on or not run
     argument: str = ""  # of the marker: a path or a reason
     setup: str = ""
     before: tuple[str, ...] = ()

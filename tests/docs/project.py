@@ -147,6 +147,7 @@ class Project:
         self._worker = worker
         self._page = page
         self._servers: dict[int, subprocess.Popen[bytes]] = {}
+        self._others: list[subprocess.Popen[bytes]] = []
         self._ports: dict[str, int] = {}
         if page.empty:
             self.folder.mkdir()
@@ -159,6 +160,8 @@ class Project:
     def __exit__(self, *exc_info: object) -> None:
         for port in list(self._servers):
             self.stop(port)
+        for process in self._others:
+            _end(process)
 
     def follow(self) -> None:
         """Do what the page says, from top to bottom."""
@@ -258,13 +261,15 @@ class Project:
                 steps.append((f"{command}\n{line.removeprefix('> ')}", []))
             else:
                 steps[-1][1].append(line)
-        if block.marker == "serves":
-            command, expected = steps.pop()
-            if steps:
-                self._shell(block, steps)
-            self._serve(block, command, expected)
-        else:
+        last = steps.pop() if block.marker in {"serves", "runs on"} else None
+        if steps:
             self._shell(block, steps)
+        if last and block.marker == "serves":
+            self._serve(block, *last)
+        elif last:
+            command, expected = last
+            self._others.append(self._start(block, command))
+            self._await_start(block, self._others[-1], lambda log: not _missing(expected, log))
 
     def _shell(self, block: Block, steps: list[tuple[str, list[str]]]) -> None:
         """Run commands in one shell, which goes on where the last block's shell has stopped."""
@@ -300,11 +305,19 @@ class Project:
                     break
         port = ports[0]
         self.stop(port)
-        log = self._scratch / f"{port}.log"
+        self._servers[port] = self._start(block, command)
+        self._await_start(
+            block, self._servers[port], lambda log: listens(port) and not _missing(expected, log)
+        )
+
+    def _start(self, block: Block, command: str) -> subprocess.Popen[bytes]:
+        """Start what runs until the end of the page."""
         state = self._scratch / "state.sh"
-        with log.open("wb") as output:
-            server = subprocess.Popen(
-                ["bash", "-c", f"[ ! -e '{state}' ] || . '{state}'\n{command}"],
+        with self._log(block).open("wb") as output:
+            # The command takes the shell's place, which bash does by itself from 5.1 on: so it is the
+            # command that is told to stop and waited for.
+            return subprocess.Popen(
+                ["bash", "-c", f"[ ! -e '{state}' ] || . '{state}'\nexec {command}"],
                 cwd=self.folder,
                 env=self._worker.environment,
                 stdin=subprocess.DEVNULL,
@@ -312,24 +325,25 @@ class Project:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._servers[port] = server
+
+    def _await_start(
+        self, block: Block, process: subprocess.Popen[bytes], is_ready: Callable[[str], bool]
+    ) -> None:
         deadline = time.monotonic() + PATIENCE
-        while not _listens(port) or _missing(expected, log.read_text(errors="replace")):
-            if server.poll() is not None or time.monotonic() > deadline:
-                printed = log.read_text(errors="replace")
-                self.fail(block, f"'{command}' does not serve what is expected:\n{printed}")
+        while not is_ready(self._log(block).read_text(errors="replace")):
+            if process.poll() is not None or time.monotonic() > deadline:
+                printed = self._log(block).read_text(errors="replace")
+                self.fail(block, f"what it starts is not what is expected:\n{printed}")
             time.sleep(POLL)
+
+    def _log(self, block: Block) -> Path:
+        """Return where the output of what a block has started goes."""
+        return self._scratch / f"{block.line}.log"
 
     def stop(self, port: int) -> None:
         """End the server on a port, if there is one."""
-        server = self._servers.pop(port, None)
-        if server is None:
-            return
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, how)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                server.wait(PATIENCE / 4)
+        if server := self._servers.pop(port, None):
+            _end(server)
 
     # Checks of what is not run
 
@@ -445,6 +459,15 @@ CHECKS: dict[str, Callable[[Project, Block, str], None]] = {
 }
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process and its children as a service manager does: friendly first."""
+    for how in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, how)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE / 4)
+
+
 def _missing(expected: list[str], output: str) -> str:
     """Return the first line that is not found, in order, in the output."""
     rest = [line.strip() for line in output.splitlines()]
@@ -460,7 +483,8 @@ def _missing(expected: list[str], output: str) -> str:
     return ""
 
 
-def _listens(port: int) -> bool:
+def listens(port: int) -> bool:
+    """Tell whether a server listens on a loopback port."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 

@@ -1,4 +1,4 @@
-"""The web server's configuration of the page on deployment, in front of real servers."""
+"""What the page on deployment starts serves: web servers in front of real servers, and these."""
 
 from __future__ import annotations
 
@@ -10,27 +10,31 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import websockets
 from websockets.asyncio.client import connect
+from websockets.sync.client import connect as connect_in_thread
 
 from testproject.embedded import find_free_port
+from tests.browser import give_up
+from tests.conftest import Serve
+from tests.docs.blocks import Block, read_page
+from tests.docs.project import Project, Worker, listens
 from tests.servers import PATIENCE, ROOT, AsgiServer
 
-pytestmark = [
-    pytest.mark.server,
-    pytest.mark.skipif(
-        shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin") is None
-        and not os.environ.get("CI"),
-        reason="nginx is not installed",
-    ),
-]
+#: Seconds between two looks at whether a web server listens.
+POLL = 0.05
 
-PAGE = ROOT / "docs" / "howto" / "deploy.md"
+pytestmark = pytest.mark.server
+
+PAGE = read_page(ROOT / "docs" / "howto" / "deploy.md", ROOT)
+
+#: The static file whose type some servers get wrong.
+MODULE = ROOT / "channels_ws4redis" / "static" / "js" / "ws4redis.mjs"
 
 #: Seconds of silence after which nginx closes a connection here: more than a heartbeat, and less
 #: than the pings of the server.
@@ -54,9 +58,21 @@ http {{
 }}
 """
 
+#: Without what Caddy does beside serving: an interface for its own commands, and port 80.
+AROUND_CADDY = """
+{{
+    admin off
+    auto_https disable_redirects
+}}
+{page}
+"""
+
+#: Where Debian has nginx, which an ordinary user's PATH leaves out.
+PROGRAMS = f"{os.environ.get('PATH', '')}:/usr/sbin"
+
 
 class Front(NamedTuple):
-    """Nginx with TLS, and the servers behind it."""
+    """A web server with TLS, and the servers behind it."""
 
     port: int
     servers: list[AsgiServer]
@@ -75,9 +91,9 @@ class Front(NamedTuple):
             return response.read(), response.headers["Content-Type"]
 
     @asynccontextmanager
-    async def socket(self, origin: str):
+    async def socket(self, origin: str, path: str = "/ws/front?subscribe-broadcast"):
         """Open a socket from a page of an origin."""
-        url = f"wss://127.0.0.1:{self.port}/ws/front?subscribe-broadcast"
+        url = f"wss://127.0.0.1:{self.port}{path}"
         async with connect(url, origin=origin, ssl=trusting(), proxy=None) as socket:
             yield socket
 
@@ -90,11 +106,9 @@ def trusting() -> ssl.SSLContext:
     return context
 
 
-def configuration(replacements: dict[str, str]) -> str:
-    """Return the page's first nginx block with its names replaced; each must be there."""
-    block = re.search(r"^```nginx\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    assert block is not None
-    text = block[1]
+def configuration(language: str, replacements: dict[str, str], index: int = 0) -> str:
+    """Return a configuration of the page with its names replaced; each must be there."""
+    text = [block for block in PAGE.blocks if block.language == language][index].text
     for old, new in replacements.items():
         assert old in text, f"the configuration no longer has {old!r}"
         text = text.replace(old, new)
@@ -115,59 +129,80 @@ def certificate(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.fixture
-def front(serve, certificate: Path, tmp_path: Path) -> Iterator[Front]:
-    """The page's nginx, as an ordinary user, before two daphnes."""
+@contextmanager
+def run_front(command: list[str], port: int, servers: list[AsgiServer], folder: Path):
+    """Run a web server as an ordinary user, from when it listens."""
+    program = shutil.which(command[0], path=PROGRAMS)
+    if program is None:
+        give_up(f"{command[0]} is not installed")
+    log = folder / "front.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [program, *command[1:]],
+            cwd=folder,
+            env=os.environ | {"HOME": str(folder), "XDG_DATA_HOME": str(folder)},
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    front = Front(port, servers)
+    try:
+        deadline = time.monotonic() + PATIENCE
+        while not listens(port):
+            assert process.poll() is None, log.read_text()
+            assert time.monotonic() < deadline, log.read_text()
+            time.sleep(POLL)
+        yield front
+    finally:
+        process.terminate()
+        process.wait(timeout=PATIENCE)
+
+
+@pytest.fixture(params=["nginx", "caddy"])
+def front(
+    request: pytest.FixtureRequest, serve: Serve, certificate: Path, tmp_path: Path
+) -> Iterator[Front]:
+    """One of the page's web servers, before two daphnes."""
     settings = {
         "WS4REDIS_HEARTBEAT": "--heartbeat--",
         "SECURE_PROXY_SSL_HEADER": ["HTTP_X_FORWARDED_PROTO", "https"],
     }
     servers = [serve("daphne", settings=settings) for _ in range(2)]
     port = find_free_port()
-    page = configuration(
-        {
+    replacements = {
+        "127.0.0.1:8001": f"127.0.0.1:{servers[0].port}",
+        "127.0.0.1:8002": f"127.0.0.1:{servers[1].port}",
+        "/srv/mysite/static": str(ROOT / "channels_ws4redis" / "static"),
+    }
+    if request.param == "nginx":
+        replacements |= {
             "listen 80;": f"listen 127.0.0.1:{find_free_port()};",
             "listen 443 ssl;": f"listen 127.0.0.1:{port} ssl;",
-            "127.0.0.1:8001": f"127.0.0.1:{servers[0].port}",
-            "127.0.0.1:8002": f"127.0.0.1:{servers[1].port}",
             "/etc/ssl/certs/example.com.pem": str(certificate),
             "/etc/ssl/private/example.com.key": str(certificate),
-            "/srv/mysite/static/": f"{ROOT / 'channels_ws4redis' / 'static'}/",
         }
-    )
-    (tmp_path / "nginx.conf").write_text(AROUND.format(page=page, idle=IDLE))
-    path = f"{os.environ.get('PATH', '')}:/usr/sbin"
-    process = subprocess.Popen(
-        [shutil.which("nginx", path=path) or "nginx", "-p", str(tmp_path), "-c", "nginx.conf"],
-        stderr=subprocess.PIPE,
-    )
-    front = Front(port, servers)
-    try:
-        deadline = time.monotonic() + PATIENCE
-        while not answers(front):
-            assert process.poll() is None, process.stderr and process.stderr.read()
-            assert time.monotonic() < deadline, (tmp_path / "error.log").read_text()
-        yield front
-    finally:
-        process.terminate()
-        process.communicate(timeout=PATIENCE)
+        command = in_nginx(configuration("nginx", replacements), tmp_path)
+    else:
+        site = f"https://127.0.0.1:{port} {{\n\ttls {certificate} {certificate}"
+        page = configuration("caddy", {"example.com {": site} | replacements)
+        (tmp_path / "Caddyfile").write_text(AROUND_CADDY.format(page=page))
+        command = ["caddy", "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
+    with run_front(command, port, servers, tmp_path) as running:
+        yield running
 
 
-def answers(front: Front) -> bool:
-    """Tell whether nginx has begun to listen."""
-    try:
-        front.get("/static/js/ws4redis.js")
-    except OSError:
-        return False
-    return True
+def in_nginx(page: str, folder: Path) -> list[str]:
+    """Write a configuration with what has to be around it; returns the command."""
+    (folder / "nginx.conf").write_text(AROUND.format(page=page, idle=IDLE))
+    return ["nginx", "-p", str(folder), "-c", "nginx.conf"]
 
 
-async def test_the_pages_nginx_serves_pages_files_and_the_sockets_of_its_own_pages(
+async def test_a_web_server_serves_pages_files_and_the_sockets_of_its_own_pages(
     front: Front,
 ) -> None:
+    """What is configured is enough for pages, modules and sockets, and lets no others in."""
     script, kind = front.get("/static/js/ws4redis.mjs")
-    assert script == (ROOT / "channels_ws4redis/static/js/ws4redis.mjs").read_bytes()
-    assert kind == "text/javascript"
+    assert script == MODULE.read_bytes()
+    assert kind.split(";")[0] == "text/javascript"
     assert front.get("/")[1].startswith("text/html")
     async with front.socket(front.origin) as socket:
         assert await socket.recv() == "--heartbeat--"
@@ -180,6 +215,7 @@ async def test_the_pages_nginx_serves_pages_files_and_the_sockets_of_its_own_pag
 async def test_a_quiet_socket_stays_open_and_new_ones_find_the_server_that_still_runs(
     front: Front,
 ) -> None:
+    """Heartbeats keep a socket, and the stop of one server turns nobody away."""
     async with front.socket(front.origin) as socket:
         begun = time.monotonic()
         while time.monotonic() - begun < IDLE + 2:
@@ -188,3 +224,70 @@ async def test_a_quiet_socket_stays_open_and_new_ones_find_the_server_that_still
     for _ in range(4):
         async with front.socket(front.origin) as socket:
             assert await socket.recv() == "--heartbeat--"
+
+
+async def test_a_project_below_a_path_is_served_with_its_sockets(
+    serve: Serve, certificate: Path, tmp_path: Path
+) -> None:
+    """With the page's two settings and its location, a page there opens its socket there."""
+    (settings,) = [block.text for block in PAGE.blocks if "FORCE_SCRIPT_NAME" in block.text]
+    below: dict[str, str] = {}
+    exec(settings, {}, below)
+    below["WS4REDIS_HEARTBEAT"] = "--heartbeat--"
+    server, port = serve("daphne", settings=below), find_free_port()
+    location = configuration("nginx", {"127.0.0.1:8001": f"127.0.0.1:{server.port}"}, index=1)
+    page = (
+        f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate};"
+        f"ssl_certificate_key {certificate};\n{location} }}"
+    )
+    with run_front(in_nginx(page, tmp_path), port, [server], tmp_path) as front:
+        html, _ = front.get("/app/test/page/listen")
+        address = re.search(rb'data-ws4redis-uri="([^"]+)"', html)
+        assert address, html
+        async with front.socket(front.origin, address[1].decode().replace("&amp;", "&")) as socket:
+            assert await socket.recv() == "--heartbeat--"
+
+
+PUBLISH = """
+from channels_ws4redis.publisher import RedisPublisher
+
+RedisPublisher(facility="front", broadcast=True).publish_message("Hello", expire=0)
+"""
+
+#: As many as it takes for each of a server's processes to have some.
+SOCKETS = 8
+
+
+@pytest.mark.parametrize(
+    ("command", "port", "code"),
+    [("daphne -b", 8001, 1001), ("uvicorn --port", 8002, 1012), ("gunicorn -b", 8001, 1012)],
+)
+def test_a_server_serves_files_and_sockets_and_closes_them_when_it_stops(
+    command: str, port: int, code: int, tmp_path: Path, base: Path, worker: Worker
+) -> None:
+    """Every server that the page starts serves all that a project needs, static files included."""
+    with Project(tmp_path, base, worker, PAGE) as project, ExitStack() as stack:
+        for block in blocks_until(f"$ {command}"):
+            project.do(block)
+        request = urllib.request.Request(
+            project.url("/static/js/ws4redis.mjs", port), headers={"Host": "example.com"}
+        )
+        with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            assert response.read() == MODULE.read_bytes()
+            assert response.headers.get_content_type() == "text/javascript"
+        url = f"ws://127.0.0.1:{project.port(port)}/ws/front?subscribe-broadcast"
+        sockets = [stack.enter_context(connect_in_thread(url, proxy=None)) for _ in range(SOCKETS)]
+        assert worker.do("python", project.folder, source=PUBLISH, setup="", page="test")[0] == 0
+        assert [socket.recv(PATIENCE) for socket in sockets] == ["Hello"] * SOCKETS
+        project.stop(project.port(port))
+        for socket in sockets:
+            with pytest.raises(websockets.ConnectionClosed) as closed:
+                socket.recv(PATIENCE)
+            assert closed.value.rcvd is not None
+            assert closed.value.rcvd.code == code
+
+
+def blocks_until(text: str) -> list[Block]:
+    """Return the page's blocks down to the one with a text."""
+    (last,) = [index for index, block in enumerate(PAGE.blocks) if text in block.text]
+    return list(PAGE.blocks[: last + 1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import textwrap
 from pathlib import Path
@@ -70,6 +71,7 @@ BROKEN = {
     "console, output": fence("console", "$ echo one\ntwo"),
     "console, output of another command": fence("console", "$ echo one\n$ echo two\none"),
     "console, no command": fence("console", "ls"),
+    "runs on": fence("console", "$ echo begun\nready", "runs on"),
     "serves": fence("console", "$ true --port 8000", "serves"),
     "template": fence("html", "{% static 'a.js' %}"),
     "json": fence("json", "{'a': 1}"),
@@ -215,3 +217,36 @@ def test_a_page_of_every_kind_of_block_works(tmp_path: Path, base: Path, worker:
 def test_a_page_may_begin_in_an_empty_folder(tmp_path: Path, base: Path, worker: Worker) -> None:
     page = "<!-- empty folder -->\n\n" + fence("console", "$ ls -A | wc -l\n0")
     follow(page, tmp_path, base, worker)
+
+
+STAYS = """\
+import os
+import signal
+import sys
+import time
+
+
+def bye(*_):
+    time.sleep(0.5)
+    open("bye.txt", "w").close()
+    sys.exit()
+
+
+signal.signal(signal.SIGTERM, bye)
+print(os.getpid(), file=open("pid.txt", "w"))
+print("It is ready.")
+while True:
+    signal.pause()"""
+
+
+def test_what_a_page_has_started_ends_with_it_and_in_its_own_time(
+    tmp_path: Path, base: Path, worker: Worker
+) -> None:
+    """The command itself is told to stop, and is waited for."""
+    page = fence("python", STAYS, "file: stays.py")
+    page += fence("console", "$ touch before.txt\n$ python stays.py\n...ready.", "runs on")
+    project = follow(page, tmp_path, base, worker)
+    assert (project.folder / "before.txt").exists()
+    assert (project.folder / "bye.txt").exists()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((project.folder / "pid.txt").read_text()), 0)

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import redis
+from websockets.sync.client import connect
 
 from testproject.embedded import RedisServer
-from tests.browser import Chromium, fetch_from_npm, wait_until
+from tests.browser import PATIENCE, Chromium, give_up, wait_until
 from tests.clients import Visitor
 from tests.conftest import Serve
-from tests.docs.blocks import Block, read_page
+from tests.docs.blocks import Block, Page, PageError, read_page
 from tests.docs.project import Project, Worker
 from tests.servers import ROOT
 
+#: The server of a page that has none of its own.
+SERVE = Block("test", 1, "console", "$ python manage.py runserver --noreload", "serves")
+
+LOST_AND_REACT = ("lost.md", "react.md")
 LINES = "[...document.querySelectorAll('#stock li')].map((line) => line.textContent)"
 
 
@@ -33,11 +41,8 @@ def test_a_page_shows_the_true_state_again_after_a_loss(
     folder = tmp_path / "page"
     folder.mkdir()
     page = read_page(ROOT / "docs" / "howto" / "lost.md", ROOT)
-    change = the_block(page.blocks, ".update(count=2)")
-    notice = the_block(page.blocks, 'get(name="pears").save()')
     with Project(folder, base, worker, page) as project, Chromium(tmp_path) as browser:
-        for block in page.blocks[: page.blocks.index(change)]:
-            project.do(block)
+        change, notice = make_goods(project, page)
         with browser.person() as john:
             window = john(project).open("/stock/")
             window.wait(LINES, ["apples: 3", "pears: 5"])
@@ -49,18 +54,62 @@ def test_a_page_shows_the_true_state_again_after_a_loss(
             assert window.value("problems") == []
 
 
+def make_goods(project: Project, page: Page) -> tuple[Block, Block]:
+    """Follow the page on lost messages until there are goods.
+
+    Returns what changes them without a message, and what makes that noticed.
+    """
+    change = the_block(page.blocks, ".update(count=2)")
+    for block in page.blocks[: page.blocks.index(change)]:
+        project.do(block)
+    return change, the_block(page.blocks, 'get(name="pears").save()')
+
+
+BOTH = """
+from mysite import urls
+from stock import views
+from django.urls import path
+
+urlpatterns = [*urls.urlpatterns, path("stock/state/", views.state)]
+"""
+
+
+@pytest.mark.browser
+def test_a_component_of_react_shows_the_true_state(
+    tmp_path: Path, base: Path, worker: Worker, redis_client: redis.Redis
+) -> None:
+    """The front end passes its type checker, and what is built of it follows, also after a loss."""
+    folder = tmp_path / "page"
+    folder.mkdir()
+    lost, react = (read_page(ROOT / "docs" / "howto" / name, ROOT) for name in LOST_AND_REACT)
+    with Project(folder, base, worker, lost) as project, Chromium(tmp_path) as browser:
+        change, notice = make_goods(project, lost)
+        for block in react.blocks:
+            if "npm create" in block.text:
+                fetch(project, block, "npm create vite@latest", "npm create --yes vite@9.3.0")
+            elif "run build" in block.text:
+                project.do(replace(block, marker=""))
+            else:
+                project.do(block)
+        (project.folder / "mysite" / "both.py").write_text(BOTH)
+        with (project.folder / "mysite" / "settings.py").open("a") as settings:
+            settings.write("ROOT_URLCONF = 'mysite.both'\n")
+        project.do(SERVE)
+        with browser.person() as john:
+            window = john(project).open("/app/").wait(LINES, ["apples: 3", "pears: 5"])
+            project.do(change)
+            redis_client.flushall()
+            project.do(notice)
+            window.wait(LINES, ["apples: 2", "pears: 5"])
+            assert window.value("problems") == []
+
+
 TASKS = "[...document.querySelectorAll('#tasks li')].map((line) => line.textContent)"
 
-#: The libraries that a page loads: package, file in it, and where the page has it.
-HTMX_4 = [
-    ("htmx.org@4.0.1", "dist/htmx.min.js", "htmx/htmx.min.js"),
-    ("htmx.org@4.0.1", "dist/ext/hx-ws.min.js", "htmx/hx-ws.min.js"),
-]
-HTMX_2 = [
-    ("htmx.org@2.0.11", "dist/htmx.min.js", "htmx/htmx.min.js"),
-    ("htmx-ext-ws@2.0.4", "dist/ws.min.js", "htmx/ws.min.js"),
-]
-TURBO = [("@hotwired/turbo@8.0.23", "dist/turbo.es2017-umd.js", "turbo/turbo.js")]
+#: What a page installs, and in which versions it was tried.
+HTMX_4 = ("htmx.org@4", "htmx.org@4.0.1")
+HTMX_2 = ("htmx.org@2 htmx-ext-ws@2", "htmx.org@2.0.11 htmx-ext-ws@2.0.4")
+TURBO = ("@hotwired/turbo@8", "@hotwired/turbo@8.0.23")
 
 VIEWS = """
 from django.shortcuts import render
@@ -103,14 +152,13 @@ def test_a_list_of_tasks_follows(
     worker: Worker,
     names: list[str],
     template: str,
-    libraries: list[tuple[str, str, str]],
+    libraries: tuple[str, str],
     redis_client: redis.Redis,
 ) -> None:
     """A fragment that Django publishes shows, also after a restart of the server."""
     folder = tmp_path / "page"
     folder.mkdir()
     page = read_page(ROOT / "docs" / "howto" / "htmx.md", ROOT)
-    serve = Block("test", 1, "console", "$ python manage.py runserver --noreload", "serves")
 
     def add(title: str) -> None:
         source = ADD.format(title=title, template=template)
@@ -121,10 +169,10 @@ def test_a_list_of_tasks_follows(
         (project.folder / "mysite" / "show.py").write_text(VIEWS)
         with (project.folder / "mysite" / "settings.py").open("a") as settings:
             settings.write("ROOT_URLCONF = 'mysite.show'\n")
-        for package, member, path in libraries:
-            fetch_from_npm(package, member, project.folder / "tasks" / "static" / path)
+        wanted, tried = libraries
+        fetch(project, the_block(page.blocks, f"$ npm install {wanted}\n"), wanted, tried)
         redis_client.flushall()  # of what the page has published, for another library
-        project.do(serve)
+        project.do(SERVE)
         with browser.person() as john:
             windows = [john(project).open(f"/show/{name}") for name in names]
             add("sow")
@@ -132,7 +180,7 @@ def test_a_list_of_tasks_follows(
                 window.wait(TASKS, ["sow"])
             project.stop(project.port(8000))
             add("water")
-            project.do(serve)
+            project.do(SERVE)
             for window in windows:
                 window.wait(TASKS, ["sow", "water"], seconds=30)  # until it tries again
             if windows[0].value("!!document.querySelector('form')"):
@@ -143,6 +191,99 @@ def test_a_list_of_tasks_follows(
             for window in windows:
                 window.wait(TASKS, ["sow", "water", "reap"])
                 assert window.value("problems") == []
+
+
+TICKETS = "[...tickets.values()].map(({ title, state }) => `${title}: ${state}`)"
+
+#: A page for the client of the page on REST, as somebody who has an account.
+DESK = """
+from django.contrib.auth import login
+from django.contrib.auth.models import User
+from django.shortcuts import render
+from django.urls import path
+
+from mysite.urls import urlpatterns
+
+
+def desk(request, name):
+    login(request, User.objects.get(username=name))
+    return render(request, "tickets/desk.html")
+
+
+urlpatterns.append(path("desk/<name>", desk))
+"""
+
+DESK_TEMPLATE = """
+{% load static %}<!doctype html>
+<meta charset="utf-8">
+<title>Tickets</title>
+<link rel="icon" href="data:,">
+{% csrf_token %}
+<script src="{% static 'js/ws4redis.js' %}"></script>
+<script src="{% static 'tickets/client.js' %}"></script>
+"""
+
+STAFF = """
+from django.contrib.auth.models import Group, User
+
+Group.objects.create(name="staff").user_set.add(User.objects.get(username="mary"))
+"""
+
+CALL = """
+const [method, path, body] = arguments;
+const token = document.querySelector('input').value;
+const headers = { 'Content-Type': 'application/json', 'X-CSRFToken': token };
+return fetch(path, { method, headers, body: JSON.stringify(body) }).then(({ status }) => status);
+"""
+
+
+@pytest.mark.browser
+def test_a_client_of_an_api_follows_it(
+    tmp_path: Path, base: Path, worker: Worker, redis_client: redis.Redis
+) -> None:
+    """Owner and staff see what the API's clients do, also after a loss, and nobody else does."""
+    folder = tmp_path / "page"
+    folder.mkdir()
+    page = read_page(ROOT / "docs" / "howto" / "rest-framework.md", ROOT)
+    with Project(folder, base, worker, page) as project, Chromium(tmp_path) as browser:
+        project.follow()
+        client = the_block(page.blocks, "WS4Redis.connect(")
+        for path, text in {
+            "mysite/desk.py": DESK,
+            "tickets/templates/tickets/desk.html": DESK_TEMPLATE,
+            "tickets/static/tickets/client.js": client.text,
+        }.items():
+            (project.folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (project.folder / path).write_text(text)
+        with (project.folder / "mysite" / "settings.py").open("a") as settings:
+            settings.write("ROOT_URLCONF = 'mysite.desk'\n")
+        assert worker.do("python", project.folder, source=STAFF, setup="", page="test")[0] == 0
+        project.do(SERVE)
+        with browser.person() as first, browser.person() as second:
+            john = first(project).open("/desk/john")
+            mary = second(project).open("/desk/mary")
+            for window in (john, mary):
+                window.wait("socket.state", "open")
+            assert john.run(CALL, "POST", "/api/tickets/", {"title": "It is dark"}) == 201
+            assert mary.run(CALL, "POST", "/api/tickets/", {"title": "It is loud"}) == 201
+            mary.wait(TICKETS, ["It is dark: open", "It is loud: open"])
+            assert mary.run(CALL, "PATCH", "/api/tickets/1/", {"state": "done"}) == 200
+            john.wait(TICKETS, ["It is dark: done"])
+            redis_client.flushall()
+            assert john.run(CALL, "DELETE", "/api/tickets/1/") == 204
+            john.wait(TICKETS, [])
+            mary.wait(TICKETS, ["It is loud: open"])
+            for window in (john, mary):
+                assert window.value("problems") == []
+
+
+def fetch(project: Project, block: Block, wanted: str, tried: str) -> None:
+    """Do a block that fetches npm packages, with the versions that the page was tried with."""
+    assert wanted in block.text
+    try:
+        project.do(replace(block, marker="", text=block.text.replace(wanted, tried)))
+    except (PageError, subprocess.TimeoutExpired) as error:
+        give_up(f"'{tried}' could not be fetched: {error}")
 
 
 async def test_a_user_with_few_rights_can_do_what_the_package_does(serve: Serve) -> None:
@@ -166,3 +307,54 @@ async def test_a_user_with_few_rights_can_do_what_the_package_does(serve: Serve)
 def has_pinged(admin: redis.Redis) -> bool:
     """Tell whether a process has asked Redis for a sign of life."""
     return any(client["cmd"] == "ping" for client in admin.client_list(_type="pubsub"))
+
+
+COOKIE = """
+from django.contrib.auth.models import User
+from django.test import Client
+
+client = Client()
+client.force_login(User.objects.get(username="john"))
+print(client.cookies.output(header="", sep=";").strip())
+"""
+
+PAY = """
+from django.contrib.auth.models import User
+from shop.models import Bill
+from shop.tasks import tell_paid
+
+bill = Bill.objects.create(customer=User.objects.get(username="john"))
+tell_paid.delay_on_commit(bill.pk)
+print(bill.pk)
+"""
+
+
+def test_a_task_in_a_worker_reaches_its_user(tmp_path: Path, base: Path, worker: Worker) -> None:
+    """Celery's worker publishes to the sockets of another process, in the order of the task."""
+    page = read_page(ROOT / "docs" / "howto" / "celery.md", ROOT)
+
+    def run(source: str) -> str:
+        code, output = worker.do("python", project.folder, source=source, setup="", page="test")
+        assert code == 0, output
+        return output.strip()
+
+    with Project(tmp_path, base, worker, page) as project:
+        project.follow()
+        project.do(SERVE)
+        cookie = {"Cookie": run(COOKIE).partition(";")[0]}
+
+        def listen(facility: str):
+            url = project.url(f"/ws/{facility}?subscribe-user").replace("http", "ws")
+            return connect(url, additional_headers=cookie, proxy=None)
+
+        with listen("reports") as socket:
+            ready = json.dumps({"ready": True})
+            while socket.recv(PATIENCE) != ready:  # of the page's own report
+                pass
+            project.do(the_block(page.blocks, "make_report.delay("))
+            progress = [json.dumps({"done": done, "of": 3}) for done in (1, 2, 3)]
+            assert [socket.recv(PATIENCE) for _ in range(4)] == [*progress, ready]
+        with listen("bills") as socket:
+            paid = json.dumps({"bill": int(run(PAY))})
+            while socket.recv(PATIENCE) != paid:  # after what the page has told
+                pass
