@@ -314,8 +314,8 @@ class Project:
         """Start what runs until the end of the page."""
         state = self._scratch / "state.sh"
         with self._log(block).open("wb") as output:
-            # The command takes the shell's place, which bash does by itself from 5.1 on: so it is the
-            # command that is told to stop and waited for.
+            # The command takes the shell's place, so that it is the command that is stopped and is
+            # waited for. From 5.1 on, bash does so by itself.
             return subprocess.Popen(
                 ["bash", "-c", f"[ ! -e '{state}' ] || . '{state}'\nexec {command}"],
                 cwd=self.folder,
