@@ -12,7 +12,7 @@ from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
-from channels_ws4redis import consumers
+from channels_ws4redis import open_socket as open_socket_module
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.fanout import outbox as outbox_module
 from channels_ws4redis.fanout.groups import get_fanout
@@ -146,7 +146,7 @@ async def test_released_when_cancelled_in_a_hook(released, settings):
 
 async def test_a_silent_client(monkeypatch, caplog):
     """A client that does not say hello in time hears nothing any more and may come back."""
-    monkeypatch.setattr(consumers, "HELLO_TIMEOUT", 0.2)
+    monkeypatch.setattr(open_socket_module, "HELLO_TIMEOUT", 0.2)
     client = open_socket(subprotocol=SUBPROTOCOL)
     await client.connect(PATIENCE)
     await client.send_json_to({"type": "ping"})
@@ -161,7 +161,7 @@ async def test_a_silent_client(monkeypatch, caplog):
 
 async def test_a_client_that_has_said_hello(monkeypatch):
     """It may be silent from then on, as may a client that gets raw frames."""
-    monkeypatch.setattr(consumers, "HELLO_TIMEOUT", 0.2)
+    monkeypatch.setattr(open_socket_module, "HELLO_TIMEOUT", 0.2)
     protocol, raw = open_socket(subprotocol=SUBPROTOCOL), open_socket()
     await protocol.connect(PATIENCE)
     await raw.connect(PATIENCE)
