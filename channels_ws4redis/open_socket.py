@@ -16,6 +16,7 @@ from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.handshake.admission import Admission, admit
 from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
@@ -228,6 +229,10 @@ async def admit_or_release(
     subscriber = await make_subscriber(calls)
     try:
         return await admit(scope, subscriber, calls, root_path, check_origin), subscriber
+    except BusyError:
+        # The client must not have to wait for a thread to be told that there is none.
+        this_loop().spawn(subscriber.release(), "ws4redis-release")
+        raise
     except BaseException:
         await subscriber.release()
         raise
