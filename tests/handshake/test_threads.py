@@ -160,13 +160,19 @@ def test_look_ups_may_have_all_threads_and_give_way_to_hooks():
 def test_one_who_hangs_leaves_threads_to_others():
     """Three quarters of the threads of a kind are the most that one gets."""
     pool = Pool(8)
-    may_end = threading.Event()
+    may_end, begun = threading.Event(), threading.Semaphore(0)
+
+    def run() -> bool:
+        begun.release()
+        return may_end.wait(PATIENCE)
+
     jobs = [Job(pool, Kind.HOOK, STRANGER) for _ in range(20)]
     for job in jobs:
-        job.submit(may_end.wait)
+        job.submit(run)
+    assert all(begun.acquire(timeout=PATIENCE) for _ in range(3))
+    assert not begun.acquire(timeout=0.1)
     johns = Job(pool, Kind.HOOK, JOHN)
     assert johns.submit(lambda: "done").result(PATIENCE) == "done"
-    assert sum(job.future.running() for job in jobs) <= 3
     may_end.set()
     for job in jobs:
         assert job.future.result(PATIENCE)
