@@ -235,6 +235,18 @@ class Settings:
         return self._whole_number("WS4REDIS_OUTBOX_BYTES", 1024 * 1024, minimum=1)
 
     @property
+    def WS4REDIS_THREADS(self) -> int:
+        """Threads of each process for hooks and for look-ups of sessions; hooks get half of them.
+
+        Each of them may hold a connection to the database, for as long as ``CONN_MAX_AGE`` says.
+        With fewer threads fewer users can log in at the same time where the session store is slow:
+        a store that answers in 50 ms serves 20 users a second for each thread. A handshake that
+        waits for a thread for longer than 3 seconds ends with
+        [1013](closing.md#close-codes).
+        """
+        return self._whole_number("WS4REDIS_THREADS", 32, minimum=2)
+
+    @property
     def WS4REDIS_CLOSE_WINDOW(self) -> float:
         """Seconds over which a stopping server spreads the closing of its sockets.
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -18,8 +19,10 @@ from channels.layers import get_channel_layer
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.handshake.admission import REFUSALS, Admission, admit
-from channels_ws4redis.open_socket import OpenSocket, State
+from channels_ws4redis.handshake.admission import REFUSALS
+from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.threads import BusyError
+from channels_ws4redis.open_socket import OpenSocket, State, admit_or_release
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
     MAX_SMALL_FRAME,
@@ -29,25 +32,18 @@ from channels_ws4redis.protocol.messages import (
     parse_positions,
 )
 from channels_ws4redis.protocol.texts import is_longer, reason_of, shown
-from channels_ws4redis.servers import behind, root_path_of
+from channels_ws4redis.servers import AsgiEvent, ClientGoneError, Inbox, behind, root_path_of
 from channels_ws4redis.store.clients import UNREACHABLE
-from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
 
 __all__ = ["WS4RedisConsumer"]
 
 logger = logging.getLogger(__name__)
-
-#: Seconds that a client of the package's own protocol has for its first frame.
-HELLO_TIMEOUT = 10.0
 
 #: Seconds for handing a close frame to a server that does not take it at once; more for a client
 #: that has read too slowly, and may only have been frozen for a moment.
 CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
 _TOO_BIG = "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE"
-
-#: What an ASGI server tells its application.
-AsgiEvent = dict[str, Any]
 
 
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
@@ -66,8 +62,6 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._state = State.CONNECTING
         #: The socket once it has been admitted; None before, and if it is refused.
         self._socket: OpenSocket | None = None
-        #: On the clock of the event loop, when the client's hello is due; asked for in GREETING.
-        self._hello_due = 0.0
         #: Close code, reason and patience, if the socket has to end for a reason of its own.
         self._ending: tuple[int, Exception | str, float] | None = None
 
@@ -82,10 +76,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._peer = behind(send)
         self._peer.on_stop(task)
         self._peer.limit_messages(settings.WS4REDIS_MAX_MESSAGE)
+        self._inbox = Inbox(receive)
         try:
             while True:
-                greeting = self._state is State.GREETING
-                event = await (self._receive_hello(receive) if greeting else receive())
+                event = await self._inbox.take()
                 self._peer.take(event)
                 await self.dispatch(event)
                 if len(event.get("text") or event.get("bytes") or "") > MAX_SMALL_FRAME:
@@ -98,21 +92,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         finally:
             if self._socket is not None:
                 self._socket.stop()
+            self._inbox.close()
             self._peer.release()
             if self._socket is not None:
                 await self._socket.release()
-
-    async def _receive_hello(self, receive: Callable[[], Awaitable[AsgiEvent]]) -> AsgiEvent:
-        """Return the server's next event; close a client whose hello does not come in time."""
-        try:
-            async with asyncio.timeout_at(self._hello_due) as waiting:
-                return await receive()
-        except TimeoutError:
-            if not waiting.expired():
-                raise
-        # Not for good: a slow network is no reason to stay away.
-        await self._close(codes.TOO_SLOW, "its client has not said hello")
-        return await receive()
 
     async def dispatch(self, message: AsgiEvent) -> None:
         """Hand an event of the server to its handler.
@@ -140,6 +123,13 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._log("Refused", error, logging.WARNING)
             self._state = State.CLOSED
             await self.close()
+        except ClientGoneError:
+            self._log("The client has left", "before it was let in", logging.DEBUG)
+            with suppress(Exception):  # an answer that nobody gets, but uvicorn asks for one
+                await self.close()
+            raise StopConsumer from None
+        except BusyError as error:
+            await self._close(codes.TRY_AGAIN_LATER, str(error), reason=codes.RETRY_AFTER)
         except (*UNREACHABLE, redis.exceptions.RedisError) as error:
             await self._close(codes.TRY_AGAIN_LATER, error)
 
@@ -150,37 +140,38 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             ``channels.exceptions.DenyConnection``.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        subscriber = await make_subscriber()
-        try:
-            root_path = root_path_of(self.scope, self.base_send)
-            admission = await admit(self.scope, subscriber, root_path, self._check_origin)
-            socket = self._socket = self._make_socket(admission, subscriber)
-        except BaseException:
-            await subscriber.release()
-            raise
-        await socket.join(admission.channels)
+        calls = Calls(self.scope)
+        with self._inbox.watched():
+            socket, subprotocol = await self._enter(calls)
+        await self.accept(subprotocol)
+        calls.be_patient()
+        socket.open()
+        if socket.speaks_protocol:
+            self._state = State.GREETING
+        else:
+            await socket.replay(self._inbox)
+
+    async def _enter(self, calls: Calls) -> tuple[OpenSocket, str | None]:
+        """Join the groups, once the socket has been admitted; also returns its subprotocol."""
+        outbox, fanout = self._make_outbox(), get_fanout(self.channel_layer)
+        root_path = root_path_of(self.scope, self.base_send)
+        admitted = await admit_or_release(self.scope, calls, root_path, self._check_origin)
+        socket = self._socket = OpenSocket(*admitted, fanout, outbox, self._end)
+        await socket.join(admitted[0].channels)
         if not socket.speaks_protocol:
             # Before the client is accepted: it is owed all that is published from then on, also
             # what is not stored.
             await socket.enter({})
-        await self.accept(admission.subprotocol)
-        socket.open()
-        if socket.speaks_protocol:
-            self._hello_due = asyncio.get_running_loop().time() + HELLO_TIMEOUT
-            self._state = State.GREETING
-        else:
-            await socket.replay()
+        return socket, admitted[0].subprotocol
 
-    def _make_socket(self, admission: Admission, subscriber: SubscriberHooks) -> OpenSocket:
-        outbox = Outbox(
+    def _make_outbox(self) -> Outbox:
+        return Outbox(
             self._peer,
             settings.WS4REDIS_OUTBOX_MESSAGES,
             settings.WS4REDIS_OUTBOX_BYTES,
             partial(self._end, codes.TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT),
             partial(self._end, codes.SERVER_ERROR),
         )
-        fanout, on_fault = get_fanout(self.channel_layer), partial(self._end, codes.TRY_AGAIN_LATER)
-        return OpenSocket(admission, subscriber, fanout, outbox, on_fault)
 
     async def accept(
         self,
@@ -191,8 +182,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         try:
             await super().accept(subprotocol, headers)
         except OSError:  # uvicorn's word for a client that has gone
-            self._log("The client has left", "before it was let in", logging.DEBUG)
-            raise StopConsumer from None
+            raise ClientGoneError from None
         self._state = State.OPEN
 
     # Frames of the client
@@ -229,7 +219,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             positions = parse_positions(body.get("positions", {}))
             self._state = State.OPEN
             await socket.enter(positions)
-            await socket.replay()
+            await socket.replay(self._inbox)
         elif kind == "publish":
             await socket.publish(parse_payload(body))
         elif kind == "ping":
@@ -261,13 +251,18 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         return True
 
     async def _close(
-        self, code: int, why: Exception | str = "", seconds: float = CLOSE_TIMEOUT
+        self,
+        code: int,
+        why: Exception | str = "",
+        seconds: float = CLOSE_TIMEOUT,
+        reason: str = "",
     ) -> bool:
         """Close the socket; False if the server does not take the close frame in time.
 
         A socket that is still connecting is accepted first: a refused one has no close code.
 
         :param why: what the log says; nothing is logged if it is empty.
+        :param reason: what the client is told.
         """
         was_connecting, self._state = self._state is State.CONNECTING, State.CLOSED
         if why:
@@ -282,7 +277,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             async with asyncio.timeout(seconds):
                 if was_connecting:
                     await super().accept()
-                await self._peer.close(code, seconds)
+                await self._peer.close(code, seconds, reason)
         except TimeoutError:
             return False
         except Exception:  # whatever a server raises for a socket that is gone already

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import enum
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from typing import Any
 
 import redis
 
@@ -12,12 +14,19 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Entry, Socket
-from channels_ws4redis.handshake.admission import Admission
+from channels_ws4redis.handshake.admission import Admission, admit
+from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.threads import BusyError
+from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.replaying import replay_by_hook
+from channels_ws4redis.servers import ClientGoneError, Inbox
 from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.subscriber import SubscriberHooks
+from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
+
+#: Seconds that a client of the package's own protocol has for its first frame.
+HELLO_TIMEOUT = 10.0
 
 
 class State(enum.Enum):
@@ -44,15 +53,16 @@ class OpenSocket:
     :param subscriber: of this socket alone; `release` releases it.
     :param fanout: receives for all sockets of this event loop.
     :param outbox: takes the socket's frames.
-    :param on_fault: called if the socket cannot listen on what its subscriber has subscribed to
-        meanwhile, with the reason; to close the socket, which would be deaf otherwise.
+    :param end: called with a close code and the reason if the socket has to be closed: it cannot
+        listen on what its subscriber has subscribed to meanwhile, or its client says no hello.
     """
 
     __slots__ = (
+        "_end",
         "_fanout",
         "_following",
+        "_hello",
         "_loop",
-        "_on_fault",
         "_outbox",
         "_socket",
         "_subscriber",
@@ -64,7 +74,7 @@ class OpenSocket:
         subscriber: SubscriberHooks,
         fanout: FanOut,
         outbox: Outbox,
-        on_fault: Callable[[Exception], None],
+        end: Callable[[int, Exception | str], None],
     ) -> None:
         self._subscriber = subscriber
         self._fanout = fanout
@@ -73,7 +83,9 @@ class OpenSocket:
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
-        self._on_fault = on_fault
+        self._end = end
+        #: Ends the socket if its client does not say hello in time; None while it need not.
+        self._hello: asyncio.TimerHandle | None = None
 
     @property
     def speaks_protocol(self) -> bool:
@@ -105,6 +117,7 @@ class OpenSocket:
         :param positions: by label, where the client stood when it was last connected.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
+        self._forget_hello()
         hold = self._subscriber.replay_hook is not None and not positions
 
         def start(entries: Sequence[Entry]) -> None:
@@ -117,15 +130,25 @@ class OpenSocket:
     def open(self) -> None:
         """Let frames go out: the socket has been accepted."""
         self._outbox.open()
+        if self.speaks_protocol:
+            # Not for good: a slow network is no reason to stay away.
+            why = "its client has not said hello"
+            self._hello = self._loop.call_later(HELLO_TIMEOUT, self._end, codes.TOO_SLOW, why)
 
-    async def replay(self) -> None:
+    def _forget_hello(self) -> None:
+        if self._hello is not None:
+            self._hello.cancel()
+            self._hello = None
+
+    async def replay(self, inbox: Inbox) -> None:
         """Have a hook replay, if there is one, and send the first heartbeat.
 
+        :param inbox: tells whether the client goes meanwhile; then nobody waits for the hook.
         :raises Exception: whatever the hook raises.
         """
-        hook = self._subscriber.replay_hook
-        if hook is not None and not self._socket.replayed:
-            await replay_by_hook(hook, self._socket)
+        if self._subscriber.replay_hook is not None and not self._socket.replayed:
+            with suppress(ClientGoneError), inbox.watched():
+                await replay_by_hook(self._subscriber.replay, self._socket)
         if not self.speaks_protocol:
             self.heartbeat()
 
@@ -177,7 +200,7 @@ class OpenSocket:
                 if self._socket.started:  # else `enter` will read these channels with the others
                     await self._fanout.enter(self._socket, added, self._socket.go_on)
             except (redis.exceptions.RedisError, OSError) as error:
-                self._on_fault(error)
+                self._end(codes.TRY_AGAIN_LATER, error)
             finally:
                 if self._outbox.closed:  # while this was waiting
                     self._fanout.leave(self._socket)
@@ -186,6 +209,7 @@ class OpenSocket:
 
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""
+        self._forget_hello()
         self._outbox.close()
         self._fanout.leave(self._socket)
 
@@ -193,3 +217,22 @@ class OpenSocket:
         """Stop, and run the subscriber's ``release``; to be called once."""
         self.stop()
         await self._subscriber.release()
+
+
+async def admit_or_release(
+    scope: dict[str, Any], calls: Calls, root_path: str, check_origin: bool
+) -> tuple[Admission, SubscriberHooks]:
+    """Make the subscriber of a socket, and find out what the socket may use.
+
+    Takes and raises what `admit` does. A subscriber whose socket is not let in is released.
+    """
+    subscriber = await make_subscriber(calls)
+    try:
+        return await admit(scope, subscriber, calls, root_path, check_origin), subscriber
+    except BusyError:
+        # The client must not have to wait for a thread to be told that there is none.
+        this_loop().spawn(subscriber.release(), "ws4redis-release")
+        raise
+    except BaseException:
+        await subscriber.release()
+        raise

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import threading
+from collections import deque
+from collections.abc import Awaitable, Callable
 from typing import Any
 
+from channels_ws4redis.conf import settings
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.fanout.sockets import Socket
-from channels_ws4redis.handshake import hooks
 from channels_ws4redis.protocol.messages import Event, Frame
+from channels_ws4redis.store.process import this_process
 
-#: Seconds that a hook's ``websocket.send`` waits for a client that does not read.
-SEND_TIMEOUT = 5.0
+#: Seconds that a hook's ``websocket.send`` waits for a client that takes nothing meanwhile.
+SEND_PATIENCE = 2.0
 
 
-async def replay_by_hook(hook: Callable[[Any], None], socket: Socket) -> None:
+async def replay_by_hook(run: Callable[[Any], Awaitable[None]], socket: Socket) -> None:
     """Have an overridden method send what is stored, then send what was held back meanwhile.
 
+    :param run: runs the method, with the ``websocket`` that it is given, in a thread.
     :param socket: holds back what is published.
     :raises Exception: whatever the hook raises.
     """
     websocket = HookSocket(socket)
-    await hooks.run(hook, websocket)
+    await run(websocket)
     # What was published while the hook ran may be among what the hook has read and sent.
     socket.let_go(websocket.sent)
 
@@ -36,8 +40,12 @@ class HookSocket:
     def __init__(self, socket: Socket) -> None:
         self._socket = socket
         self._loop = asyncio.get_running_loop()
-        #: Every payload sent so far.
+        #: Every payload sent so far. That is as much as the hook has read itself, and a client that
+        #: does not read gets no further than its outbox.
         self.sent: list[bytes] = []
+        #: The sizes of those that may still wait in the outbox, and their sum.
+        self._sizes: deque[int] = deque()
+        self._bytes = 0
 
     @property
     def closed(self) -> bool:
@@ -45,7 +53,7 @@ class HookSocket:
         return self._socket.outbox.closed
 
     def send(self, message: str | bytes | bytearray, binary: bool | None = None) -> None:
-        """Send a message, and wait until the server has taken the ones before, as legacy does.
+        """Send a message, and wait for a client that reads if too much waits for it already.
 
         :param binary: True for a binary frame, False for a text frame; by default a message goes
             out as text if it is UTF-8.
@@ -56,15 +64,45 @@ class HookSocket:
         sending.result()
 
     async def _send(self, payload: bytes, binary: bool | None) -> None:
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT):
-                await self._socket.outbox.flush()
-        except TimeoutError:
-            raise WebSocketError("The client does not read.") from None
+        if not self._has_room_for(len(payload)) and not await self._flush():
+            self._socket.outbox.overflow()
+            raise WebSocketError("The client reads too slowly.")
         if self.closed:
             raise WebSocketError("The client has gone.")
         self.sent.append(payload)
-        self._socket.outbox.put(self._frame(payload, binary))
+        self._sizes.append(len(payload))
+        self._bytes += len(payload)
+        # They have their bound here, where the hook can wait.
+        self._socket.outbox.put(self._frame(payload, binary), stored=True)
+
+    def _has_room_for(self, size: int) -> bool:
+        """Tell whether one more payload is within the bounds of an outbox."""
+        outbox = self._socket.outbox
+        while len(self._sizes) > len(outbox):
+            self._bytes -= self._sizes.popleft()
+        return outbox.has_room_for(len(self._sizes) + 1, self._bytes + size)
+
+    async def _flush(self) -> bool:
+        """Wait until the client has been handed everything; False if it takes nothing for long.
+
+        Whoever waits here holds a thread. So few may at a time, or clients that do not read would
+        hold all of them, and no other socket could run a hook.
+        """
+        outbox, places = self._socket.outbox, _places_to_wait()
+        if not places.acquire(blocking=False):
+            return False
+        try:
+            while True:
+                before = len(outbox)
+                try:
+                    async with asyncio.timeout(SEND_PATIENCE):
+                        await outbox.flush()
+                    return True
+                except TimeoutError:
+                    if len(outbox) >= before:
+                        return False
+        finally:
+            places.release()
 
     def _frame(self, payload: bytes, binary: bool | None) -> Frame:
         event = Event("", payload)
@@ -75,3 +113,11 @@ class HookSocket:
         if binary:
             return {"type": "websocket.send", "bytes": payload}
         return {"type": "websocket.send", "text": payload.decode()}
+
+
+def _places_to_wait() -> threading.Semaphore:
+    """Return how many hooks of this process may wait for clients: half of those that may run."""
+    places = max(1, settings.WS4REDIS_THREADS // 4)
+    return this_process().get(
+        ("places to wait", places), lambda: threading.BoundedSemaphore(places)
+    )

@@ -12,7 +12,7 @@ from django.utils.module_loading import import_string
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.given_clients import tell_if_elsewhere
-from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.protocol.names import audience_arguments
 from channels_ws4redis.redis_store import RedisMessage, RedisStore
@@ -123,15 +123,18 @@ class SubscriberHooks:
     """Runs the methods of one socket's subscriber: overridden ones in a thread, as they may block.
 
     The stock methods run on the event loop, where most sockets are served without any thread.
+
+    :param calls: run what may block for this socket.
     """
 
-    __slots__ = ("_subscriber",)
+    __slots__ = ("_calls", "_subscriber")
 
-    def __init__(self, subscriber: RedisSubscriber) -> None:
+    def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
         self._subscriber = subscriber
+        self._calls = calls
 
     def _overrides(self, *names: str) -> bool:
-        return hooks.overrides(self._subscriber, RedisSubscriber, *names)
+        return overrides(self._subscriber, RedisSubscriber, *names)
 
     @property
     def flags(self) -> set[str]:
@@ -161,10 +164,10 @@ class SubscriberHooks:
         :param may_block: True if looking at the request's session or user may ask the database.
         :raises Exception: whatever an overridden method raises.
         """
-        if may_block or self._overrides(
-            "set_pubsub_channels", "_get_message_channels", "get_prefix"
-        ):
-            await hooks.run(self._set_channels, request, flags)
+        if self._overrides("set_pubsub_channels", "_get_message_channels", "get_prefix"):
+            await self._calls.run(self._set_channels, request, flags)
+        elif may_block:
+            await self._calls.look_up(self._set_channels, request, flags)
         else:
             self._set_channels(request, flags)
 
@@ -186,7 +189,7 @@ class SubscriberHooks:
         """
         self._subscriber._received, self._subscriber._sender = payload, sender
         if self._overrides("publish_message"):
-            await hooks.run(self._subscriber.publish_message, RedisMessage(payload))
+            await self._calls.run(self._subscriber.publish_message, RedisMessage(payload))
         elif self._subscriber._publishers:
             await self._subscriber.apublish_message(payload)
 
@@ -199,28 +202,48 @@ class SubscriberHooks:
                 return hook
         return None
 
+    async def replay(self, websocket: Any) -> None:
+        """Have the overridden method send what is stored; there must be one.
+
+        :raises Exception: whatever it raises.
+        """
+        assert self.replay_hook is not None
+        await self._calls.run(self.replay_hook, websocket)
+
     async def release(self) -> None:
         """Tell the subscriber that its socket is gone; to be called once."""
         self.follow(None)
+        self._calls.be_patient()
         if not self._overrides("release"):
             return
         try:
             # Shielded, as a server that stops cancels whoever waits here, and the hook has to run.
-            await asyncio.shield(asyncio.ensure_future(hooks.run(self._subscriber.release)))
+            await asyncio.shield(asyncio.ensure_future(self._calls.run(self._subscriber.release)))
         except Exception:
             logger.exception("The release hook of %s failed", type(self._subscriber).__name__)
 
 
-async def make_subscriber() -> SubscriberHooks:
+async def make_subscriber(calls: Calls) -> SubscriberHooks:
     """Make the subscriber of a socket, of the class that ``WS4REDIS_SUBSCRIBER`` names.
 
+    :param calls: run what may block for this socket.
+    :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
     :raises ImportError: if there is no such class.
     :raises TypeError: if it is no subclass of `RedisSubscriber`.
     """
     cls = subscriber_class()
     if cls.__init__ is RedisSubscriber.__init__:
-        return SubscriberHooks(cls(get_client()))
-    return SubscriberHooks(await hooks.run(cls, get_client()))
+        return SubscriberHooks(cls(get_client()), calls)
+    made: list[RedisSubscriber] = []
+    try:
+        await calls.run(lambda: made.append(cls(get_client())))
+    except asyncio.CancelledError:
+        # The client has gone, but the thread goes on. What is made there is owed its release.
+        await calls.ended()
+        for subscriber in made:
+            await SubscriberHooks(subscriber, calls).release()
+        raise
+    return SubscriberHooks(made[0], calls)
 
 
 def subscriber_class() -> type[RedisSubscriber]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 
 import pytest
 import redis
@@ -12,7 +13,7 @@ from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
-from channels_ws4redis import consumers
+from channels_ws4redis import open_socket as open_socket_module
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.fanout import outbox as outbox_module
 from channels_ws4redis.fanout.groups import get_fanout
@@ -141,12 +142,114 @@ async def test_released_when_cancelled_in_a_hook(released, settings):
     assert len(released) == 1
 
 
+async def test_released_when_the_client_goes_during_the_handshake(released, settings, caplog):
+    """A hook that has not ended is cancelled, and the log says nothing of it."""
+    reached, never = asyncio.Event(), asyncio.Event()
+
+    async def wait(request, channels):
+        reached.set()
+        await never.wait()
+
+    settings.WS4REDIS_ALLOWED_CHANNELS = wait
+    client = open_socket(Guarded.as_asgi())
+    client.scope |= {"how": "go on", "ends": []}
+    await client.send_input({"type": "websocket.connect"})
+    await asyncio.wait_for(reached.wait(), PATIENCE)
+    await ended(client)
+    assert client.future.done()
+    assert not client.future.cancelled()
+    assert len(released) == 1
+    assert client.scope["ends"] == []  # it has not been open
+    assert caplog.messages == []
+
+
+async def test_groups_are_left_when_the_client_goes_during_the_handshake(released):
+    """Also by a client that goes while its groups are being joined, or what is stored is read."""
+    for steps in range(30):
+        client = open_socket()
+        await client.send_input({"type": "websocket.connect"})
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await ended(client)
+        assert not get_fanout(get_channel_layer())._sockets
+    assert len(released) == 30
+
+
+async def test_a_subscriber_that_is_made_while_the_client_goes(settings):
+    """Its ``__init__`` goes on in its thread, and is followed by a release."""
+    begun, may_end, calls = threading.Event(), threading.Event(), []
+
+    class Slow(RedisSubscriber):
+        def __init__(self, connection) -> None:
+            super().__init__(connection)
+            begun.set()
+            may_end.wait(PATIENCE)
+            calls.append("__init__")
+
+        def release(self) -> None:
+            calls.append("release")
+
+    settings.WS4REDIS_SUBSCRIBER = Slow
+    client = open_socket()
+    await client.send_input({"type": "websocket.connect"})
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    await client.send_input({"type": "websocket.disconnect", "code": 1006})
+    await asyncio.sleep(0.05)
+    may_end.set()
+    await client.wait(PATIENCE)
+    assert calls == ["__init__", "release"]
+
+
+async def test_what_was_sent_is_published_though_the_client_has_gone(settings):
+    """A page that sends something and is left then has sent it."""
+    begun, may_end, published = threading.Event(), threading.Event(), []
+
+    class Slow(RedisSubscriber):
+        def publish_message(self, message, expire=None) -> None:
+            begun.set()
+            may_end.wait(PATIENCE)
+            published.append(message.decode())
+
+    settings.WS4REDIS_SUBSCRIBER = Slow
+    client = open_socket()
+    await client.connect(PATIENCE)
+    await client.send_to(text_data="first")
+    await client.send_to(text_data="last")
+    await client.send_input({"type": "websocket.disconnect", "code": 1001})
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    may_end.set()
+    await client.wait(PATIENCE)
+    assert published == ["first", "last"]
+
+
+async def test_a_frame_that_comes_during_the_replay(settings):
+    """It is kept for its turn."""
+    begun, may_end = threading.Event(), threading.Event()
+
+    class Slow(RedisSubscriber):
+        def send_persisted_messages(self, websocket) -> None:
+            begun.set()
+            may_end.wait(PATIENCE)
+            websocket.send("stored")
+
+    settings.WS4REDIS_SUBSCRIBER = Slow
+    client = open_socket()
+    await client.connect(PATIENCE)
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    await client.send_to(text_data="mine")
+    await asyncio.sleep(0.05)
+    may_end.set()
+    assert await client.receive_from(PATIENCE) == "stored"
+    assert await client.receive_from(PATIENCE) == "mine"
+    await ended(client)
+
+
 # States
 
 
 async def test_a_silent_client(monkeypatch, caplog):
     """A client that does not say hello in time hears nothing any more and may come back."""
-    monkeypatch.setattr(consumers, "HELLO_TIMEOUT", 0.2)
+    monkeypatch.setattr(open_socket_module, "HELLO_TIMEOUT", 0.2)
     client = open_socket(subprotocol=SUBPROTOCOL)
     await client.connect(PATIENCE)
     await client.send_json_to({"type": "ping"})
@@ -161,7 +264,7 @@ async def test_a_silent_client(monkeypatch, caplog):
 
 async def test_a_client_that_has_said_hello(monkeypatch):
     """It may be silent from then on, as may a client that gets raw frames."""
-    monkeypatch.setattr(consumers, "HELLO_TIMEOUT", 0.2)
+    monkeypatch.setattr(open_socket_module, "HELLO_TIMEOUT", 0.2)
     protocol, raw = open_socket(subprotocol=SUBPROTOCOL), open_socket()
     await protocol.connect(PATIENCE)
     await raw.connect(PATIENCE)

@@ -11,18 +11,18 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from channels.db import database_sync_to_async
 from channels.exceptions import DenyConnection
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.origins import origin_allowed
 from channels_ws4redis.handshake.requests import (
     WebSocketRequest,
     authenticate,
     drop_forged_session,
 )
+from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import BROADCAST, channel_labels, parse_flags
 from channels_ws4redis.protocol.texts import shown
@@ -31,6 +31,9 @@ logger = logging.getLogger(__name__)
 
 #: What a hook, or an overridden method of the subscriber, raises to refuse a socket.
 REFUSALS = (PermissionDenied, DenyConnection)
+
+#: What says nothing about the hook that raises it, and ends the handshake.
+_ENDS = (*REFUSALS, BusyError)
 
 
 class Subscriber(Protocol):
@@ -75,16 +78,18 @@ class Admission:
 
 
 async def admit(
-    scope: dict[str, Any], subscriber: Subscriber, root_path: str, check_origin: bool
+    scope: dict[str, Any], subscriber: Subscriber, calls: Calls, root_path: str, check_origin: bool
 ) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
     :param scope: what the server says about the socket.
     :param subscriber: the subscriber of this socket; it is told its channels.
+    :param calls: run what may block for this socket.
     :param root_path: the server's own.
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
+    :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
@@ -95,13 +100,14 @@ async def admit(
         )
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
-    request = await _identify(scope, request, flags.channels, subscriber)
-    granted = await _grant(request, flags.channels)
+    request = await _identify(scope, request, flags.channels, subscriber, calls)
+    calls.know(request.user)
+    granted = await _grant(request, flags.channels, calls)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
     if lazy and request.session is not None and not (subscriber.is_stock and _is_public(granted)):
-        await hooks.run(drop_forged_session, request)
+        await calls.look_up(drop_forged_session, request)
     await subscriber.set_channels(request, granted, may_block=lazy and not _is_public(granted))
     channels = subscriber.channels
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
@@ -129,6 +135,7 @@ async def _identify(
     request: WebSocketRequest,
     flags: Collection[str],
     subscriber: Subscriber,
+    calls: Calls,
 ) -> WebSocketRequest:
     """Return the request of a socket with its session and user, or another one without either.
 
@@ -138,8 +145,8 @@ async def _identify(
     hook = settings.WS4REDIS_PROCESS_REQUEST
     if hook is not None:
         try:
-            await hooks.call(hook, request)
-        except REFUSALS:
+            await calls.hook(hook, request)
+        except _ENDS:
             raise
         except Exception:
             logger.exception(
@@ -152,18 +159,18 @@ async def _identify(
         return request
     if subscriber.is_stock and settings.WS4REDIS_ALLOWED_CHANNELS is None and _is_public(flags):
         return request  # nothing looks at the user, and the database need not be asked
-    await database_sync_to_async(authenticate)(request)
+    await calls.look_up(authenticate, request)
     return request
 
 
-async def _grant(request: WebSocketRequest, flags: list[str]) -> list[str]:
+async def _grant(request: WebSocketRequest, flags: list[str], calls: Calls) -> list[str]:
     """Return the flags that WS4REDIS_ALLOWED_CHANNELS grants, which may be more than these."""
     hook = settings.WS4REDIS_ALLOWED_CHANNELS
     if hook is None:
         return flags
     try:
-        return _as_flags(await hooks.call(hook, request, list(flags)))
-    except REFUSALS:
+        return _as_flags(await calls.hook(hook, request, list(flags)))
+    except _ENDS:
         raise
     except Exception:
         logger.exception(

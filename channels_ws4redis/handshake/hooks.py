@@ -3,47 +3,139 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
-from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Hashable, Iterator
 from typing import Any
 
-from asgiref.sync import iscoroutinefunction
+from asgiref.sync import AsyncToSync, iscoroutinefunction
 from channels.db import DatabaseSyncToAsync
+from django.db.models import Model
+from django.utils.functional import LazyObject
 from django.utils.module_loading import import_string
 
-#: The hooks of one socket run one after the other, those of different sockets side by side. Many
-#: hooks wait for a database or another service, and under gevent, where legacy ran, they did not
-#: wait for each other either.
-_threads = ThreadPoolExecutor(16, thread_name_prefix="ws4redis-hook")
+from channels_ws4redis.handshake.threads import Job, Kind, address_of, threads
+
+#: Seconds that a handshake waits for threads, altogether. Daphne gives a handshake 5 seconds.
+PATIENCE = 3.0
+
+#: Seconds that are left for a thread to begin when all of that is spent.
+LAST_PATIENCE = 0.1
 
 
 class HookError(Exception):
     """A hook has raised what is meant for the interpreter or the event loop, such as SystemExit."""
 
 
-async def call(hook: Callable[..., Any] | str, *args: Any) -> Any:
-    """Call a hook and return its result.
+class Calls:
+    """Runs the project's code for one socket, and looks up sessions for it: one after the other.
 
-    A synchronous hook runs in a worker thread, where it may use the ORM. A generator is consumed
-    there as well.
+    Many hooks wait for a database or another service, and under gevent, where legacy ran, they did
+    not wait for each other either. So those of different sockets run side by side, in threads. Who
+    the socket is done for decides when it is next in turn: its user as soon as we know who that is,
+    until then the address of its client.
 
-    :param hook: a callable, or its dotted path.
-    :raises ImportError: if the hook cannot be found.
-    :raises TypeError: if the hook cannot be called.
-    :raises HookError: if the hook raises what is no ``Exception``, or ``StopIteration``.
-    :raises Exception: whatever else the hook raises.
+    :param scope: what the server says about the socket.
     """
-    function = import_string(hook) if isinstance(hook, str) else hook
-    if not callable(function):
-        raise TypeError(f"the hook {hook!r} is not callable")
-    if iscoroutinefunction(function) or iscoroutinefunction(
-        getattr(function, "__call__", None)  # noqa: B004 # asks for the type of the method
-    ):
-        return await _finish(function(*args))
-    result = await run(_consume, function, *args)
-    # A lambda or a decorator may hide that the function behind it is asynchronous.
-    return await _finish(result) if inspect.isawaitable(result) else result
+
+    __slots__ = ("_job", "_patience", "_whom")
+
+    def __init__(self, scope: dict[str, Any]) -> None:
+        self._whom: Hashable = address_of(scope.get("client"))
+        self._patience: float | None = PATIENCE
+        #: The last job while it runs, also if nobody waits for it any more.
+        self._job: Job | None = None
+        self.know(scope.get("user"))
+
+    def know(self, user: Any) -> None:
+        """Take turns as a user from now on, unless it is none, or is not loaded yet.
+
+        This never loads one: it is called on the event loop.
+        """
+        # Not ``isinstance``, for which a proxy of another kind loads what it stands for.
+        while issubclass(type(user), LazyObject):
+            user = user._wrapped
+        if issubclass(type(user), Model) and user.pk is not None:
+            self._whom = type(user), user.pk
+
+    def be_patient(self) -> None:
+        """Wait for threads as long as it takes from now on: the handshake is over."""
+        self._patience = None
+
+    async def hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
+        """Call a hook of the settings and return its result.
+
+        A synchronous hook runs in a worker thread, where it may use the ORM. A generator is
+        consumed there as well.
+
+        :param hook: a callable, or its dotted path.
+        :raises ImportError: if the hook cannot be found.
+        :raises TypeError: if the hook cannot be called.
+        :raises HookError: if the hook raises what is no ``Exception``, or ``StopIteration``.
+        :raises BusyError: as `run` does.
+        :raises Exception: whatever else the hook raises.
+        """
+        function = import_string(hook) if isinstance(hook, str) else hook
+        if not callable(function):
+            raise TypeError(f"the hook {hook!r} is not callable")
+        if iscoroutinefunction(function) or iscoroutinefunction(
+            getattr(function, "__call__", None)  # noqa: B004 # asks for the type of the method
+        ):
+            return await _finish(function(*args))
+        result = await self.run(_consume, function, *args)
+        # A lambda or a decorator may hide that the function behind it is asynchronous.
+        return await _finish(result) if inspect.isawaitable(result) else result
+
+    async def run(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run blocking code of the project in a worker thread, where it may use the ORM.
+
+        :raises BusyError: during the handshake, if no thread becomes free in time.
+        :raises HookError: if it raises what is no ``Exception``, or ``StopIteration``, which no
+            future can pass on: whoever waits for it would wait for ever.
+        :raises Exception: whatever else it raises.
+        """
+        return await self._run(Kind.HOOK, function, *args)
+
+    async def look_up(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Run code of the package that may ask the database for a session or user, as `run` does.
+
+        Look-ups do not wait until hooks of the project have ended.
+        """
+        return await self._run(Kind.LOOK_UP, function, *args)
+
+    async def _run(self, kind: Kind, function: Callable[..., Any], *args: Any) -> Any:
+        if asyncio.get_running_loop() in AsyncToSync.loop_thread_executors:
+            # ``async_to_sync`` runs the loop, as it does for an asynchronous test of Django's
+            # TestCase. The data that the test has made are seen in the test's own thread alone.
+            return await DatabaseSyncToAsync(_guarded)(function, *args)
+        await self.ended()
+        job = self._job = Job(threads(), kind, self._whom)
+        call = DatabaseSyncToAsync(_guarded, thread_sensitive=False, executor=job)
+        try:
+            with self._limited(job):
+                return await call(function, *args)
+        finally:
+            if job.future.done():
+                self._job = None
+
+    async def ended(self) -> None:
+        """Wait for a call that may still run although nobody waits for it: its client has gone."""
+        if self._job is not None and not self._job.future.done():
+            await asyncio.gather(asyncio.wrap_future(self._job.future), return_exceptions=True)
+
+    @contextlib.contextmanager
+    def _limited(self, job: Job) -> Iterator[None]:
+        """Have a job give up if it waits for longer than the handshake may."""
+        if self._patience is None:
+            yield
+            return
+        seconds = max(self._patience, LAST_PATIENCE)
+        timer = asyncio.get_running_loop().call_later(seconds, job.give_up)
+        try:
+            yield
+        finally:
+            timer.cancel()
+            self._patience -= job.waited
 
 
 async def _finish(awaitable: Awaitable[Any]) -> Any:
@@ -57,17 +149,6 @@ async def _finish(awaitable: Awaitable[Any]) -> Any:
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
         raise HookError(f"it raised {error!r}") from error
-
-
-async def run(function: Callable[..., Any], *args: Any) -> Any:
-    """Run blocking code of the project in a worker thread, where it may use the ORM.
-
-    :raises HookError: if it raises what is no ``Exception``, or ``StopIteration``, which no future
-        can pass on: whoever waits for it would wait for ever.
-    :raises Exception: whatever else it raises.
-    """
-    call = DatabaseSyncToAsync(_guarded, thread_sensitive=False, executor=_threads)
-    return await call(function, *args)
 
 
 def _guarded(function: Callable[..., Any], *args: Any) -> Any:

@@ -15,6 +15,8 @@ MESSAGE_TOO_BIG: Final = 1009
 SERVER_ERROR: Final = 1011
 #: Redis cannot be reached, or the socket cannot be served for another reason that passes.
 TRY_AGAIN_LATER: Final = 1013
+#: A reason that goes with it where the same client had better stay away for so many seconds.
+RETRY_AFTER: Final = "retry-after=10"
 #: The client reads too slowly, or does not say hello.
 TOO_SLOW: Final = 4002
 #: The client has broken the package's own protocol.

@@ -8,10 +8,11 @@ from typing import Any
 from channels.sessions import InstanceSessionWrapper
 
 from channels_ws4redis.servers.daphne import DaphnePeer
+from channels_ws4redis.servers.inbox import AsgiEvent, ClientGoneError, Inbox
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 
-__all__ = ["Peer", "Send", "behind", "root_path_of"]
+__all__ = ["AsgiEvent", "ClientGoneError", "Inbox", "Peer", "Send", "behind", "root_path_of"]
 
 _KNOWN: tuple[type[KnownPeer], ...] = (DaphnePeer, UvicornPeer)
 

@@ -108,7 +108,7 @@ class DaphnePeer(KnownPeer):
             self._resumed = asyncio.get_running_loop().create_future()
             await self._resumed
 
-    async def close(self, code: int, patience: float) -> None:
+    async def close(self, code: int, patience: float, reason: str = "") -> None:
         """Close the socket with any code.
 
         The method that daphne calls refuses codes below 3000, so that a server could not even say
@@ -118,9 +118,9 @@ class DaphnePeer(KnownPeer):
         protocol = self._protocol
         protocol.closeHandshakeTimeout = patience
         if code >= 3000 or protocol.state == protocol.STATE_CONNECTING:
-            await super().close(code, patience)
+            await super().close(code, patience, reason)
         elif protocol.state == protocol.STATE_OPEN:
-            protocol.sendCloseFrame(code=code)
+            protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode())
         self._set_reading()  # what the client answers
 
     def abort(self) -> None:

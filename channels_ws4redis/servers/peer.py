@@ -43,14 +43,16 @@ class Peer:
     async def drained(self) -> None:
         """Wait until the server has room. A plain server makes ``send`` itself wait."""
 
-    async def close(self, code: int, patience: float) -> None:
+    async def close(self, code: int, patience: float, reason: str = "") -> None:
         """Close the socket; one that is not accepted yet is refused.
 
         :param code: any code that RFC 6455 and its registry know.
         :param patience: seconds after which the server gives up on a client that does not answer,
             where the server can be told.
+        :param reason: for the client, 123 bytes at most. Daphne gives none with codes from 3000 on.
         """
-        await self._send({"type": "websocket.close", "code": code})
+        event = {"type": "websocket.close", "code": code}
+        await self._send(event | {"reason": reason} if reason else event)
 
     def limit_messages(self, size: int) -> None:
         """Have the server itself refuse larger messages of the client, where it can be told.

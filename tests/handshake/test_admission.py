@@ -13,6 +13,7 @@ from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.handshake.admission import Admission, admit
+from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.subscriber import RedisSubscriber, make_subscriber
 from tests.handshake.test_requests import scope
 
@@ -37,9 +38,10 @@ def no_database(monkeypatch):
 
 async def admitted(query_string=b"subscribe-broadcast", **kwargs) -> Admission:
     """Admit a socket."""
-    subscriber = await make_subscriber()
     asked = scope(query_string=query_string, **kwargs)
-    return await admit(asked, subscriber, root_path="", check_origin=True)
+    calls = Calls(asked)
+    subscriber = await make_subscriber(calls)
+    return await admit(asked, subscriber, calls, root_path="", check_origin=True)
 
 
 def john() -> User:

@@ -12,7 +12,7 @@ from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import settings as private_settings
-from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
@@ -74,13 +74,13 @@ ON_LOOP = [
 @pytest.mark.parametrize("hook", IN_THREAD)
 async def test_synchronous_hooks(hook):
     """A synchronous hook of any kind runs in a worker thread, generators included."""
-    assert await hooks.call(hook, None, ["a"]) == [False, "a"]
+    assert await Calls({}).hook(hook, None, ["a"]) == [False, "a"]
 
 
 @pytest.mark.parametrize("hook", ON_LOOP)
 async def test_asynchronous_hooks(hook):
     """An asynchronous hook of any kind runs on the event loop."""
-    assert await hooks.call(hook, None, ["a"]) == [True, "a"]
+    assert await Calls({}).hook(hook, None, ["a"]) == [True, "a"]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ async def test_asynchronous_hooks(hook):
 async def test_no_hook(hook, error):
     """What cannot be found or called raises."""
     with pytest.raises(error):
-        await hooks.call(hook, None, [])
+        await Calls({}).hook(hook, None, [])
 
 
 def test_overrides():
@@ -104,10 +104,10 @@ def test_overrides():
     class Child(Mixed): ...
 
     stock = RedisSubscriber(None)
-    assert not hooks.overrides(stock, RedisSubscriber, "release", "publish_message")
-    assert hooks.overrides(Mixed(None), RedisSubscriber, "publish_message", "release")
-    assert hooks.overrides(Child(None), RedisSubscriber, "release")
-    assert not hooks.overrides(Child(None), RedisSubscriber, "publish_message")
+    assert not overrides(stock, RedisSubscriber, "release", "publish_message")
+    assert overrides(Mixed(None), RedisSubscriber, "publish_message", "release")
+    assert overrides(Child(None), RedisSubscriber, "release")
+    assert not overrides(Child(None), RedisSubscriber, "publish_message")
 
 
 # The whole, with hooks that are no dotted paths

@@ -87,6 +87,35 @@ for (const code of STAY_AWAY) {
   });
 }
 
+test('a server with too much to do says for how long to stay away', () => {
+  const delayAfter = (reason, { chance = 0.5, code = 1013 } = {}) => {
+    const world = new World();
+    world.chance = chance;
+    world.connect();
+    world.ws.accept();
+    world.ws.finish(code, reason);
+    return world.details('close')[0].delay;
+  };
+  assert.equal(delayAfter('retry-after=10', { chance: 0 }), 10000);
+  assert.equal(delayAfter('retry-after=10'), 15000);
+  assert.equal(delayAfter('retry-after=10', { chance: 1 }), 20000);
+  assert.equal(delayAfter('retry-after=0'), 1250);
+  assert.equal(delayAfter('retry-after=999999999'), 450000);
+  for (const other of ['', 'retry-after=', 'retry-after=-5', 'retry-after=1e9', 'x retry-after=10']) {
+    assert.equal(delayAfter(other), 1250);
+  }
+  assert.equal(delayAfter('retry-after=10', { code: 1011 }), 1250);
+  assert.equal(delayAfter(undefined), 1250);
+});
+
+test('a client of the legacy call stays away as long', () => {
+  const world = new World();
+  world.legacy();
+  world.ws.accept();
+  world.ws.finish(1013, 'retry-after=10');
+  assert.deepEqual(world.clock.delays, [15000]);
+});
+
 test('the jitter is full, from 0.5 s to a bound that doubles up to 30 s, for ever', () => {
   for (const [chance, expected] of [
     [0, [500, 500, 500, 500, 500, 500, 500]],

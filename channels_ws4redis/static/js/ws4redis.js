@@ -72,6 +72,8 @@
   const PROTOCOL = 'ws4redis.v1';
   const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
   const POLICY_VIOLATION = 1008;
+  const TRY_AGAIN_LATER = 1013;
+  const RETRY_AFTER = /^retry-after=(\d{1,9})$/;
   const FIRST_FINAL_CODE = 4500;
 
   // Milliseconds.
@@ -79,6 +81,7 @@
   const MAX_DELAY = 30000;
   const CONNECT_TIMEOUT = 20000;    // from the attempt to the first answer; Firefox has the same
   const STABLE_AFTER = 5000;        // a link shorter than this does not reset the backoff
+  const MAX_RETRY_AFTER = 300000;   // that a server may ask for
   const PROBE_TIMEOUT = 5000;       // for an answer to a ping
   const LEGACY_HEARTBEAT = 5000;
   const LEGACY_MISSED_LIMIT = 3;
@@ -231,7 +234,7 @@
       if (!this.wanted) {
         delay = null;
       } else {
-        delay = delay === undefined ? this.backoff() : delay;
+        delay = delay === undefined ? Math.max(this.backoff(), this.askedFor(event)) : delay;
         this.retry.start(delay);
       }
       this.hooks.closed(event, delay);
@@ -242,6 +245,12 @@
       this.attempts += 1;
       const ceiling = Math.min(MAX_DELAY, 1000 * Math.pow(2, this.attempts));
       return MIN_DELAY + this.env.random() * (ceiling - MIN_DELAY);
+    }
+
+    /** A server with too much to do says for how long to stay away; not all come back at once. */
+    askedFor({ code, reason }) {
+      const [, seconds] = (code === TRY_AGAIN_LATER && RETRY_AFTER.exec(reason)) || [];
+      return seconds ? Math.min(MAX_RETRY_AFTER, 1000 * seconds) * (1 + this.env.random()) : 0;
     }
 
     /** Forget the WebSocket; no event of it is heard from now on. */

@@ -1,0 +1,96 @@
+"""What a server tells its application about one socket, and the word that its client has gone."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+#: What an ASGI server tells its application.
+AsgiEvent = dict[str, Any]
+
+
+class ClientGoneError(Exception):
+    """The client has gone in the middle of what was done for it."""
+
+
+class Inbox:
+    """The events of one socket, in their order.
+
+    While something is done for the client, the next event is awaited in a task of its own, as it
+    may say that the client has gone. An event that says something else is kept until its turn
+    comes.
+    A ``receive`` that has begun is not cancelled as long as the socket lives: no server says what
+    becomes of the event then.
+
+    :param receive: what the consumer was given.
+    """
+
+    __slots__ = ("_next", "_receive")
+
+    def __init__(self, receive: Callable[[], Awaitable[AsgiEvent]]) -> None:
+        self._receive = receive
+        #: Awaits the next event; None if nobody has been interested in advance.
+        self._next: asyncio.Future[AsgiEvent] | None = None
+
+    def _look_ahead(self) -> asyncio.Future[AsgiEvent]:
+        if self._next is None:
+            self._next = asyncio.ensure_future(self._receive())
+        return self._next
+
+    async def take(self) -> AsgiEvent:
+        """Wait for the next event; whoever cancels that ends the socket."""
+        if self._next is None:
+            return await self._receive()
+        try:
+            return await self._next
+        finally:
+            self._next = None
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Cancel what the body waits for as soon as the client goes.
+
+        Its word remains the next event. A client that sends something and goes then is noticed
+        only after what it has sent was taken.
+
+        :raises ClientGoneError: then.
+        """
+        task = asyncio.current_task()
+        assert task is not None  # what runs on an event loop runs in a task
+        cancellations, gone, watching = task.cancelling(), False, True
+
+        def on_event(event: asyncio.Future[AsgiEvent]) -> None:
+            nonlocal gone
+            if watching and _is_disconnect(event):
+                gone = True
+                task.cancel()
+
+        event = self._look_ahead()
+        event.add_done_callback(on_event)
+        try:
+            yield
+        except BaseException:
+            # If others have cancelled the task as well, that goes on.
+            if not gone or task.uncancel() > cancellations:
+                raise
+            raise ClientGoneError from None
+        else:
+            if gone:  # and the body has taken no notice
+                task.uncancel()
+                raise ClientGoneError
+        finally:
+            watching = False
+            event.remove_done_callback(on_event)
+
+    def close(self) -> None:
+        """Await nothing any more, at the end of the socket."""
+        if self._next is not None:
+            self._next.cancel()
+
+
+def _is_disconnect(event: asyncio.Future[AsgiEvent]) -> bool:
+    if event.cancelled() or event.exception() is not None:
+        return False
+    return bool(event.result()["type"] == "websocket.disconnect")
