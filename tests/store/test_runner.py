@@ -223,6 +223,18 @@ async def test_a_refusal_ends_the_connection(either, redis_client, refusal):
     assert connections_received(redis_client) == before + 2
 
 
+async def test_what_has_run_has_not_failed(proxy, free_port):
+    """A coroutine gets its reply, though what another sent along with it has to go elsewhere."""
+    await arun([Command(COUNT, ["count"], [])])
+    proxy.lead_to(free_port)
+    script = Script("return redis.error_reply('READONLY of this test')")
+    commands = [Command(COUNT, ["count"], []), Command(script, [], [])]
+    running = [arun([command]) for command in commands]
+    done, failed = await asyncio.gather(*running, return_exceptions=True)
+    assert done == [2]
+    assert isinstance(failed, redis.exceptions.ConnectionError)
+
+
 @pytest.mark.parametrize("refusal", ["LOADING Redis is loading", "NOAUTH Authentication required."])
 async def test_a_server_that_is_not_ready_ends_the_connection(either, redis_client, refusal):
     """It is raised as what it is, and the next command connects anew."""
