@@ -235,8 +235,9 @@ class Settings:
     def WS4REDIS_OUTBOX_BYTES(self) -> int:
         """Bytes that may wait for one slow client before its socket is closed with 4002.
 
-        A single message may be larger. The client comes back and recovers from the history, whose
-        messages do not count here.
+        Counted is what goes over the wire, or what it takes in memory if that is more: a text with
+        an emoji takes four bytes for each character. A single message may be larger. The client
+        comes back and recovers from the history, whose messages do not count here.
         """
         return self._whole_number("WS4REDIS_OUTBOX_BYTES", 1024 * 1024, minimum=1)
 

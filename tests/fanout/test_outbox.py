@@ -498,15 +498,16 @@ async def test_a_history_larger_than_the_outbox_arrives(serve, kind: str, settin
 async def test_the_history_costs_no_more_than_an_outbox(
     serve, silent_client, settings, kind: str, subprotocol: str | None
 ) -> None:
-    """Twenty newcomers that never read, and a history that is six times as large in JSON.
+    """Twenty newcomers that never read a history that is six times as large in JSON.
 
-    Of each the kernel takes some two MiB, so less would not show.
+    As a text of Python it is four times as large. Of each client's share the kernel takes some two
+    MiB, so less would not show.
     """
     server = serve(kind)
     settings.WS4REDIS_HISTORY, settings.WS4REDIS_HISTORY_BYTES = 1000, 4 * 2**20
     publisher = RedisPublisher(facility="full", broadcast=True)
     for _ in range(500):
-        publisher.publish_message("\x01" * 10 * 1024)
+        publisher.publish_message("\x01" * 10236 + "\U0001f600")  # four bytes
     pid = server.process.pid
     forget_peak(pid)
     before = peak(pid)
