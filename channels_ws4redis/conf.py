@@ -139,6 +139,16 @@ class Settings:
         return self._whole_number("WS4REDIS_HISTORY", 1, minimum=1)
 
     @property
+    def WS4REDIS_HISTORY_BYTES(self) -> int:
+        """Bytes of payload that are kept of a channel; the oldest messages go first.
+
+        The last message is kept whatever its size. A client that comes back for what has gone is
+        told ``lost``, as for what ``WS4REDIS_HISTORY`` has no room for. It also bounds the memory
+        that a client takes which connects and does not read.
+        """
+        return self._whole_number("WS4REDIS_HISTORY_BYTES", 1024 * 1024, minimum=1)
+
+    @property
     def WS4REDIS_META_EXPIRE(self) -> int:
         """Seconds for which a channel's position lives after its last message; at least 60.
 
@@ -229,8 +239,9 @@ class Settings:
     def WS4REDIS_OUTBOX_BYTES(self) -> int:
         """Bytes that may wait for one slow client before its socket is closed with 4002.
 
-        A single message may be larger. The client comes back and recovers from the history, whose
-        messages do not count here.
+        Counted is what goes over the wire, or what it takes in memory if that is more: a text with
+        an emoji takes four bytes for each character. A single message may be larger. The client
+        comes back and recovers from the history, whose messages do not count here.
         """
         return self._whole_number("WS4REDIS_OUTBOX_BYTES", 1024 * 1024, minimum=1)
 

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from channels_ws4redis.conf import settings
@@ -73,7 +74,7 @@ class HookSocket:
         self._sizes.append(len(payload))
         self._bytes += len(payload)
         # They have their bound here, where the hook can wait.
-        self._socket.outbox.put(self._frame(payload, binary), stored=True)
+        self._socket.outbox.put_stored(partial(self._frame, payload, binary), len(payload))
 
     def _has_room_for(self, size: int) -> bool:
         """Tell whether one more payload is within the bounds of an outbox."""

@@ -205,12 +205,12 @@ def free_port() -> int:
 
 
 @pytest.fixture
-def silent_client() -> Iterator[Callable[[int, str], SilentClient]]:
+def silent_client() -> Iterator[Callable[..., SilentClient]]:
     """Make silent clients, and let them go in the end."""
     clients = []
 
-    def make(port: int, path: str) -> SilentClient:
-        clients.append(SilentClient(port, path))
+    def make(port: int, path: str, subprotocol: str | None = None) -> SilentClient:
+        clients.append(SilentClient(port, path, subprotocol))
         return clients[-1]
 
     yield make

@@ -15,7 +15,7 @@ from pathlib import Path
 class SilentClient:
     """A client that opens a socket and reads nothing until told to."""
 
-    def __init__(self, port: int, path: str) -> None:
+    def __init__(self, port: int, path: str, subprotocol: str | None = None) -> None:
         self._socket = socket.socket()
         # Small, so that the server's side fills up soon.
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -26,7 +26,9 @@ class SilentClient:
             (
                 f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nUpgrade: websocket\r\n"
                 f"Connection: Upgrade\r\nSec-WebSocket-Key: {key}\r\n"
-                "Sec-WebSocket-Version: 13\r\n\r\n"
+                "Sec-WebSocket-Version: 13\r\n"
+                + (f"Sec-WebSocket-Protocol: {subprotocol}\r\n" if subprotocol else "")
+                + "\r\n"
             ).encode()
         )
         answer = b""
@@ -44,6 +46,15 @@ class SilentClient:
                 elif size == 127:
                     (size,) = struct.unpack("!Q", stream.read(8))
                 yield opcode, stream.read(size)
+
+    def wait(self) -> None:
+        """Wait until there is something to read, and do not read it."""
+        self._socket.recv(1, socket.MSG_PEEK)
+
+    def say(self, text: str) -> None:
+        """Send a short text once."""
+        payload = text.encode()
+        self._socket.sendall(bytes([129, 128 | len(payload)]) + b"\0\0\0\0" + payload)
 
     def send(self, opcode: int, payload: bytes, limit: int) -> int:
         """Send a frame again and again, until nothing more is taken; return how many bytes were.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 
@@ -16,30 +17,38 @@ logger = logging.getLogger(__name__)
 FAILURE_PATIENCE = 5.0
 
 
-class _Waiting:
-    """The frames that wait for a socket, and how much room they take.
+#: Makes a frame at the moment at which it is written.
+MakeFrame = Callable[[], Frame]
 
-    Room for stored frames is made until none of any kind waits any more.
+
+class _Waiting:
+    """What waits for a socket, and how much room it takes.
+
+    Room for what is stored is made until nothing of any kind waits any more.
     """
 
     __slots__ = ("bytes", "frames", "stored", "stored_bytes")
 
     def __init__(self) -> None:
-        self.frames: deque[Frame] = deque()
+        #: Each with its size.
+        self.frames: deque[tuple[Frame | MakeFrame, int]] = deque()
         self.bytes = self.stored = self.stored_bytes = 0
 
-    def add(self, frame: Frame, stored: bool) -> None:
-        size = _size(frame)
-        self.frames.append(frame)
+    def add(self, frame: Frame | MakeFrame, size: int, stored: bool) -> None:
+        self.frames.append((frame, size))
         self.bytes += size
         if stored:
             self.stored += 1
             self.stored_bytes += size
 
     def take(self) -> Frame:
-        frame = self.frames.popleft()
-        self.bytes -= _size(frame)
-        return frame
+        frame, size = self.frames.popleft()
+        self.bytes -= size
+        return frame if isinstance(frame, dict) else frame()
+
+    def live(self) -> tuple[int, int]:
+        """Return the number and the bytes that count against the bounds."""
+        return len(self.frames) - self.stored, self.bytes - self.stored_bytes
 
 
 class Outbox:
@@ -51,7 +60,8 @@ class Outbox:
 
     :param peer: the socket.
     :param max_messages: frames that may wait.
-    :param max_bytes: bytes that may wait; a single frame larger than that still passes.
+    :param max_bytes: bytes that may wait, on the wire or in memory; a single frame larger than that
+        still passes.
     :param on_overflow: called once, when a bound is exceeded.
     :param on_failure: called some time after a frame could not be handed over, with the reason. If
         the client is still there then, its socket would be mute otherwise.
@@ -91,12 +101,13 @@ class Outbox:
         else:
             self._waiting = None
 
-    def put(self, frame: Frame, stored: bool = False) -> None:
-        """Write a frame, now or as soon as the server takes it.
+    @property
+    def busy(self) -> bool:
+        """True if a frame that is put now has to wait."""
+        return self._waiting is not None or not self._peer.writable
 
-        :param stored: the frame comes from the history, which has its own bound. It does not count
-            against ours, or a client whose history is larger could never come back.
-        """
+    def put(self, frame: Frame) -> None:
+        """Write a frame, now or as soon as the server takes it."""
         if self._waiting is None and self._peer.writable and frame["type"] == "websocket.send":
             try:
                 rest = self._peer.write(frame)
@@ -106,19 +117,27 @@ class Outbox:
                 if rest is not None:
                     self._start_writer(rest)
         else:
-            self._put_off(frame, stored)
+            self._put_off(frame, _size(frame))
 
-    def _put_off(self, frame: Frame, stored: bool) -> None:
+    def put_stored(self, make: MakeFrame, size: int) -> None:
+        """Have a frame made and written as soon as the server takes it.
+
+        It is of a message from the history, which has its own bound. It does not count against
+        ours, or a client whose history is larger could never come back. A frame may be much larger
+        than its message, so it is not made before.
+
+        :param size: bytes that ``make`` holds.
+        """
+        self._put_off(make, size, stored=True)
+
+    def _put_off(self, frame: Frame | MakeFrame, size: int, stored: bool = False) -> None:
         """Let a frame wait, if there is room for it."""
         if self.closed:
             return
         if self._waiting is None:
             self._waiting = _Waiting()
-        waiting = self._waiting
-        waiting.add(frame, stored)
-        if not stored and not self.has_room_for(
-            len(waiting.frames) - waiting.stored, waiting.bytes - waiting.stored_bytes
-        ):
+        self._waiting.add(frame, size, stored)
+        if not stored and not self.has_room_for(*self._waiting.live()):
             self.overflow()
         elif self._opened and self._writer is None:
             self._start_writer(None)
@@ -189,5 +208,13 @@ class Outbox:
 
 
 def _size(frame: Frame) -> int:
+    """Return the bytes of a frame on the wire, or in memory where these are more.
+
+    Python takes four bytes for each character of a text with a single emoji in it.
+    """
     text = frame.get("text")
-    return len(text if text is not None else frame.get("bytes", b""))
+    if text is None:
+        return len(frame.get("bytes") or b"")
+    if text.isascii():
+        return len(text)
+    return max(len(text.encode("utf-8", "surrogatepass")), sys.getsizeof(text))

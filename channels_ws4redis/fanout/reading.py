@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import redis
 
+from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
@@ -18,8 +19,8 @@ from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
 
-#: Channels whose history is read in one pipeline.
-READ_AT_ONCE = 500
+#: Channels, and bytes of their histories, that are read in one pipeline.
+READ_AT_ONCE, READ_BYTES = 500, 64 * 1024 * 1024
 
 #: Looks for messages that a reading has overtaken, before it is made anew, or before they count as
 #: lost if none has arrived meanwhile; and the seconds between looks. Looks are counted, not time:
@@ -46,17 +47,10 @@ class Group:
         #: Held while joining or leaving, so that these never overtake each other.
         self.lock = asyncio.Lock()
 
-    def deliver(self, items: Outcome, stored: bool = False) -> None:
-        """Send messages, and word of losses, to every live socket.
-
-        :param stored: they come from the history.
-        """
-        for item in items:
-            for socket in list(self.live):
-                if isinstance(item, Lost):
-                    socket.tell(item)
-                else:
-                    socket.deliver(item, stored)
+    def recover(self, items: Outcome) -> None:
+        """Send what was missed, and word of losses, to every live socket."""
+        for socket in list(self.live):
+            socket.recover(items)
 
 
 #: Called in the step in which a newcomer goes live, with what was read of each of its channels.
@@ -101,10 +95,17 @@ class Readings:
     async def ask(
         self, channels: Sequence[str], socket: Socket | None = None, start: Start | None = None
     ) -> None:
-        """Read channels and take the readings in.
+        """Read channels and take the readings in, those of a newcomer in one step.
 
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
+        size = _at_once() if socket is None else len(channels)
+        for first in range(0, max(1, len(channels)), max(1, size)):
+            await self._ask(channels[first : first + size], socket, start)
+
+    async def _ask(
+        self, channels: Sequence[str], socket: Socket | None, start: Start | None
+    ) -> None:
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(Asker(channels, done, socket, start))
         if self._task is None:
@@ -133,9 +134,9 @@ class Readings:
             self._begin()
 
     def _next_batch(self) -> list[Asker]:
-        count = taken = 0
+        count, taken, at_once = 0, 0, _at_once()
         for asker in self._waiting:
-            if taken and count + len(asker.channels) > READ_AT_ONCE:
+            if taken and count + len(asker.channels) > at_once:
                 break
             count += len(asker.channels)
             taken += 1
@@ -223,6 +224,11 @@ class Readings:
                 group.live[socket] = None
 
 
+def _at_once() -> int:
+    """Return how many channels are read in one pipeline, be all their histories full."""
+    return min(READ_AT_ONCE, max(1, READ_BYTES // settings.WS4REDIS_HISTORY_BYTES))
+
+
 def _fail(asker: Asker, error: Exception) -> None:
     if not asker.done.done():
         asker.done.set_exception(error)
@@ -239,5 +245,5 @@ def _take(
     live, newcomer = track.take(outcome, asked)
     if any(isinstance(item, Lost) for item in live):
         logger.warning("Messages on %s could not be recovered", shown(group.channel))
-    group.deliver(live, stored=True)
+    group.recover(live)
     return None if newcomer is None else Entry(outcome, newcomer)

@@ -22,22 +22,31 @@ class Entry(NamedTuple):
     after: Sequence[Event]
 
 
+class _Known(NamedTuple):
+    """What a reading has found of a channel, without its history."""
+
+    offset: int
+    #: The payload that is stored; None if there is none.
+    value: bytes | None
+
+
+def _known(entries: Iterable[Entry]) -> dict[str, _Known]:
+    known = {}
+    for reading, _ in entries:
+        value = reading.stored[-1].payload if reading.stored else None
+        known[reading.channel] = _Known(reading.position.offset, value)
+    return known
+
+
 class _Held:
-    """Messages for a socket whose hook sends what is stored, and what was stored before it ran."""
+    """Messages for a socket whose hook sends what is stored, and what was known before it ran."""
 
-    __slots__ = ("bytes", "events", "readings")
+    __slots__ = ("bytes", "events", "known")
 
-    def __init__(self, entries: Sequence[Entry]) -> None:
-        self.readings = {entry.reading.channel: entry.reading for entry in entries}
+    def __init__(self, entries: Sequence[Entry] = ()) -> None:
+        self.known = _known(entries)
         self.events: list[Event] = []
         self.bytes = 0
-        for entry in entries:
-            for event in entry.after:
-                self.add(event)
-
-    def add(self, event: Event) -> None:
-        self.events.append(event)
-        self.bytes += len(event.payload)
 
 
 class Socket:
@@ -82,15 +91,17 @@ class Socket:
             self.outbox.put(self._welcome(entries, outcomes, positions))
         if hold:
             self._held = _Held(entries)
+            self.go_on(entries)
             return
         self.replayed = True
         stored = [event for events in outcomes for event in events if isinstance(event, Event)]
         for event in stored:
             self.deliver(event, stored=True)
+        known = _known(entries)
         for reading, after in entries:
             twice = [e.payload for e in stored if e.channel == reading.channel and not e.offset]
             # A legacy server publishes what it stores in two steps, so both may have reached us.
-            for event in _without(after, twice, {reading.channel: reading}):
+            for event in _without(after, twice, known):
                 self.deliver(event)
 
     def go_on(self, entries: Sequence[Entry]) -> None:
@@ -129,7 +140,7 @@ class Socket:
         held, self._held = self._held, None
         self.replayed = True
         if held is not None:
-            for event in _without(held.events, sent, held.readings):
+            for event in _without(held.events, sent, held.known):
                 self.deliver(event)
 
     def deliver(self, event: Event, stored: bool = False) -> None:
@@ -138,17 +149,47 @@ class Socket:
         :param stored: it comes from the history, which has a bound of its own.
         """
         if self._held is not None:
-            self._held.add(event)
-            if not self.outbox.has_room_for(len(self._held.events), self._held.bytes):
-                self.outbox.overflow()
+            self._hold(event, self._held)
         elif event.sender == self.id and not self.echo:
             self._send_position("position", event.channel, Position(event.epoch, event.offset))
+        elif stored and self.outbox.busy:
+            self._deliver_later(event)
         elif self.labels is not None:
             label = self.labels.get(event.channel)
             if label is not None:
-                self.outbox.put(event.protocol_frame(label), stored)
+                self.outbox.put(event.protocol_frame(label))
         elif event.payload:
-            self.outbox.put(event.raw_frame, stored)
+            self.outbox.put(event.raw_frame)
+
+    def _deliver_later(self, event: Event) -> None:
+        """Send a stored message once the client takes it, and encode it no sooner."""
+        if self.labels is None:
+            label, wanted = None, bool(event.payload)
+        else:
+            label = self.labels.get(event.channel)
+            wanted = label is not None
+        if wanted:
+            self.outbox.put_stored(event.later(label), len(event.payload))
+
+    def _hold(self, event: Event, held: _Held) -> None:
+        held.events.append(event)
+        held.bytes += len(event.payload)
+        if not self.outbox.has_room_for(len(held.events), held.bytes):
+            self._held = _Held()
+            self.outbox.overflow()
+
+    def recover(self, items: Outcome) -> None:
+        """Send what the group had missed, and word of losses, to a live socket.
+
+        It is stored, and does not count against the bounds of the outbox. But a client that has not
+        even taken what came before gets no more than these allow, however often the group recovers.
+        """
+        idle = not len(self.outbox)
+        for item in items:
+            if isinstance(item, Lost):
+                self.tell(item)
+            else:
+                self.deliver(item, stored=idle)
 
     def tell(self, lost: Lost) -> None:
         """Tell a client of the package's own protocol that messages are missing."""
@@ -162,7 +203,7 @@ class Socket:
 
 
 def _without(
-    events: Sequence[Event], payloads: Iterable[bytes], readings: Mapping[str, Reading]
+    events: Sequence[Event], payloads: Iterable[bytes], known: Mapping[str, _Known]
 ) -> Sequence[Event]:
     """Return events without those that have been sent as stored payloads, one for each payload.
 
@@ -172,10 +213,10 @@ def _without(
     left = list(events)
     for payload in payloads:
         for index, event in enumerate(left):
-            reading = readings.get(event.channel)
-            if reading is not None and event.payload == payload:
-                value = reading.stored[-1].payload if reading.stored else None
-                if value != payload or event.offset <= reading.position.offset:
-                    del left[index]
-                    break
+            before = known.get(event.channel)
+            if before is None or event.payload != payload:
+                continue
+            if before.value != payload or event.offset <= before.offset:
+                del left[index]
+                break
     return left

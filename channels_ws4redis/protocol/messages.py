@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import base64
 import json
-from functools import cached_property
+from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any, Final, NamedTuple
 
 from channels_ws4redis.protocol.texts import shown
@@ -96,6 +97,23 @@ class Event:
                 body["data"] = self.text
             frames[label] = json_frame(body)
         return frames[label]
+
+    def bare(self) -> Event:
+        """Return the message without the frames that have been made of it."""
+        return Event(self.channel, self.payload, self.epoch, self.offset, self.sender)
+
+    def later(self, label: str | None) -> Callable[[], Frame]:
+        """Return what makes a frame anew, and until then holds no more than the payload.
+
+        JSON makes six bytes of a control character, and Python takes four for each character of a
+        text with a single emoji in it.
+
+        :param label: the client's label of the channel, None for a raw frame.
+        """
+        return partial(self.bare()._frame, label)
+
+    def _frame(self, label: str | None) -> Frame:
+        return self.raw_frame if label is None else self.protocol_frame(label)
 
 
 def json_frame(body: dict[str, Any]) -> Frame:

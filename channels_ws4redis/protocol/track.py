@@ -74,7 +74,8 @@ class Track:
         self.position: Position | None = None
         #: Messages that do not follow yet, with the count at which each arrived.
         self._held: dict[Position, tuple[int, Event]] = {}
-        #: Messages delivered while readings are under way, with the count at which each arrived.
+        #: Messages delivered while readings are under way, with the count at which each arrived;
+        #: without their frames, which may be ten times as large as what is counted.
         self._recent: list[tuple[int, Event]] = []
         #: Bytes of payload in both.
         self._bytes = 0
@@ -135,7 +136,7 @@ class Track:
 
     def _remember(self, event: Event) -> None:
         if self._readings:
-            self._recent.append((self._arrived, event))
+            self._recent.append((self._arrived, event.bare()))
             self._count(event)
 
     def _hold(self, event: Event) -> None:

@@ -83,6 +83,7 @@ def publish_command(publication: Publication, prefix: str | None, mirror: bool) 
         expire,
         settings.WS4REDIS_META_EXPIRE,
         settings.WS4REDIS_HISTORY,
+        settings.WS4REDIS_HISTORY_BYTES,
         4 if key else 3,
         int(mirror),
         *([] if prefix is None else [prefix]),

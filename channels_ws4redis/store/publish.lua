@@ -1,16 +1,17 @@
 -- Gives a message the next number on each of some channels, stores it, and publishes it.
 -- KEYS, for each channel: C, {C}:history, {C}:meta, and with an idempotency key {C}:once:<key>
 -- ARGV: 1 payload, 2 sender, 3 name for a new numbering, 4 seconds to store the message (0: not),
---       5 seconds that {C}:meta lives at least, 6 messages in a history, 7 keys for each channel,
---       8 '1' to publish the bare payload on C as well, for legacy servers,
---       9 what stands before {C}:events in the name of its pub/sub channel; absent where a channel
+--       5 seconds that {C}:meta lives at least, 6 messages in a history, 7 bytes of payload in a
+--       history, 8 keys for each channel,
+--       9 '1' to publish the bare payload on C as well, for legacy servers,
+--       10 what stands before {C}:events in the name of its pub/sub channel; absent where a channel
 --       layer sends the message
--- Returns 1, or without 9 "epoch offset" of each channel. A failure on one channel keeps no
+-- Returns 1, or without 10 "epoch offset" of each channel. A failure on one channel keeps no
 -- other channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
 local payload, sender, numbering = ARGV[1], ARGV[2], ARGV[3]
-local expire, lifetime, size = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6]
-local keys_each, mirrors, prefix = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9]
+local expire, lifetime, size, limit = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
+local keys_each, mirrors, prefix = tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
 local meta_expire = math.max(lifetime, 2 * expire)
 local ends = expire > 0 and milliseconds(expire * 1000)
 local envelope_end = ' ' .. sender .. (mirrors and ' 1\n' or ' 0\n') .. payload
@@ -29,8 +30,29 @@ local function require_type(key, kind)
   end
 end
 
+local function bytes(text) return tonumber(text or 0) or 0 end
+
+-- Drops the oldest messages of a history until the others are within the limit, or only the last is
+-- left. Returns the bytes that were written before the oldest one left. Each entry knows that number as
+-- b, so hardly more is looked at than is dropped, however long the history is.
+local function shorten(history, written)
+  local left, from, count = call('XLEN', history), '-', 1
+  while true do
+    for _, entry in ipairs(call('XRANGE', history, from, '+', 'COUNT', count)) do
+      local before = bytes(entry[2][8])
+      if written - before <= limit or left == 1 then
+        call('XTRIM', history, 'MAXLEN', left)
+        return before
+      end
+      left, from = left - 1, string.match(entry[1], '%d+') .. '-1'
+    end
+    count = 2 * count
+  end
+end
+
 local function publish(name, history, meta, once)
-  local epoch, offset, past, renewed = standing(meta)
+  local epoch, offset, past, renewed, written, dropped = standing(meta)
+  written, dropped = bytes(written), bytes(dropped)
   if once then
     local done = call('GET', once)
     if done then return epoch or '', done end
@@ -45,13 +67,17 @@ local function publish(name, history, meta, once)
   offset = offset + 1
   -- What can fail comes first: a publish that fails must leave nothing behind.
   if expire > 0 then
-    call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x', ends)
+    call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x', ends,
+      'b', written)
+    written = written + #payload
+    if written - dropped > limit then dropped = shorten(history, written) end
     lengthen(history, expire)
   end
   if renewed then
-    call('HSET', meta, 'epoch', epoch, 'offset', offset, 'past', past)
+    call('HSET', meta, 'epoch', epoch, 'offset', offset, 'past', past, 'written', written, 'dropped',
+      dropped)
   else
-    call('HSET', meta, 'offset', offset)
+    call('HSET', meta, 'offset', offset, 'written', written, 'dropped', dropped)
   end
   lengthen(meta, meta_expire)
   if expire > 0 then call('SET', name, payload, 'EX', expire) end

@@ -1,7 +1,9 @@
 -- Where a channel stands. This text stands before publish.lua and read.lua; it writes nothing.
 --
 -- {C}:meta is a hash: epoch "<numbering>.<reign>", offset, and past, the epochs before this one as
--- "epoch:last offset ", the latest first. See protocol/history.py for what the words mean.
+-- "epoch:last offset ", the latest first. See protocol/history.py for what the words mean. There is
+-- also how many bytes of payload have been written to the history in this numbering, and how many of
+-- these, at least, have been dropped from it; the difference is what it may hold.
 
 -- Errors are raised as the tables that redis.pcall returns: Redis before 7 puts the codes of errors
 -- that redis.call raises into a sentence.
@@ -42,18 +44,19 @@ local function milliseconds(more)
   return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + more)
 end
 
--- Returns epoch, offset and past of a channel, and whether the reign has changed since they were
--- written. A change burns one number. The epoch is nil if there is no numbering.
+-- Returns epoch, offset and past of a channel, whether the reign has changed since they were written,
+-- and the bytes written and dropped, as text. A change burns one number. The epoch is nil if there is no
+-- numbering.
 local function standing(meta)
-  local found = redis.pcall('HMGET', meta, 'epoch', 'offset', 'past')
+  local found = redis.pcall('HMGET', meta, 'epoch', 'offset', 'past', 'written', 'dropped')
   local epoch, offset, past = found[1], found[2], found[3] or ''
   if not epoch then return nil, 0, '', true end
   local numbering, of = string.match(epoch, '^(%w+)%.(%w+)$')
   offset = string.match(offset or '', '^%d+$')
   if not of or not offset or #offset > 15 then return nil, 0, '', true end  -- none of ours
   offset = tonumber(offset)
-  if of == reign then return epoch, offset, past, false end
+  if of == reign then return epoch, offset, past, false, found[4], found[5] end
   past = epoch .. ':' .. offset .. ' ' .. past
   if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
-  return numbering .. '.' .. reign, offset + 1, past, true
+  return numbering .. '.' .. reign, offset + 1, past, true, found[4], found[5]
 end

@@ -611,6 +611,7 @@ async def test_the_permissions_are_enough_and_none_is_superfluous(settings: Any)
         )
         settings.WS4REDIS_CONNECTION = server.url.replace("://", "://them:secret@")
         settings.WS4REDIS_PREFIX = "p"
+        settings.WS4REDIS_HISTORY_BYTES = 1
         settings.CHANNEL_LAYERS = {
             "default": {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}
         }
@@ -631,13 +632,13 @@ async def use_everything() -> None:
     socket, late = (WebsocketCommunicator(router, "/ws/x?subscribe-broadcast") for _ in range(2))
     assert (await socket.connect())[0]
     for _ in range(2):
-        await asyncio.to_thread(publisher.publish_message, "1", idempotency_key="k")
-    await publisher.apublish_message("2", expire=0)
-    assert [await socket.receive_from() for _ in range(2)] == ["1", "2"]
+        await asyncio.to_thread(publisher.publish_message, "one", idempotency_key="k")
+    await publisher.apublish_message("two", expire=0)
+    assert [await socket.receive_from() for _ in range(2)] == ["one", "two"]
     assert (await late.connect())[0]
-    assert await late.receive_from() == "1"
+    assert await late.receive_from() == "one"
     await late.disconnect()
-    assert await publisher.afetch_message(None, "x") == b"1"
+    assert await publisher.afetch_message(None, "x") == b"one"
     layer = get_channel_layer()
     channel = await layer.new_channel()
     await layer.group_add("group", channel)

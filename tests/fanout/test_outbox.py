@@ -8,6 +8,7 @@ import random
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,10 @@ async def test_order_is_kept_between_the_ways(server, peer, overflow) -> None:
             server.writable.set()
         if waits.random() < 0.2:
             await asyncio.sleep(0)
-        outbox.put(number(index), stored=waits.random() < 0.5)
+        if waits.random() < 0.5:
+            outbox.put_stored(partial(number, index), 1)
+        else:
+            outbox.put(number(index))
     server.writable.set()
     await outbox.flush()
     assert server.numbers == list(range(3000))
@@ -160,7 +164,10 @@ async def test_nothing_is_written_before_the_outbox_is_open(server, peer, overfl
 async def test_what_waits_for_the_opening_is_bounded(server, peer, overflow) -> None:
     outbox = Outbox(peer, 5, 1000, overflow)
     for index in range(6):
-        outbox.put(number(index), stored=index < 2)
+        if index < 2:
+            outbox.put_stored(partial(number, index), 1)
+        else:
+            outbox.put(number(index))
     assert not overflow.count
     for _ in range(5):
         outbox.put(FRAME)
@@ -203,12 +210,51 @@ async def test_a_single_large_frame_passes(server, peer, overflow) -> None:
     await asyncio.sleep(0)
 
 
+@pytest.mark.parametrize(
+    "text", ["☃" * 1000, "x" * 999 + "\U0001f600"], ids=["on the wire", "in memory"]
+)
+async def test_bytes_are_counted_and_not_characters(server, peer, overflow, text) -> None:
+    """A snowman takes three bytes on the wire; with an emoji every character takes four here."""
+    server.writable.clear()
+    outbox = opened(peer, 100, 9000, overflow)
+    outbox.put({"type": "websocket.send", "text": text})
+    await asyncio.sleep(0)
+    for _ in range(2):
+        outbox.put({"type": "websocket.send", "text": text})
+    assert not overflow.count
+    for _ in range(2):
+        outbox.put({"type": "websocket.send", "text": text})
+    assert overflow.count == 1
+    await asyncio.sleep(0)
+
+
+async def test_what_is_stored_is_encoded_when_the_client_takes_it(server, peer, overflow) -> None:
+    """One at a time, and nothing of it for a client that never reads."""
+    made = []
+
+    def make(index: int) -> dict:
+        made.append(index)
+        return number(index)
+
+    outbox = Outbox(peer, 3, 250, overflow)
+    for index in range(20):
+        outbox.put_stored(partial(make, index), 1)
+    assert made == []
+    server.writable.clear()
+    outbox.open()
+    await asyncio.sleep(0.01)
+    assert made == [0]
+    server.writable.set()
+    await outbox.flush()
+    assert server.numbers == made == list(range(20))
+
+
 async def test_the_history_does_not_count_against_the_bounds(server, peer, overflow) -> None:
     """Or a client whose history is larger than its outbox could never come back."""
     server.writable.clear()
     outbox = opened(peer, 3, 250, overflow)
     for _ in range(20):
-        outbox.put(FRAME, stored=True)
+        outbox.put_stored(FRAME.copy, 100)
     for _ in range(2):
         outbox.put(FRAME)
     assert not overflow.count
@@ -221,7 +267,7 @@ async def test_room_for_the_history_is_made_once(server, peer, overflow) -> None
     server.writable.clear()
     outbox = opened(peer, 3, 10**6, overflow)
     for _ in range(20):
-        outbox.put(FRAME, stored=True)
+        outbox.put_stored(FRAME.copy, 100)
     server.writable.set()
     await outbox.flush()
     server.writable.clear()
@@ -433,7 +479,7 @@ async def test_memory_stays_bounded_however_slow_the_clients(
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 async def test_a_history_larger_than_the_outbox_arrives(serve, kind: str, settings) -> None:
     """A client that comes back gets it all, though it is more than may wait for it."""
-    settings.WS4REDIS_HISTORY = 100
+    settings.WS4REDIS_HISTORY, settings.WS4REDIS_HISTORY_BYTES = 100, 10 * 2**20
     server = serve(kind, settings={"WS4REDIS_HISTORY": 100, "WS4REDIS_OUTBOX_BYTES": 64 * 1024})
     await asyncio.to_thread(flood, "large", 6)
     async with Visitor(server).socket(
@@ -445,6 +491,37 @@ async def test_a_history_larger_than_the_outbox_arrives(serve, kind: str, settin
         await asyncio.sleep(1)  # a slow client
         offsets = [(await client.receive_json())["offset"] for _ in range(96)]
     assert offsets == list(range(1, 97))
+
+
+@pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL], ids=["raw", "protocol"])
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_the_history_costs_no_more_than_an_outbox(
+    serve, silent_client, settings, kind: str, subprotocol: str | None
+) -> None:
+    """Twenty newcomers that never read a history that is six times as large in JSON.
+
+    As a text of Python it is four times as large. Of each client's share the kernel takes some two
+    MiB, so less would not show.
+    """
+    server = serve(kind)
+    settings.WS4REDIS_HISTORY, settings.WS4REDIS_HISTORY_BYTES = 1000, 4 * 2**20
+    publisher = RedisPublisher(facility="full", broadcast=True)
+    for _ in range(500):
+        publisher.publish_message("\x01" * 10236 + "\U0001f600")  # four bytes
+    pid = server.process.pid
+    forget_peak(pid)
+    before = peak(pid)
+    for _ in range(20):  # one by one, so that none shares a reading with another
+        client = silent_client(server.port, "/ws/full?subscribe-broadcast", subprotocol)
+        if subprotocol is not None:
+            client.say('{"type":"hello","positions":{}}')
+        client.wait()
+    async with Visitor(server).socket("/ws/full?subscribe-broadcast") as reader:
+        # After all the others were served; what did not fit is gone.
+        assert len(await reader.receive_many(409)) == 409
+    grown = peak(pid) - before
+    assert grown < 20 * 4.5 * 2**20 + 10e6, f"{grown / 1e6:.0f} MB"
+    assert not [line for line in server.lines if "Closing" in line]
 
 
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])

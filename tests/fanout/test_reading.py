@@ -132,6 +132,28 @@ async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, monkeyp
         assert got == [*numbers, "end"][-len(got) :]
 
 
+@pytest.mark.parametrize("share", [1, 3, 100])
+async def test_no_more_is_read_at_once_than_fits(fanout, monkeypatch, settings, share):
+    """Were all histories full, be it for newcomers that come together or after a lost link."""
+    settings.WS4REDIS_HISTORY_BYTES = reading_module.READ_BYTES // share
+    aread, sizes = fanout._backend.aread, []
+
+    async def note(channels):
+        sizes.append(len(channels))
+        return await aread(channels)
+
+    monkeypatch.setattr(fanout._backend, "aread", note)
+    names = [f"broadcast:{number}" for number in range(10)]
+    listeners = await asyncio.gather(*(Listener(fanout).join(name) for name in names))
+    assert max(sizes) <= share
+    sizes.clear()
+    await fanout.refresh(names)
+    assert (sum(sizes), max(sizes)) == (10, min(share, 10))
+    for number, listener in enumerate(listeners):
+        await publish("Hello", str(number))
+        assert await listener.receive() == "Hello"
+
+
 async def test_nothing_counts_as_lost_before_the_link_has_had_its_turn(fanout, monkeypatch):
     """However long an event loop is held up while the messages are there to be read."""
     monkeypatch.setattr(fairness, "MAX_TURN", 0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+import weakref
 
 import pytest
 
@@ -49,6 +51,10 @@ class Client:
             for body in self.received
             if body["type"] != "welcome"
         ]
+
+
+class Watched(Event):
+    """A message of which one can tell whether anybody still has it."""
 
 
 def event(offset, payload=None, *, channel=FOO, epoch="n.a", sender=""):
@@ -218,6 +224,43 @@ async def test_what_the_history_has_may_be_more_than_the_outbox_takes():
     assert client.overflows == 0
 
 
+@pytest.mark.parametrize("labels", [None, LABELS])
+async def test_what_is_stored_costs_a_client_that_does_not_read_no_more_than_itself(labels):
+    """JSON would make six bytes of each control character."""
+    client = Client(labels=labels)
+    client.socket.outbox._peer.writable = False
+    stored = [Event(FOO, b"\1" * 10_000, "n.a", offset) for offset in range(1, 101)]
+    reading = Reading(FOO, Position("n.a", 50), {}, stored[:50], stored[:50])
+    tracemalloc.start()
+    try:
+        client.start(Entry(reading, []))
+        client.socket.outbox.close()
+        client = Client(labels=labels).start(entry(0))
+        client.socket.outbox._peer.writable = False
+        client.socket.recover(stored[50:])
+        grown = tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert grown < 100_000
+    assert len(client.socket.outbox) == 50
+    assert client.overflows == 0
+    client.socket.outbox.close()
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+async def test_a_client_that_has_not_read_one_recovery_has_no_room_for_all_others(labels):
+    """However often the link is lost, and however much comes as stored thereby."""
+    client = Client(labels=labels, room=10).start(entry(0))
+    client.socket.outbox._peer.writable = False
+    client.socket.recover([event(offset) for offset in range(1, 101)])
+    assert client.overflows == 0
+    client.socket.recover([event(offset) for offset in range(101, 111)])
+    assert client.overflows == 0
+    client.socket.recover([event(111)])
+    assert client.overflows == 1
+    assert len(client.socket.outbox) == 0
+
+
 @pytest.mark.parametrize(
     ("stored", "held", "sent", "left"),
     [
@@ -252,3 +295,22 @@ def test_what_is_held_for_a_hook_is_bounded():
     for offset in range(1, 5):
         client.socket.deliver(event(offset))
     assert client.overflows == 1
+    assert client.socket._held.events == []
+
+
+def test_what_has_come_before_a_hook_runs_is_bounded_too():
+    after = [event(offset) for offset in range(1, 5)]
+    client = Client(room=3).start(entry(0, after=after), hold=True)
+    assert client.overflows == 1
+
+
+def test_a_hook_that_runs_keeps_no_history():
+    """Only what is stored last, to know it again."""
+    first = Watched(FOO, b"1", "n.a", 1)
+    watch = weakref.ref(first)
+    # What is stored came later, and from elsewhere.
+    reading = Reading(FOO, Position("n.a", 1), {}, [first], [Event(FOO, b"foreign")])
+    client = Client().start(Entry(reading, []), hold=True)
+    del first, reading
+    assert watch() is None
+    client.socket.let_go([])

@@ -32,9 +32,12 @@ TAME = (
 )
 
 #: After these something may be gone that only the next message gives away.
-LOSSES = ("flush", "restart", "restart_older", "publish_unstored")
+LOSSES = ("flush", "restart", "restart_older", "publish_unstored", "publish_large")
 
 STEPS = (*TAME, *LOSSES)
+
+#: Bytes of a payload that takes all of the room in a history.
+LARGE = 1000
 
 
 class Redis:
@@ -75,17 +78,25 @@ class Redis:
             return f"{numbering}.r{self.reigns}", offset + 1, {epoch: offset, **past}
         return epoch, offset, past
 
-    def publish(self, stored: bool = True) -> Event:
-        """Publish the next message."""
+    def publish(self, kind: str = "publish") -> Event:
+        """Publish the next message.
+
+        :param kind: ``publish_unstored``, or ``publish_large`` for one that leaves no room for
+            others in the history, however many there may be.
+        """
         epoch, offset, past = self._standing()
         events = self.state[3]
         if not epoch:
             self.numberings += 1
             epoch, past, events = f"n{self.numberings}.r{self.reigns}", {self.blank: 0}, ()
         self.count += 1
-        event = Event(CHANNEL, b"%d" % self.count, epoch, offset + 1)
-        if stored:
-            events = (*events, event)[-self.size :]
+        payload = b"%*d" % (LARGE if kind == "publish_large" else 0, self.count)
+        event = Event(CHANNEL, payload, epoch, offset + 1)
+        if kind == "publish":
+            kept = [e for e in events if len(e.payload) < LARGE]
+            events = (*kept, event)[-self.size :]
+        elif kind == "publish_large":
+            events = (event,)
         self.state = (epoch, offset + 1, past, events)
         self.snapshots.append(self.state)
         return event
@@ -296,8 +307,8 @@ def play(steps: Sequence[str], size: int, ordered: bool = True) -> int:
     process.go_live()
     for step in steps:
         match step:
-            case "publish" | "publish_unstored":
-                process.hear(redis.publish(stored=step == "publish"))
+            case "publish" | "publish_unstored" | "publish_large":
+                process.hear(redis.publish(step))
             case "flush":
                 redis.flush()  # nobody tells a process of it, so the link may stay
             case "wait":

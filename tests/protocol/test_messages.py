@@ -71,6 +71,18 @@ def test_frames_are_built_once():
     assert event.protocol_frame("broadcast") != event.protocol_frame("other")
 
 
+@pytest.mark.parametrize("label", [None, "broadcast"])
+@pytest.mark.parametrize("payload", [b"\x01" * 1000, b"\xff" * 1000, "☃".encode() * 1000])
+def test_a_frame_that_is_made_later_is_the_same(payload, label):
+    """Until then there is nothing but the payload, whatever frames the event has meanwhile."""
+    event = Event("broadcast:foo", payload, "e", 1)
+    make = event.later(label)
+    frame = event.raw_frame if label is None else event.protocol_frame(label)
+    assert make.func.__self__ is not event
+    assert not vars(make.func.__self__)
+    assert make() == frame
+
+
 def test_event_is_readable():
     """An event shows its channel, its position and the beginning of its payload."""
     event = Event("broadcast:foo", b"x" * 100, "e", 7)

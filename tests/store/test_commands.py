@@ -125,6 +125,93 @@ def test_the_history_is_bounded_by_number(redis_client, history) -> None:
     assert redis_client.xlen("{broadcast:foo}:history") == 10
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 12), min_size=1, max_size=40),
+    messages=st.sampled_from([1, 3, 100]),
+    limit=st.integers(1, 40),
+)
+def test_the_history_is_bounded_by_bytes(redis_url, sizes, messages, limit) -> None:
+    """The oldest go first, and the last stays whatever its size; a 0 is one that is not stored."""
+    client = redis.Redis.from_url(redis_url)
+    client.flushall()
+    expected: list[bytes] = []
+    with override_settings(WS4REDIS_HISTORY=messages, WS4REDIS_HISTORY_BYTES=limit):
+        for index, size in enumerate(sizes):
+            payload = b"%c" % (65 + index) * size
+            publish(client, payload, expire=60 if size else 0)
+            expected = [*expected, payload][-messages:] if size else expected
+            while len(expected) > 1 and sum(map(len, expected)) > limit:
+                expected.pop(0)
+            assert payloads(read(client)) == expected
+    client.close()
+
+
+def test_what_the_history_has_no_room_for_is_admitted(redis_client, history, settings) -> None:
+    """As what exceeds its number is: there is one rule for holes."""
+    settings.WS4REDIS_HISTORY_BYTES = 100
+    position = publish(redis_client, b"one")
+    for payload in (b"two", b"3" * 60, b"4" * 60):
+        publish(redis_client, payload)
+    assert told(read(redis_client).since(position)) == [3, b"4" * 60]
+    publish(redis_client, b"five")
+    assert told(read(redis_client).since(position)) == [3, b"4" * 60, b"five"]
+    publish(redis_client, b"6" * 200)
+    assert told(read(redis_client).since(position)) == [5, b"6" * 200]
+    publish(redis_client, b"seven")
+    assert payloads(read(redis_client)) == [b"seven"]
+
+
+def test_a_lower_limit_holds_from_the_next_message_that_exceeds_it(
+    redis_client, history, settings
+) -> None:
+    for index in range(10):
+        publish(redis_client, b"%d" % index * 10)
+    settings.WS4REDIS_HISTORY_BYTES = 30
+    assert len(payloads(read(redis_client))) == 10
+    publish(redis_client, b"x" * 10)
+    assert payloads(read(redis_client)) == [b"8" * 10, b"9" * 10, b"x" * 10]
+
+
+def test_a_bound_in_bytes_costs_a_small_message_nothing(redis_client, history, settings) -> None:
+    """The history is looked at once in as many bytes as it may have."""
+    settings.WS4REDIS_HISTORY_BYTES = 1000
+    publish(redis_client, b"first")
+    redis_client.config_resetstat()
+    for _ in range(1000):
+        publish(redis_client, b"x" * 10)
+    stats = redis_client.info("commandstats")
+    assert stats["cmdstat_xadd"]["calls"] == 1000
+    assert stats["cmdstat_xrange"]["calls"] <= 12
+    assert len(payloads(read(redis_client))) == 10
+
+
+def test_what_is_looked_at_does_not_grow_with_the_history(redis_client, settings) -> None:
+    """Each large message costs the few that it takes the room of, not all that are kept."""
+    settings.WS4REDIS_HISTORY, settings.WS4REDIS_HISTORY_BYTES = 10_000, 100_000
+    for _ in range(300):
+        publish(redis_client, b"x" * 500)
+    redis_client.config_resetstat()
+    for _ in range(100):
+        publish(redis_client, b"x" * 500)
+    stats = redis_client.info("commandstats")
+    assert len(payloads(read(redis_client))) == 200
+    assert stats["cmdstat_xrange"]["calls"] == 200  # of one, and of two
+
+
+def test_sizes_that_others_have_written_stop_no_channel(redis_client, history, settings) -> None:
+    settings.WS4REDIS_HISTORY_BYTES = 100
+    publish(redis_client, b"1" * 60)
+    for value in ("none", "-1", "", "1e999"):
+        redis_client.hset(META, mapping={"written": value, "dropped": value})
+        publish(redis_client, b"2" * 60)
+    redis_client.delete("{broadcast:foo}:history")
+    redis_client.xadd("{broadcast:foo}:history", {"theirs": "x"}, id="7-0")
+    redis_client.hset(META, mapping={"offset": 7, "written": 1000, "dropped": 0})
+    assert publish(redis_client, b"3" * 60).offset == 8
+    assert payloads(read(redis_client)) == [b"3" * 60]
+
+
 def test_the_default_history_is_the_last_message(redis_client) -> None:
     publish(redis_client, b"one")
     publish(redis_client, b"two")
@@ -417,7 +504,7 @@ def test_older_data_than_somebody_has_seen_is_admitted(persistent: RedisServer, 
     client.close()
 
 
-STEPS = ["publish", "publish", "publish", "publish_unstored", "restart", "flush"]
+STEPS = ["publish", "publish", "publish", "publish_unstored", "publish_large", "restart", "flush"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -429,7 +516,7 @@ def test_the_scripts_do_what_the_model_of_them_does(redis_url, steps, size) -> N
     """The delivery rule is proved against that model, so it has to be true."""
     client, model = redis.Redis.from_url(redis_url), lives.Redis(size)
     client.flushall()
-    with override_settings(WS4REDIS_HISTORY=size):
+    with override_settings(WS4REDIS_HISTORY=size, WS4REDIS_HISTORY_BYTES=lives.LARGE):
         for step in steps:
             if step == "flush":
                 client.flushall()
@@ -440,8 +527,9 @@ def test_the_scripts_do_what_the_model_of_them_does(redis_url, steps, size) -> N
                     client.hset(META, "epoch", another)
                 model.restart(0)
             else:
-                event = model.publish(step == "publish")
-                position = publish(client, event.payload, 60 if step == "publish" else 0)
+                event = model.publish(step)
+                expire = 0 if step == "publish_unstored" else 60
+                position = publish(client, event.payload, expire)
                 assert position.offset == event.offset
             found, expected = read(client), model.read()
             assert found.position.offset == expected.position.offset
