@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
+import os
+import time
 import uuid
 
 import pytest
@@ -22,6 +25,10 @@ from channels_ws4redis.protocol.messages import (
 from channels_ws4redis.protocol.names import parse_flags
 from channels_ws4redis.store.commands import parse_envelope
 from tests.clients import Visitor
+from tests.fuzz.found import FOUND
+from tests.fuzz.strangers import live, make_life
+from tests.fuzz.watch import LOGGING, Innocent, errors, memory
+from tests.servers import COMMANDS
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -184,3 +191,67 @@ async def test_a_client_that_says_nothing_is_closed(site) -> None:
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(socket.connection.recv(), 9)
         assert await socket.close_code() == 4002
+
+
+# Strangers who keep to no rule at all
+
+#: Seconds on each server; WS4REDIS_TEST_FUZZ=150 makes it thorough. A longer run gives the package
+#: the machine for itself, and asks more of it.
+SECONDS = float(os.environ.get("WS4REDIS_TEST_FUZZ", "3"))
+SEED = os.environ.get("WS4REDIS_TEST_FUZZ_SEED", "1")
+LONGEST_WAIT = 1.0 if "WS4REDIS_TEST_FUZZ" in os.environ else 10.0
+
+#: What is known to do harm: see the limits of the servers in the security model.
+NOT_HELD = {("uvicorn-wsproto", "a bomb")}
+
+#: Strangers at once, and bytes that all of them together may cost at any time.
+STRANGERS = 8
+MEMORY = 150e6
+
+
+@pytest.fixture(params=COMMANDS)
+def watched(request: pytest.FixtureRequest, serve):
+    """A server whose log tells the level of each line."""
+    settings = {"LOGGING": LOGGING, "WS4REDIS_HISTORY": 10, "WS4REDIS_EXPIRE": 10}
+    return serve(request.param, settings=settings)
+
+
+async def meet(server, lives, seconds: float) -> Innocent:
+    """Let strangers live out their lives, some at a time, and see that nobody else notices."""
+    numbers, end, most = itertools.count(), time.monotonic() + seconds, 0
+    before = memory(server)
+
+    async def strangers() -> None:
+        while time.monotonic() < end:
+            await live(lives(next(numbers)), server.port)
+
+    async with Innocent(server) as innocent:
+        running = [asyncio.create_task(strangers()) for _ in range(STRANGERS)]
+        while not all(task.done() for task in running):
+            await asyncio.wait(running, timeout=0.1)
+            most = max(most, memory(server))
+            told = f"WS4REDIS_TEST_FUZZ_SEED={SEED}, up to life {numbers}: "
+            assert server.process.poll() is None, told + server.log[-5000:]
+            assert not innocent.fate, told + innocent.fate
+            assert not errors(server.log), told + "\n".join(errors(server.log))
+            assert most - before < MEMORY, told + f"{(most - before) / 1e6:.0f} MB"
+        await asyncio.gather(*running)
+        assert innocent.messages
+    print(
+        f"{server.kind}: {numbers} lives, {innocent.messages} messages of an innocent client, the "
+        f"longest wait {innocent.longest_wait:.2f} s, {(most - before) / 1e6:.0f} MB more at most"
+    )
+    return innocent
+
+
+async def test_nobody_notices_what_has_been_found(watched) -> None:
+    """Lives that once did harm, or came near to it."""
+    lives = [life for name, life in FOUND.items() if (watched.kind, name) not in NOT_HELD]
+    await meet(watched, lambda number: lives[number % len(lives)], 1)
+
+
+@pytest.mark.timeout(SECONDS + 180)
+async def test_nobody_notices_strangers(watched) -> None:
+    """The process lives and stays small, its log has no error, and a message arrives in time."""
+    innocent = await meet(watched, lambda number: make_life(f"{SEED}-{number}"), SECONDS)
+    assert innocent.longest_wait < LONGEST_WAIT

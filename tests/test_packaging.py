@@ -80,10 +80,10 @@ def classified(prefix: str) -> set[str]:
 
 
 def oldest(distribution: str) -> str:
-    """Return the oldest version of a distribution that the package works with."""
+    """Return the oldest series of a distribution that the package works with, of the form 1.2."""
     requirements = map(Requirement, PROJECT["dependencies"])
     found = next(one for one in requirements if normal(one.name) == distribution)
-    return next(iter(found.specifier)).version
+    return "{}.{}".format(*Version(next(iter(found.specifier)).version).release)
 
 
 def test_the_classifiers_name_the_versions_that_are_tested() -> None:

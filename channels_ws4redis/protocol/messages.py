@@ -130,14 +130,28 @@ def parse_frame(text: str) -> dict[str, Any]:
 
     :raises ProtocolError: if it is not a JSON object with a ``type``.
     """
+    is_large = len(text) > MAX_SMALL_FRAME
     try:
-        body = json.loads(text)
+        body = json.loads(text, object_pairs_hook=_without_repetitions if is_large else None)
     except (ValueError, RecursionError) as error:
         raise ProtocolError(f"not JSON: {error}") from error
     if not isinstance(body, dict) or not isinstance(body.get("type"), str):
         raise ProtocolError("not a JSON object with a 'type'")
-    if len(text) > MAX_SMALL_FRAME and not (body["type"] == "publish" and body.keys() <= _PAYLOAD):
+    if is_large and not _is_payload_alone(body):
         raise ProtocolError(f"{len(text)} characters, and not a payload alone")
+    return body
+
+
+def _is_payload_alone(body: dict[str, Any]) -> bool:
+    is_text = all(isinstance(value, str) for value in body.values())
+    return body["type"] == "publish" and body.keys() <= _PAYLOAD and is_text
+
+
+def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object; one that has a name twice could hide any number of parts behind it."""
+    body = dict(pairs)
+    if len(body) < len(pairs):
+        raise ValueError("a name comes twice")
     return body
 
 

@@ -181,3 +181,13 @@ def test_only_a_payload_may_be_large() -> None:
     ):
         with pytest.raises(ProtocolError, match="not a payload alone"):
             parse_frame(json.dumps(body))
+
+
+@pytest.mark.parametrize(
+    "hidden", ['"data":{},"data":"x"', '"data":{},"base64":"eHg="', '"base64":{},"base64":"eHg="']
+)
+def test_nothing_large_hides_behind_a_payload(hidden: str) -> None:
+    """A name that comes twice, or the other name of a payload, would pass again and again."""
+    many = "[" + "[]," * MAX_SMALL_FRAME + "[]]"
+    with pytest.raises(ProtocolError, match=r"a name comes twice|not a payload alone"):
+        parse_frame('{"type":"publish",' + hidden.replace("{}", many) + "}")
