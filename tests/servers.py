@@ -17,11 +17,24 @@ ROOT = forks.ROOT
 #: Seconds for a server to start or stop.
 PATIENCE = 30
 
+#: Seconds for an answer to a server's ping, which clients that do not read never give. The default
+#: of half a minute ends them in the middle of a test if the machine is busy.
+_PONG = "600"
+
 _UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--timeout-graceful-shutdown",
-            "{patience}", "{application}", "--ws"]  # fmt: skip
+            "{patience}", "{application}", "--ws-ping-timeout", _PONG, "--ws"]  # fmt: skip
 
 COMMANDS = {
-    "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"],
+    "daphne": [
+        "daphne",
+        "-b",
+        "127.0.0.1",
+        "-p",
+        "{port}",
+        "--ping-timeout",
+        _PONG,
+        "{application}",
+    ],
     "uvicorn": [*_UVICORN, "websockets-sansio"],
     "uvicorn-wsproto": [*_UVICORN, "wsproto"],
     "uvicorn-websockets": [*_UVICORN, "websockets"],
