@@ -21,20 +21,12 @@ PATIENCE = 30
 #: of half a minute ends them in the middle of a test if the machine is busy.
 _PONG = "600"
 
+_DAPHNE = ["daphne", "-b", "127.0.0.1", "-p", "{port}", "--ping-timeout", _PONG, "{application}"]
 _UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--timeout-graceful-shutdown",
             "{patience}", "{application}", "--ws-ping-timeout", _PONG, "--ws"]  # fmt: skip
 
 COMMANDS = {
-    "daphne": [
-        "daphne",
-        "-b",
-        "127.0.0.1",
-        "-p",
-        "{port}",
-        "--ping-timeout",
-        _PONG,
-        "{application}",
-    ],
+    "daphne": _DAPHNE,
     "uvicorn": [*_UVICORN, "websockets-sansio"],
     "uvicorn-wsproto": [*_UVICORN, "wsproto"],
     "uvicorn-websockets": [*_UVICORN, "websockets"],
