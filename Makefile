@@ -8,18 +8,19 @@ REDIS ?=
 # Further arguments for pytest, for example PYTEST_ARGS='-k publisher -x'.
 PYTEST_ARGS ?=
 TORTURE_ARGS ?=
-# Tests that run at once. Most of them wait for a server most of the time.
-WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+# Tests that run at once: two for each processor, as most of them wait for something half of the time.
+WORKERS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test quick coverage compat compat-redis lint docs js wheel bench bench-quick torture \
-    browser clean
+.PHONY: help demo test quick server coverage compat compat-oldest lint docs js wheel bench bench-quick \
+    torture packages packages-oldest packages-legacy browser clean
 
 help:
 	@echo 'make demo         run the demo and print its address'
 	@echo 'make test         run the tests (coverage: and say what they do not reach)'
 	@echo 'make quick        run the tests that need no server, in seconds; say which are left out'
+	@echo 'make server       run those that need one'
 	@echo 'make compat       run the tests that another Django, redis-py or Redis may fail'
 	@echo 'make lint         run the linters and the type checker'
 	@echo 'make docs         make the manual as a site; a warning is an error'
@@ -32,8 +33,8 @@ help:
 demo: $(VENV)/.demo
 	@$(VENV)/bin/python testproject/manage.py demo
 
-# A module's tests share servers, so they stay with one worker.
-SIDE_BY_SIDE = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist loadfile
+# A module's tests share servers, so a worker takes whole modules as long as there are enough of them.
+SIDE_BY_SIDE = $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 
 test: $(VENV)/.test browser
 	$(SIDE_BY_SIDE) $(PYTEST_ARGS)
@@ -42,23 +43,25 @@ test: $(VENV)/.test browser
 coverage: $(VENV)/.test browser
 	$(SIDE_BY_SIDE) --cov --cov-report=term $(PYTEST_ARGS)
 
-# The others look at the manual, at protocol and browser client, or at what their own clients do wrong.
-compat: $(VENV)/.test
-	$(SIDE_BY_SIDE) -m 'server and not browser' $(PYTEST_ARGS) tests \
-	    --ignore tests/docs --ignore tests/test_fuzz.py --ignore tests/test_torture.py
-
-# Those of them that speak to Redis through redis-py.
-compat-redis: $(VENV)/.test
-	$(SIDE_BY_SIDE) -m 'server and not browser' $(PYTEST_ARGS) tests/fanout tests/store \
-	    tests/test_consumers.py tests/test_layers.py tests/test_publisher.py tests/test_redis_store.py \
-	    tests/test_templatetags.py
-
 # Neither Redis nor a web server nor a browser is started; tests/conftest.py tells which tests that are.
 quick: $(VENV)/.test
 	$(VENV)/bin/python -m pytest --quiet -m 'not server' $(PYTEST_ARGS)
 	@command -v node >/dev/null || { \
 	    echo 'The tests of the browser client were left out, as they need node.' >&2; exit 0; }; \
 	node --test --test-reporter=dot tests/js/*.test.mjs
+
+server: $(VENV)/.test browser
+	$(SIDE_BY_SIDE) -m server $(PYTEST_ARGS)
+
+# The others look at the manual, at protocol and browser client, or at what their own clients do wrong.
+compat: $(VENV)/.test
+	$(SIDE_BY_SIDE) -m 'server and not browser' $(PYTEST_ARGS) tests \
+	    --ignore tests/docs --ignore tests/test_fuzz.py --ignore tests/test_torture.py
+
+OLDEST = VENV=$(VENV)-oldest DJANGO='django~=4.2.0' REDIS='redis~=5.3'
+
+compat-oldest:
+	$(MAKE) compat $(OLDEST)
 
 lint: $(VENV)/.dev
 	$(VENV)/bin/python -m ruff check .
@@ -82,7 +85,7 @@ wheel: $(VENV)/.dev
 	$(VENV)/bin/python -m twine check --strict dist/*
 	$(VENV)/bin/python -m venv $(VENV)-wheel
 	$(VENV)-wheel/bin/python -m pip install -qq --disable-pip-version-check dist/*.whl
-	wheel="$$PWD/$(VENV)-wheel/bin/python" && check="$$PWD/tests/wheel.py" && cd / && \
+	wheel="$(abspath $(VENV)-wheel)/bin/python" && check="$$PWD/tests/wheel.py" && cd / && \
 	    "$$wheel" -I -W error::DeprecationWarning:channels_ws4redis "$$check"
 
 bench: $(VENV)/.test
@@ -118,12 +121,23 @@ $(VENV)/.python:
 	    exit 1; }
 	@touch $@
 
-# One stamp per extra; a changed pyproject.toml may ask for other packages.
-$(VENV)/.demo $(VENV)/.test $(VENV)/.docs $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(VENV)/.python
+# What .ci/run needs before it runs things side by side: all packages, then those of the oldest versions,
+# and the original package, whose server has to be compiled.
+packages: $(VENV)/.dev
+
+packages-oldest:
+	$(MAKE) $(OLDEST) $(VENV)-oldest/.test
+
+packages-legacy: $(VENV)/.test
+	$(VENV)/bin/python -c 'from tests.benchmarks.servers import ensure_legacy; ensure_legacy()'
+
+# One stamp per extra, as a changed pyproject.toml may ask for other packages. Of these dev has all.
+EXTRAS = $(addprefix $(VENV)/.,demo test docs dev)
+$(EXTRAS): $(VENV)/.%: pyproject.toml | $(VENV)/.python
 	@echo 'Installing the packages that "$*" needs into $(VENV); this is needed once.'
 	@$(VENV)/bin/python -m pip install --quiet --quiet --disable-pip-version-check \
 	    --editable '.[$*]' $(if $(DJANGO),'$(DJANGO)') $(if $(REDIS),'$(REDIS)')
-	@touch $@
+	@touch $(if $(filter dev,$*),$(EXTRAS),$@)
 
 clean:
 	rm -rf .venv* .bench build dist htmlcov .coverage .coverage.* .mypy_cache .pytest_cache .ruff_cache \

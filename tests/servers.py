@@ -7,21 +7,26 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
-from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parent.parent
+from tests import forks
+
+ROOT = forks.ROOT
 
 #: Seconds for a server to start or stop.
 PATIENCE = 30
 
+#: Seconds for an answer to a server's ping, which clients that do not read never give. The default
+#: of half a minute ends them in the middle of a test if the machine is busy.
+_PONG = "600"
+
+_DAPHNE = ["daphne", "-b", "127.0.0.1", "-p", "{port}", "--ping-timeout", _PONG, "{application}"]
 _UVICORN = ["uvicorn", "--host", "127.0.0.1", "--port", "{port}", "--timeout-graceful-shutdown",
-            "{patience}", "{application}", "--ws"]  # fmt: skip
+            "{patience}", "{application}", "--ws-ping-timeout", _PONG, "--ws"]  # fmt: skip
 
 COMMANDS = {
-    "daphne": ["daphne", "-b", "127.0.0.1", "-p", "{port}", "{application}"],
+    "daphne": _DAPHNE,
     "uvicorn": [*_UVICORN, "websockets-sansio"],
     "uvicorn-wsproto": [*_UVICORN, "wsproto"],
     "uvicorn-websockets": [*_UVICORN, "websockets"],
@@ -49,13 +54,11 @@ class AsgiServer:
         self.port = port
         self.environment = {
             "DJANGO_SETTINGS_MODULE": "tests.site.settings",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'testproject'}",
-            "PYTHONUNBUFFERED": "1",
             "WS4REDIS_TEST_SETTINGS": json.dumps(settings or {}),
             **environment,
         }
         self.lines: list[str] = []
-        self.process: subprocess.Popen[str]
+        self.process: forks.Fork
         self._listening = threading.Event()
 
     def __enter__(self) -> Self:
@@ -71,23 +74,17 @@ class AsgiServer:
             part.format(port=self.port, application=self.application, patience=self.patience)
             for part in COMMANDS[self.kind]
         ]
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", *command],
-            cwd=ROOT,
-            env=os.environ | self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self._reader = threading.Thread(target=self._read, args=[self.process], daemon=True)
+        output, into = os.pipe()
+        self.process = forks.ORIGIN.fork(command, dict(os.environ | self.environment), into)
+        os.close(into)
+        self._reader = threading.Thread(target=self._read, args=[output], daemon=True)
         self._reader.start()
         assert self._listening.wait(PATIENCE), self.log
         assert self.process.poll() is None, self.log
         return self
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        with process.stdout as lines:
+    def _read(self, output: int) -> None:
+        with os.fdopen(output) as lines:
             for line in lines:
                 self.lines.append(line)
                 if found := _LISTENING.search(line):
@@ -108,7 +105,7 @@ class AsgiServer:
             code = self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            self.process.wait()
+            self.process.wait(PATIENCE)
             raise
         self._reader.join(PATIENCE)
         return code

@@ -74,8 +74,8 @@ class SilentClient:
         return sent
 
     def read(self) -> bytes:
-        """Return the first message."""
-        return next(payload for opcode, payload in self.frames() if opcode in (1, 2))
+        """Return the first message; nothing if the connection is closed instead."""
+        return next((payload for opcode, payload in self.frames() if opcode in (1, 2)), b"")
 
     def read_to_the_end(self) -> tuple[int, int | None]:
         """Return the number of messages that have come, and the close code."""

@@ -132,7 +132,9 @@ def test_what_is_called_by_make_is_a_target() -> None:
         "docs/releasing.md",
     ):
         for call in re.findall(
-            r"(?:`|^\$ |^|run: )make ([a-z][a-z -]*)", (ROOT / name).read_text(), re.MULTILINE
+            r"(?:`|^\$ |^|run: )(?:make|side_by_side) ([a-z][a-z -]*)",
+            (ROOT / name).read_text(),
+            re.MULTILINE,
         ):
             assert set(call.split()) <= targets, f"{name}: make {call}"
 

@@ -165,6 +165,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[AsgiServer]:
         yield running
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 async def test_order_is_kept_through_any_send_however_slowly_the_client_reads(
     server, wrapper: str
@@ -182,6 +183,7 @@ async def test_order_is_kept_through_any_send_however_slowly_the_client_reads(
         assert [int(message[:6]) for message in await client.receive_many(10)] == list(range(10))
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1013, 4002])
 @pytest.mark.parametrize("wrapper", ["own", "session"])
 async def test_a_socket_is_closed_with_any_code(server, wrapper: str, code: int) -> None:
@@ -191,6 +193,7 @@ async def test_a_socket_is_closed_with_any_code(server, wrapper: str, code: int)
         assert await client.close_code() == code
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("wrapper", ["own", "session", "talkative"])
 async def test_a_socket_is_aborted_without_a_word(server, wrapper: str) -> None:
     async with Visitor(server).socket(f"/{wrapper}") as client:
@@ -201,6 +204,7 @@ async def test_a_socket_is_aborted_without_a_word(server, wrapper: str) -> None:
     assert caught.value.rcvd is None
 
 
+@pytest.mark.server
 async def test_a_server_has_nothing_to_complain_about(server) -> None:
     """Neither a coroutine that nobody awaited nor an exception; runs last."""
     log = server.log

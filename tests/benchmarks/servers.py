@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -193,12 +194,19 @@ http {{
 
 
 def ensure_legacy() -> None:
-    """Make the environment of the legacy contender unless an earlier run has made it."""
-    if (LEGACY / "complete").exists():
-        return
+    """Make the environment of the legacy contender unless an earlier run has made it.
+
+    :raises UnavailableError: if it cannot be made.
+    """
     CACHE.mkdir(exist_ok=True)
     (CACHE / ".gitignore").write_text("*\n")
-    log = CACHE / "legacy.log"
+    with (CACHE / "legacy.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # several workers of the tests may come here at once
+        if not (LEGACY / "complete").exists():
+            _make_legacy(CACHE / "legacy.log")
+
+
+def _make_legacy(log: Path) -> None:
     print(f"making the legacy environment in {LEGACY}, which takes some minutes", flush=True)
     with log.open("wb") as output:
         for command in (

@@ -73,6 +73,8 @@ def _new_connections(outcome: Outcome) -> float | None:
 def _growth(key: str, figure: str) -> Callable[[Outcome], float | None]:
     def find(outcome: Outcome) -> float | None:
         few, many = min(outcome.fan_out, default=0), max(outcome.fan_out, default=0)
+        if few == many:
+            return None
         return ratio(
             _fan_out(many, key, "single", figure)(outcome),
             _fan_out(few, key, "single", figure)(outcome),

@@ -11,9 +11,16 @@ from tests.docs.blocks import PageError, read_page
 from tests.docs.project import Project, Worker
 from tests.servers import ROOT
 
+#: Pages that another test follows from top to bottom, to see in a browser what they lead to.
+ELSEWHERE = {ROOT / "docs" / name for name in ("tutorial.md", "howto/htmx.md")}
+
 PAGES = [
     ROOT / "README.md",
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+    *sorted(
+        path
+        for path in (ROOT / "docs").rglob("*.md")
+        if "_build" not in path.parts and path not in ELSEWHERE
+    ),
 ]
 
 

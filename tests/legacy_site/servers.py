@@ -26,7 +26,7 @@ def require_legacy_package() -> Path:
     """
     try:
         bench.ensure_legacy()
-    except bench.Unavailable as error:
+    except bench.UnavailableError as error:
         give_up(f"The legacy package cannot be installed: {error}")
     return next(bench.LEGACY.glob("lib/python*/site-packages"))
 
