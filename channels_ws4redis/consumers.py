@@ -32,7 +32,7 @@ from channels_ws4redis.protocol.messages import (
     parse_positions,
 )
 from channels_ws4redis.protocol.texts import is_longer, reason_of, shown
-from channels_ws4redis.servers import AsgiEvent, ClientGoneError, Inbox, behind, root_path_of
+from channels_ws4redis.servers import AsgiEvent, ClientGoneError, Incoming, behind, root_path_of
 from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
@@ -76,10 +76,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._peer = behind(send)
         self._peer.on_stop(task)
         self._peer.limit_messages(settings.WS4REDIS_MAX_MESSAGE)
-        self._inbox = Inbox(receive)
+        self._incoming = Incoming(receive)
         try:
             while True:
-                event = await self._inbox.take()
+                event = await self._incoming.take()
                 self._peer.take(event)
                 await self.dispatch(event)
                 if len(event.get("text") or event.get("bytes") or "") > MAX_SMALL_FRAME:
@@ -92,7 +92,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         finally:
             if self._socket is not None:
                 self._socket.stop()
-            self._inbox.close()
+            self._incoming.close()
             self._peer.release()
             if self._socket is not None:
                 await self._socket.release()
@@ -141,7 +141,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         calls = Calls(self.scope)
-        with self._inbox.watched():
+        with self._incoming.watched():
             socket, subprotocol = await self._enter(calls)
         await self.accept(subprotocol)
         calls.be_patient()
@@ -149,7 +149,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         if socket.speaks_protocol:
             self._state = State.GREETING
         else:
-            await socket.replay(self._inbox)
+            await socket.replay(self._incoming)
 
     async def _enter(self, calls: Calls) -> tuple[OpenSocket, str | None]:
         """Join the groups, once the socket has been admitted; also returns its subprotocol."""
@@ -219,7 +219,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             positions = parse_positions(body.get("positions", {}))
             self._state = State.OPEN
             await socket.enter(positions)
-            await socket.replay(self._inbox)
+            await socket.replay(self._incoming)
         elif kind == "publish":
             await socket.publish(parse_payload(body))
         elif kind == "ping":

@@ -21,7 +21,7 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.servers import ClientGoneError, Inbox
+from channels_ws4redis.servers import ClientGoneError, Incoming
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
 
@@ -140,14 +140,14 @@ class OpenSocket:
             self._hello.cancel()
             self._hello = None
 
-    async def replay(self, inbox: Inbox) -> None:
+    async def replay(self, incoming: Incoming) -> None:
         """Have a hook replay, if there is one, and send the first heartbeat.
 
-        :param inbox: tells whether the client goes meanwhile; then nobody waits for the hook.
+        :param incoming: tells whether the client goes meanwhile; then nobody waits for the hook.
         :raises Exception: whatever the hook raises.
         """
         if self._subscriber.replay_hook is not None and not self._socket.replayed:
-            with suppress(ClientGoneError), inbox.watched():
+            with suppress(ClientGoneError), incoming.watched():
                 await replay_by_hook(self._subscriber.replay, self._socket)
         if not self.speaks_protocol:
             self.heartbeat()

@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 from channels_ws4redis.conf import settings
 from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake.hooks import Calls, overrides
+from channels_ws4redis.handshake.requests import facility_in
 from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.protocol.names import audience_arguments
 from channels_ws4redis.redis_store import RedisMessage, RedisStore
@@ -82,7 +83,7 @@ class RedisSubscriber(RedisStore):
         """
         facility = getattr(request, "facility", None)  # tests of legacy code make their own request
         if facility is None:
-            facility = request.path_info.removeprefix(settings.WEBSOCKET_URL)
+            facility = facility_in(request.path_info)
         self._publishers = set(
             self._get_message_channels(
                 request=request, facility=facility, **audience_arguments("publish", channels)

@@ -98,7 +98,6 @@ async def test_a_signed_cookie_that_is_forged_is_no_session(
 
 
 @pytest.mark.server
-@pytest.mark.xfail(reason="a send of unknown origin does not lead to daphne's own root path")
 async def test_no_middleware_lets_a_client_name_the_root_path(serve: Serve) -> None:
     """Also if it hands on a ``send`` of its own: the facility is what the path shows."""
     visitor = Visitor(serve("daphne", application="tests.site.impatient:application"))
@@ -110,7 +109,6 @@ async def test_no_middleware_lets_a_client_name_the_root_path(serve: Serve) -> N
 
 
 @pytest.mark.server
-@pytest.mark.xfail(reason="a path of two slashes is another one to a hook than to the router")
 @pytest.mark.parametrize("entrance", [router, URLRouter(websocket_urlpatterns)])
 async def test_a_path_that_hides_from_a_hook_is_refused(redis_client, entrance, settings) -> None:
     """The router drops leading slashes; a hook that guards /ws/admin/ would not see it."""
@@ -129,7 +127,6 @@ async def test_a_path_that_hides_from_a_hook_is_refused(redis_client, entrance, 
 
 
 @pytest.mark.server
-@pytest.mark.xfail(reason="the limit is asked of what the router has matched alone")
 async def test_a_facility_of_a_project_that_routes_by_itself_has_its_limit_too(
     redis_client,
 ) -> None:
@@ -233,9 +230,7 @@ BOMB = 64 * 2**20
         "daphne",
         "uvicorn",
         "uvicorn-websockets",
-        pytest.param(
-            "uvicorn-wsproto", marks=pytest.mark.xfail(reason="wsproto unpacks whole frames")
-        ),
+        "uvicorn-wsproto",
     ],
 )
 async def test_what_is_compressed_is_unpacked_no_further_than_allowed(serve: Serve, kind) -> None:

@@ -123,7 +123,10 @@ def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
             f"a page of the foreign origin {shown(request.META['HTTP_ORIGIN'])} opens it; name the "
             "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
         )
-    size, limit = len((request.facility or "").encode()), settings.WS4REDIS_MAX_FACILITY
+    if request.path_info.startswith("//"):
+        # The router drops leading slashes; a hook or a proxy that looks at the path does not.
+        raise PermissionDenied("its path begins with two slashes")
+    size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY
     if size > limit:
         raise PermissionDenied(
             f"its facility has {size} bytes; WS4REDIS_MAX_FACILITY allows {limit}"

@@ -24,25 +24,35 @@ class WebSocketRequest(ASGIRequest):
 
     session: Any
     user: Any
-    #: What the router has matched; None outside of a router.
-    facility: str | None
+    #: What the router has matched, or if its route names no facility, what follows WEBSOCKET_URL.
+    facility: str
 
     def __init__(self, scope: dict[str, Any]) -> None:
         scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
         query_string = scope.get("query_string", b"").decode("latin-1")
         http_scope = {**scope, "method": "GET", "scheme": scheme, "query_string": query_string}
         super().__init__(http_scope, io.BytesIO())
-        self.facility = scope.get("url_route", {}).get("kwargs", {}).get("facility")
-        # Imported late, as asgi.py imports this package before Django has loaded its models.
-        from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415
-
+        matched = scope.get("url_route", {}).get("kwargs", {}).get("facility")
+        self.facility = facility_in(self.path_info) if matched is None else str(matched)
         self.session = scope.get("session")
-        self.user = scope.get("user") or AnonymousUser()
+        self.user = scope.get("user") or _nobody()
 
     @property
     def environ(self) -> dict[str, Any]:
         """The same dictionary as ``META``, for hooks of legacy, whose request came from WSGI."""
         return self.META
+
+
+def facility_in(path_info: str) -> str:
+    """Return what follows WEBSOCKET_URL in a path."""
+    return path_info.removeprefix(settings.WEBSOCKET_URL)
+
+
+def _nobody() -> Any:
+    # Imported late, as asgi.py imports this package before Django has loaded its models.
+    from channels_ws4redis.handshake.anonymous import Anonymous  # noqa: PLC0415
+
+    return Anonymous()
 
 
 class SessionSnapshot(SessionBase):
@@ -79,7 +89,8 @@ def authenticate(request: WebSocketRequest) -> None:
     if request.session is None:
         return
     drop_forged_session(request)
-    request.user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
+    user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
+    request.user = user if user.is_authenticated else _nobody()
 
 
 def drop_forged_session(request: WebSocketRequest) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from channels.sessions import InstanceSessionWrapper
 
-from channels_ws4redis.servers.daphne import DaphnePeer
-from channels_ws4redis.servers.inbox import AsgiEvent, ClientGoneError, Inbox
+from channels_ws4redis.servers.daphne import DaphnePeer, running_server
+from channels_ws4redis.servers.incoming import AsgiEvent, ClientGoneError, Incoming
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 
-__all__ = ["AsgiEvent", "ClientGoneError", "Inbox", "Peer", "Send", "behind", "root_path_of"]
+__all__ = ["AsgiEvent", "ClientGoneError", "Incoming", "Peer", "Send", "behind", "root_path_of"]
 
 _KNOWN: tuple[type[KnownPeer], ...] = (DaphnePeer, UvicornPeer)
 
@@ -35,7 +35,9 @@ def root_path_of(scope: Mapping[str, Any], send: Send) -> str:
     """Return the root path that a server was started with, which a client cannot choose."""
     inner, _ = _innermost(send)
     protocol = DaphnePeer.protocol_behind(inner)
-    path: str = scope.get("root_path", "") if protocol is None else protocol.server.root_path
+    # Middleware may have hidden the server behind a ``send`` of its own.
+    server = running_server() if protocol is None else protocol.server
+    path: str = scope.get("root_path", "") if server is None else server.root_path
     return path
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from typing import Any
 
 from channels_ws4redis.servers.peer import Frame, KnownPeer, Send, made_by, written_in
@@ -11,6 +12,16 @@ from channels_ws4redis.servers.peer import Frame, KnownPeer, Send, made_by, writ
 #: Messages, and bytes, of a client that may wait for its socket's task before no more is read. The
 #: client notices nothing of that but that it has to wait.
 MAX_MESSAGES_READ, MAX_BYTES_READ = 32, 64 * 1024
+
+
+def running_server() -> Any:
+    """Return daphne's server object if this process is run by daphne, or None."""
+    reactor = sys.modules.get("twisted.internet.reactor")
+    for reader in () if reactor is None else reactor.getReaders():
+        factory: Any = getattr(reader, "factory", None)
+        if made_by("daphne", factory):
+            return factory.server
+    return None
 
 
 class DaphnePeer(KnownPeer):

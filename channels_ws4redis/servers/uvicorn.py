@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import random
 from typing import Any
@@ -40,10 +41,16 @@ class UvicornPeer(KnownPeer):
     def limit_messages(self, size: int) -> None:
         """Lower uvicorn's ``--ws-max-size`` for this socket.
 
+        On wsproto no compression is agreed on: it unpacks a frame whole, however large. To be
+        deleted when its ``PerMessageDeflate`` has a limit.
+
         Each implementation has its own name for it, and other releases may have others: then the
         server's own limit stays, and the consumer refuses what is larger than ours.
         """
         protocol = self._protocol
+        if hasattr(protocol, "buffer"):
+            protocol.config = copy.copy(protocol.config)
+            protocol.config.ws_per_message_deflate = False
         connection = getattr(protocol, "conn", None)
         for holder, name in (
             (connection, "max_message_size"),  # websockets-sansio

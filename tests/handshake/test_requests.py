@@ -288,11 +288,25 @@ def test_session_key_of_odd_sessions():
     assert session_key(Foreign()) == "abc"
 
 
+@pytest.mark.django_db
+def test_nobody_counts_as_false():
+    """Hooks of legacy, where such a request has no user, refuse strangers by that."""
+    stranger, forged = request(), request(("cookie", "sessionid=forged"))
+    authenticate(forged)
+    for each in (stranger.user, forged.user):
+        assert not each
+        assert isinstance(each, AnonymousUser)
+        assert not each.is_authenticated
+        assert each == AnonymousUser()
+        assert AnonymousUser() == each
+        assert hash(each) == hash(AnonymousUser())
+
+
 def test_the_facility_is_what_the_router_has_matched():
     """The path may say something else, below a prefix of the project's."""
     matched = request(path="/app/ws/foo/ws/", url_route={"args": (), "kwargs": {"facility": "foo"}})
     assert matched.facility == "foo"
-    assert request().facility is None
+    assert request(path="/ws/foo/bar").facility == "foo/bar"
 
 
 @pytest.mark.django_db

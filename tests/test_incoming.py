@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from channels_ws4redis.servers import ClientGoneError, Inbox
+from channels_ws4redis.servers import ClientGoneError, Incoming
 
 GONE = {"type": "websocket.disconnect", "code": 1006}
 PATIENCE = 10
@@ -26,45 +26,45 @@ def queue() -> asyncio.Queue[dict[str, Any]]:
 
 
 @pytest.fixture
-def inbox(queue) -> Inbox:
-    """The inbox of a socket of that server."""
-    return Inbox(queue.get)
+def incoming(queue) -> Incoming:
+    """The events of a socket of that server."""
+    return Incoming(queue.get)
 
 
-async def test_events_keep_their_order(inbox, queue):
+async def test_events_keep_their_order(incoming, queue):
     """Be they awaited in advance or not."""
     for number in range(3):
         queue.put_nowait(event(number))
-    assert await inbox.take() == event(0)
-    with inbox.watched():
+    assert await incoming.take() == event(0)
+    with incoming.watched():
         await asyncio.sleep(0.01)
-    with inbox.watched():
+    with incoming.watched():
         await asyncio.sleep(0.01)
-    assert await inbox.take() == event(1)
-    assert await inbox.take() == event(2)
+    assert await incoming.take() == event(1)
+    assert await incoming.take() == event(2)
 
 
-async def test_a_client_that_goes(inbox, queue):
+async def test_a_client_that_goes(incoming, queue):
     """What is done for it is cancelled, and nothing else; its word is the next event."""
     asyncio.get_running_loop().call_soon(queue.put_nowait, GONE)
-    with pytest.raises(ClientGoneError), inbox.watched():
+    with pytest.raises(ClientGoneError), incoming.watched():
         await asyncio.sleep(PATIENCE)
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
-    assert await inbox.take() == GONE
+    assert await incoming.take() == GONE
 
 
-async def test_a_client_that_had_gone_before(inbox, queue):
+async def test_a_client_that_had_gone_before(incoming, queue):
     """It is noticed at the first step that waits."""
     queue.put_nowait(GONE)
-    with inbox.watched():
+    with incoming.watched():
         pass
-    with pytest.raises(ClientGoneError), inbox.watched():
+    with pytest.raises(ClientGoneError), incoming.watched():
         await asyncio.sleep(PATIENCE)
 
 
-async def test_a_client_that_goes_when_all_is_done(inbox, queue):
+async def test_a_client_that_goes_when_all_is_done(incoming, queue):
     """The word that comes in the very step that ends the work cancels nothing after it."""
     done = asyncio.get_running_loop().create_future()
 
@@ -73,14 +73,14 @@ async def test_a_client_that_goes_when_all_is_done(inbox, queue):
         queue.put_nowait(GONE)
 
     asyncio.get_running_loop().call_soon(finish)
-    with inbox.watched():
+    with incoming.watched():
         await done
     for _ in range(10):
         await asyncio.sleep(0)
-    assert await inbox.take() == GONE
+    assert await incoming.take() == GONE
 
 
-async def test_work_that_takes_no_notice(inbox, queue):
+async def test_work_that_takes_no_notice(incoming, queue):
     """Code that swallows the cancellation, or makes another exception of it, ends all the same."""
 
     async def swallow() -> None:
@@ -93,24 +93,24 @@ async def test_work_that_takes_no_notice(inbox, queue):
 
     queue.put_nowait(GONE)
     for work in (swallow, fail):
-        with pytest.raises(ClientGoneError), inbox.watched():
+        with pytest.raises(ClientGoneError), incoming.watched():
             await work()
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
 
 
-async def test_a_server_that_stops_at_the_same_time(inbox, queue):
+async def test_a_server_that_stops_at_the_same_time(incoming, queue):
     """Its cancellation goes on."""
     task = asyncio.current_task()
     assert task is not None
 
     async def work() -> None:
-        inbox._next.add_done_callback(lambda _: task.cancel())
+        incoming._next.add_done_callback(lambda _: task.cancel())
         await asyncio.sleep(PATIENCE)
 
     queue.put_nowait(GONE)
-    with pytest.raises(asyncio.CancelledError), inbox.watched():
+    with pytest.raises(asyncio.CancelledError), incoming.watched():
         await work()
     assert task.uncancel() == 0
 
@@ -121,19 +121,19 @@ async def test_a_server_that_fails():
     async def fail() -> dict[str, Any]:
         raise RuntimeError("no event")
 
-    inbox = Inbox(fail)
-    with inbox.watched():
+    incoming = Incoming(fail)
+    with incoming.watched():
         await asyncio.sleep(0.01)
     with pytest.raises(RuntimeError, match="no event"):
-        await inbox.take()
+        await incoming.take()
 
 
-async def test_the_end(inbox, queue):
+async def test_the_end(incoming, queue):
     """Nothing awaits an event of a socket that has ended."""
-    with inbox.watched():
+    with incoming.watched():
         await asyncio.sleep(0)
-    inbox.close()
+    incoming.close()
     await asyncio.sleep(0)
     queue.put_nowait(GONE)
     assert queue.get_nowait() == GONE
-    Inbox(queue.get).close()
+    Incoming(queue.get).close()

@@ -15,7 +15,7 @@ class ClientGoneError(Exception):
     """The client has gone in the middle of what was done for it."""
 
 
-class Inbox:
+class Incoming:
     """The events of one socket, in their order.
 
     While something is done for the client, the next event is awaited in a task of its own, as it
