@@ -10,7 +10,8 @@ from channels.layers import BaseChannelLayer
 
 from channels_ws4redis.store.commands import events_channel
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.pubsub import Handler, Kind, Listener, Message
+from channels_ws4redis.store.pubsub import Handler, Listener, Message
+from channels_ws4redis.store.topics import Kind
 
 __all__ = ["RedisChannelLayer"]
 

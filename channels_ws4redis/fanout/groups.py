@@ -190,6 +190,13 @@ class FanOut:
         """Read the histories of channels, and make good what they have that did not arrive."""
         await self._readings.ask(channels)
 
+    def suspect(self, channel: str) -> None:
+        """Make good what a channel had too much of to be handed on."""
+        group = self._groups.get(channel)
+        if group is not None:
+            group.track.suspect()
+            self._catch_up_soon()
+
     def suspect_all(self) -> None:
         """Make good whatever may have been lost on any channel: the link had been lost."""
         self._relinked = True
