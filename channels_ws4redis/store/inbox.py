@@ -23,8 +23,8 @@ MAX_BYTES = 16 * 1024 * 1024
 #: Bytes that an item takes beside its payload, roughly: short messages have to count, too.
 ITEM_BYTES = 512
 
-#: Bytes that make reading busy if they arrive while others have their turns, and the longest time
-#: in seconds for which busy reading is waited for. Newcomers wait for messages on the link for 0.2 s
+#: Bytes that make reading busy if they arrive while others have their turns, and the seconds for
+#: which busy reading is waited for at most. Newcomers wait for messages on the link for 0.2 s
 #: (`GRACE` in ``fanout/reading``), in which each lane must have had its turn.
 BUSY_BYTES = 2 * MAX_TURN_BYTES
 MAX_READING = 0.1
@@ -45,9 +45,9 @@ class _Lane(Generic[T]):
 class Inbox(Generic[T]):
     """Hands on what has been read, now or later, and in the order of each lane.
 
-    In the normal case nothing waits: an item is handed on by whoever puts it in. An item waits if the
-    turn of its lane is over, or if others of its lane wait. A task then lets reading have its turn,
-    hands on from lane to lane, and ends when nothing waits any more.
+    In the normal case nothing waits: an item is handed on by whoever puts it in. An item waits if
+    the turn of its lane is over, or if others of its lane wait. A task then lets reading have its
+    turn, hands on from lane to lane, and ends when nothing waits any more.
 
     :param hand_on: called with each item.
     :param give_up: called with the items of a lane that are not handed on, as they are too many.

@@ -248,14 +248,14 @@ def _widen(connection: Any) -> None:
     """Let the event loop read all that Redis has sent whenever it comes by.
 
     While a process writes to many sockets, a round of its event loop may take 50 ms. By default
-    asyncio reads 256 KiB in a round, and none in the next one when `StreamReader` is full. Redis
-    would cut the link off long before. redis-py has no argument for either; to be deleted when it
-    takes a ``limit`` for ``open_connection`` and asyncio reads until nothing is left, as uvloop
-    does.
+    asyncio reads 256 KiB in a round, and nothing in the next one as `StreamReader` is full. Redis
+    would cut the link off for that. redis-py has no argument for either.
+    To be deleted when redis-py passes a ``limit`` to ``open_connection``, and asyncio reads until
+    nothing is left, as uvloop does.
     """
-    reader, writer = (getattr(connection, name, None) for name in ("_reader", "_writer"))
+    reader: Any = getattr(connection, "_reader", None)
     if isinstance(reader, asyncio.StreamReader):
-        reader._limit = MAX_BYTES_READ  # type: ignore[attr-defined]
-    transport = getattr(writer, "transport", None)
-    if isinstance(getattr(transport, "max_size", None), int):
-        transport.max_size = MAX_BYTES_READ
+        reader._limit = MAX_BYTES_READ  # type: ignore[attr-defined] # not public
+        transport: Any = connection._writer.transport
+        if isinstance(getattr(transport, "max_size", None), int):  # of asyncio's own transport
+            transport.max_size = MAX_BYTES_READ

@@ -325,9 +325,7 @@ async def test_copies_for_legacy_servers_are_counted_whatever_is_given_up(
     monkeypatch.setattr(inbox, "MAX_BYTES", 20 * len(LARGE))
     queue: asyncio.Queue = asyncio.Queue()
     listener.receivers["fanout"] = queue.put_nowait
-    await listener.subscribe(
-        "fanout", {events_channel(NAME): Kind.EVENT, NAME: Kind.PAYLOAD}, NAME
-    )
+    await listener.subscribe("fanout", {events_channel(NAME): Kind.EVENT, NAME: Kind.PAYLOAD}, NAME)
     await hold_up(listener, redis_client)
 
     def publish(offset: int) -> None:
