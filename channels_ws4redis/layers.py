@@ -112,7 +112,8 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
 
         It has no queue: ``receiver`` is called with each message when it is read from Redis, also
         with those that foreign programs publish, and with a `RELINKED_TYPE` after the link was
-        lost. While it is busy nothing is read, and what is too much waits in Redis.
+        lost. If it is too slow messages wait, and with a `MISSED_TYPE` it learns of which group too
+        many did.
         """
         listener = self._listener
         name = f"{FANOUT_PREFIX}{uuid.uuid4().hex}"
