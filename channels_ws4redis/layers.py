@@ -10,7 +10,8 @@ from channels.layers import BaseChannelLayer
 
 from channels_ws4redis.store.commands import events_channel
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.pubsub import Handler, Kind, Listener, Message
+from channels_ws4redis.store.pubsub import Handler, Listener, Message
+from channels_ws4redis.store.topics import Kind
 
 __all__ = ["RedisChannelLayer"]
 
@@ -111,7 +112,8 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
 
         It has no queue: ``receiver`` is called with each message when it is read from Redis, also
         with those that foreign programs publish, and with a `RELINKED_TYPE` after the link was
-        lost. While it is busy nothing is read, and what is too much waits in Redis.
+        lost. If it is too slow messages wait, and with a `MISSED_TYPE` it learns of which group too
+        many did.
         """
         listener = self._listener
         name = f"{FANOUT_PREFIX}{uuid.uuid4().hex}"

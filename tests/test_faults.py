@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import time
@@ -430,3 +431,40 @@ async def test_what_a_stock_layer_drops_is_made_good(serve, at, redis_url: str) 
         messages = [str(index) for index in range(400)]
         await visitor.publish(*messages, facility="fault", broadcast=True)
         assert await raw.receive_many(400) == messages
+
+
+# One channel has too much
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_flooded_channel_does_not_cut_the_link_of_all(serve, forgetful, at, kind) -> None:
+    """However long its messages take to deliver; the other channels miss nothing."""
+    at(forgetful.url)
+    client = redis.Redis.from_url(forgetful.url)
+    client.config_set("client-output-buffer-limit", "pubsub 4mb 4mb 1")
+    site = serve(
+        kind,
+        application="tests.site.sluggish:application",
+        settings={"WS4REDIS_HISTORY": 1, "WS4REDIS_OUTBOX_BYTES": 10**9},
+        REDIS_URL=forgetful.url,
+    )
+    visitor = Visitor(site)
+
+    def flood() -> None:
+        flooding = RedisPublisher(facility="flood", broadcast=True)
+        innocent = RedisPublisher(facility="fault", broadcast=True)
+        for number in range(600):
+            flooding.publish_message(b"x" * 64 * 1024)
+            if number % 20 == 0:
+                innocent.publish_message(str(number), expire=0)  # nothing to recover it from
+            time.sleep(0.005)
+
+    async with contextlib.AsyncExitStack() as stack:
+        raw = await stack.enter_async_context(visitor.socket(PATH))
+        for _ in range(30):
+            await stack.enter_async_context(visitor.socket("/ws/flood?subscribe-broadcast"))
+        await asyncio.to_thread(flood)
+        assert await raw.receive_many(30) == [str(number) for number in range(0, 600, 20)]
+    client.close()
+    assert "Lost the link" not in site.log
+    assert "More arrives than can be handed on" in site.log

@@ -28,6 +28,9 @@ class Receiver(Protocol):
     def receive(self, event: Event) -> None:
         """Take a message."""
 
+    def suspect(self, channel: str) -> None:
+        """Learn that messages of a channel were not handed on."""
+
     def suspect_all(self) -> None:
         """Learn that messages may have been lost on any channel."""
 

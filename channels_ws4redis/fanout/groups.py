@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import redis
@@ -190,6 +191,13 @@ class FanOut:
         """Read the histories of channels, and make good what they have that did not arrive."""
         await self._readings.ask(channels)
 
+    def suspect(self, channel: str) -> None:
+        """Make good what a channel had too much of to be handed on."""
+        group = self._groups.get(channel)
+        if group is not None:
+            group.track.suspect()
+            self._catch_up_soon()
+
     def suspect_all(self) -> None:
         """Make good whatever may have been lost on any channel: the link had been lost."""
         self._relinked = True
@@ -233,7 +241,7 @@ class FanOut:
         clock = asyncio.get_running_loop().time
         every: dict[Callable[[], None], float] = {
             self._send_heartbeats: HEARTBEAT_INTERVAL,
-            self._send_pings: sockets.PING_INTERVAL,
+            partial(self._send_to, True, json_frame({"type": "ping"})): sockets.PING_INTERVAL,
         }
         due = {action: clock() + interval for action, interval in every.items()}
         while True:
@@ -247,9 +255,6 @@ class FanOut:
         heartbeat = settings.WS4REDIS_HEARTBEAT
         if heartbeat is not None:
             self._send_to(False, {"type": "websocket.send", "text": heartbeat})
-
-    def _send_pings(self) -> None:
-        self._send_to(True, json_frame({"type": "ping"}))
 
     def _send_to(self, speaks: bool, frame: dict[str, Any]) -> None:
         for socket in list(self._sockets):

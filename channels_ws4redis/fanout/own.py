@@ -9,7 +9,7 @@ from channels_ws4redis.fanout.backends import Hearing, Receiver
 from channels_ws4redis.fanout.stock import StockBackend, event_of
 from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.protocol.messages import EVENT_TYPE
-from channels_ws4redis.store.pubsub import RELINKED_TYPE
+from channels_ws4redis.store.pubsub import MISSED_TYPE, RELINKED_TYPE
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +63,8 @@ class OwnHearing(Hearing):
             kind = message.get("type")
             if kind == EVENT_TYPE:
                 self._receiver.receive(message.get("event") or event_of(message))
+            elif kind == MISSED_TYPE:
+                self._receiver.suspect(message["group"])
             elif kind == RELINKED_TYPE:
                 self._receiver.suspect_all()
         except Exception:

@@ -178,7 +178,7 @@ class StockHearing(Hearing):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _receive(self) -> None:
-        turn = Turn()
+        turn, clock = Turn(), asyncio.get_running_loop().time
         while True:
             await turn.end_if_due()  # receiving does not wait while there are messages
             try:
@@ -190,12 +190,13 @@ class StockHearing(Hearing):
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._receiver.suspect_all()
                 continue
-            payload = message.get("payload")
-            turn.spend(len(payload) if isinstance(payload, bytes) else 0)
+            begun = clock()
             try:
                 self._take(message)
             except Exception:
                 logger.exception("A message of the channel layer could not be delivered")
+            payload = message.get("payload")
+            turn.spend(len(payload) if isinstance(payload, bytes) else 0, clock() - begun)
 
     def _take(self, message: dict[str, Any]) -> None:
         kind = message.get("type")

@@ -14,22 +14,44 @@ TURNS_OF_OTHERS = 3
 
 
 class Turn:
-    """The turn of a task that hands messages to sockets."""
+    """The turn of a task that hands messages to sockets.
 
-    __slots__ = ("_begun", "_bytes", "_clock")
+    Bytes are counted for each channel apart, as they are a matter of the sockets that get them.
+    """
+
+    __slots__ = ("_bytes", "_seconds")
 
     def __init__(self) -> None:
-        self._clock = asyncio.get_running_loop().time
-        self._begun = self._clock()
-        self._bytes = 0
+        self._bytes: dict[str, int] = {}
+        self._seconds = 0.0
 
-    def spend(self, size: int) -> None:
-        """Note that a message of so many bytes was handed to sockets."""
-        self._bytes += size
+    def spend(self, size: int, seconds: float, channel: str = "") -> None:
+        """Note that a message of so many bytes was handed to sockets, and how long that took."""
+        self._bytes[channel] = self._bytes.get(channel, 0) + size
+        self._seconds += seconds
+
+    @property
+    def is_over(self) -> bool:
+        """True once all others on the event loop must have their turns."""
+        return self._seconds > MAX_TURN
+
+    def is_over_for(self, channel: str = "") -> bool:
+        """Tell whether nothing more may be handed to the sockets of a channel."""
+        return self.is_over or self._bytes.get(channel, 0) > MAX_TURN_BYTES
+
+    def renew(self) -> None:
+        """Begin anew, as others have had their turns."""
+        self._bytes.clear()
+        self._seconds = 0.0
 
     async def end_if_due(self) -> None:
         """Let others have their turns if this one has been long enough."""
-        if self._bytes > MAX_TURN_BYTES or self._clock() - self._begun > MAX_TURN:
-            for _ in range(TURNS_OF_OTHERS):
-                await asyncio.sleep(0)
-            self._begun, self._bytes = self._clock(), 0
+        if self.is_over_for():
+            await let_others(TURNS_OF_OTHERS)
+            self.renew()
+
+
+async def let_others(turns: int) -> None:
+    """Let all other tasks that can go on do so, a number of times."""
+    for _ in range(turns):
+        await asyncio.sleep(0)

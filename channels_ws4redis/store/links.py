@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import redis
 
 from channels_ws4redis.store.clients import UNREACHABLE
-from channels_ws4redis.store.fairness import Turn
+from channels_ws4redis.store.fairness import let_others
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ BACKOFF = 0.05, 1.0
 
 #: Seconds for connecting and the handshake.
 CONNECT_TIMEOUT = 3.0
+
+#: Messages, and bytes, that are read before others get their turns.
+MAX_READ, MAX_BYTES_READ = 200, 8 * 1024 * 1024
 
 
 class Hearer(Protocol):
@@ -108,10 +111,10 @@ class Link:
             await connection.send_command(*command, check_health=False)
         except UNREACHABLE as error:
             if connection is self._connection:  # there may be another one by now
-                self._give_up(str(error))
+                self.lose(str(error))
 
-    def _give_up(self, fault: str) -> None:
-        """Lose the link, as it does not work any more."""
+    def lose(self, fault: str) -> None:
+        """Give up the present connection, as it does not work any more, and make another one."""
         self._connection = None
         if self._task is not None:
             self._fault = fault
@@ -125,6 +128,7 @@ class Link:
             async with asyncio.timeout(CONNECT_TIMEOUT):
                 await connection.connect()
             self._connection = connection
+            _widen(connection)
             self._silent_tests = 0
             self._test_later()
             if names := list(self._hearer.wanted()):
@@ -140,7 +144,7 @@ class Link:
 
     async def _read(self, connection: Any) -> None:
         read = connection.read_response
-        turn = Turn()
+        count = size = 0
         while True:
             reply = await read(disconnect_on_error=False)
             self._silent_tests = 0
@@ -149,8 +153,10 @@ class Link:
             kind, name, data = reply[0], reply[1].decode(), reply[-1]
             if kind == b"message":
                 self._hearer.hear(name, data)
-                turn.spend(len(data))
-                await turn.end_if_due()  # reading does not wait while there are messages
+                count, size = count + 1, size + len(data)
+                if count > MAX_READ or size > MAX_BYTES_READ:
+                    count = size = 0
+                    await let_others(1)  # reading does not wait while there are messages
             elif kind == b"subscribe":
                 self._confirm(name)
 
@@ -181,7 +187,7 @@ class Link:
         if self._silent_tests == 2:
             this_loop().spawn(self._send("PING"))
         if self._silent_tests >= 4:
-            self._give_up(f"no answer for {SILENCE:.1f} s")
+            self.lose(f"no answer for {SILENCE:.1f} s")
         else:
             self._test_later()
 
@@ -236,3 +242,20 @@ class Link:
         task = self.end()
         if task is not None and task is not asyncio.current_task():
             await asyncio.wait([task])
+
+
+def _widen(connection: Any) -> None:
+    """Let the event loop read all that Redis has sent whenever it comes by.
+
+    While a process writes to many sockets, a round of its event loop may take 50 ms. By default
+    asyncio reads 256 KiB in a round, and nothing in the next one as `StreamReader` is full. Redis
+    would cut the link off for that. redis-py has no argument for either.
+    To be deleted when redis-py passes a ``limit`` to ``open_connection``, and asyncio reads until
+    nothing is left, as uvloop does.
+    """
+    reader: Any = getattr(connection, "_reader", None)
+    if isinstance(reader, asyncio.StreamReader):
+        reader._limit = MAX_BYTES_READ  # type: ignore[attr-defined] # not public
+        transport: Any = connection._writer.transport
+        if isinstance(getattr(transport, "max_size", None), int):  # of asyncio's own transport
+            transport.max_size = MAX_BYTES_READ

@@ -3,28 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgpack
 import redis
 from channels.exceptions import ChannelFull
 
-from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
+from channels_ws4redis.protocol.messages import EVENT_TYPE
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import disconnect, make_async_client
-from channels_ws4redis.store.commands import parse_envelope
+from channels_ws4redis.store.inbox import Inbox
 from channels_ws4redis.store.links import Link
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.runner import Runner
 from channels_ws4redis.store.scripts import Command, Script
+from channels_ws4redis.store.topics import Heard, Kind, Topics
 
 logger = logging.getLogger(__name__)
 
 #: ``type`` of the message that tells a fan-out that the link to Redis had been lost and is back.
 RELINKED_TYPE = "ws4redis.relinked"
+
+#: ``type`` of the message that tells a fan-out that messages of one ``group`` were not handed on.
+MISSED_TYPE = "ws4redis.missed"
+
+#: Seconds between lines in the log that say so.
+COMPLAINT_INTERVAL = 10.0
 
 #: Seconds that joining a group may take; daphne gives a handshake five in all.
 JOIN_TIMEOUT = 4.0
@@ -33,47 +40,6 @@ _PUBLISH = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
 
 Message = dict[str, Any]
 Handler = Callable[[Message], None]
-
-
-class Kind(enum.Enum):
-    """What travels on a Redis pub/sub channel. Its name alone tells, never what is heard there."""
-
-    #: What consumers of the project send through the layer, packed.
-    MESSAGE = enum.auto()
-    #: Our own messages, in the envelopes that ``publish.lua`` writes.
-    EVENT = enum.auto()
-    #: Payloads alone, of legacy programs and for them.
-    PAYLOAD = enum.auto()
-
-
-class Topic:
-    """One Redis pub/sub channel and the channels of this process that listen on it.
-
-    :param group: the group whose messages are published on it, "" for that of a single channel.
-    """
-
-    def __init__(self, kind: Kind, group: str) -> None:
-        self.kind = kind
-        self.group = group
-        self.channels: set[str] = set()
-        #: Payloads to come that are copies, made for legacy servers, of events already heard.
-        self.mirrors = 0
-        self.renew()
-
-    def renew(self) -> None:
-        """Begin to wait for a confirmation, as there is another connection, or none."""
-        #: Done once Redis has confirmed the subscription on the present connection.
-        self.confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self.mirrors = 0
-
-    async def wait(self) -> None:
-        """Wait until Redis has confirmed the subscription.
-
-        :raises redis.exceptions.ConnectionError: if the link to Redis is lost meanwhile.
-        """
-        while not self.confirmed.done():
-            # shield: the future is shared with everyone else who joins this group now.
-            await asyncio.shield(self.confirmed)
 
 
 class Listener:
@@ -91,10 +57,13 @@ class Listener:
         self._client = make_async_client(connection, protocol=2, socket_timeout=None)
         pool: Any = self._client.connection_pool
         self._link = Link(pool.make_connection, self)
+        self._inbox = Inbox(self._hand_on, self._give_up, self._link.lose)
         self._queues: dict[str, asyncio.Queue[Message]] = {}
         #: By channel, the fan-outs of this process.
         self.receivers: dict[str, Handler] = {}
-        self._topics: dict[str, Topic] = {}
+        self._topics = Topics()
+        #: Messages that were given up and are not in the log yet, and when the last ones were.
+        self._given_up, self._complained = 0, -math.inf
 
     def open(self, channel: str) -> asyncio.Queue[Message]:
         """Return the queue of a channel, made when first asked for."""
@@ -137,21 +106,16 @@ class Listener:
 
     def hears(self, name: str, channel: str) -> bool:
         """Tell whether a channel listens on a pub/sub channel, or will once the link is back."""
-        topic = self._topics.get(name)
-        return topic is not None and channel in topic.channels
+        return self._topics.has(name, channel)
 
     async def subscribe(self, channel: str, heard: Mapping[str, Kind], group: str = "") -> None:
         """Make a channel listen on pub/sub channels; done once Redis has confirmed all of them.
 
         :param heard: the pub/sub channels, and what travels on each.
-        :param group: see `Topic`.
+        :param group: see `topics.Topic`.
         :raises redis.exceptions.ConnectionError: if Redis does not confirm it in time.
         """
-        new = {name: Topic(kind, group) for name, kind in heard.items() if name not in self._topics}
-        self._topics |= new
-        topics = [self._topics[name] for name in heard]
-        for topic in topics:
-            topic.channels.add(channel)
+        topics, new = self._topics.add(channel, heard, group)
         if new:
             self._link.open()
             await self._link.subscribe(*new)
@@ -167,28 +131,18 @@ class Listener:
 
     async def unsubscribe(self, channel: str, names: Iterable[str]) -> None:
         """Stop a channel from listening on pub/sub channels."""
-        left = [name for name in names if self._discard(name, channel)]
+        left = [name for name in names if self._topics.discard(name, channel)]
         if left:
             await self._link.unsubscribe(*left)
-
-    def _discard(self, name: str, channel: str) -> bool:
-        """Take a channel from a topic; tell whether Redis has to be told."""
-        topic = self._topics.get(name)
-        if topic is None:
-            return False
-        topic.channels.discard(channel)
-        if topic.channels:
-            return False
-        del self._topics[name]
-        return True
 
     def discard_channel(self, channel: str) -> None:
         """Forget a channel and all its subscriptions, and with the last one the link."""
         self._queues.pop(channel, None)
         self.receivers.pop(channel, None)
-        left = [name for name in list(self._topics) if self._discard(name, channel)]
+        left = [name for name in list(self._topics) if self._topics.discard(name, channel)]
         if not self._topics:
             self._link.end()
+            self._inbox.clear()
             return
         if left:
             this_loop().spawn(self._link.unsubscribe(*left))
@@ -198,6 +152,7 @@ class Listener:
         self._queues.clear()
         self.receivers.clear()
         self._topics.clear()
+        self._inbox.clear()
         await self._link.close()
         await disconnect(self._client)
         await self._runner.close()
@@ -208,62 +163,42 @@ class Listener:
 
     def confirm(self, name: str) -> None:
         """Let those go on who wait for the confirmation."""
-        topic = self._topics.get(name)
-        if topic is not None and not topic.confirmed.done():
-            topic.confirmed.set_result(None)
+        self._topics.confirm(name)
 
     def lose(self, error: Exception) -> None:
         """Tell those who wait for a confirmation that there will be none for now."""
-        for topic in self._topics.values():
-            if not topic.confirmed.done():
-                topic.confirmed.set_exception(error)
-                topic.confirmed.exception()  # nobody need be waiting
-            topic.renew()
+        self._topics.lose(error)
 
     def relink(self) -> None:
         """Tell the fan-outs that they may have missed something."""
         for receiver in list(self.receivers.values()):
             receiver({"type": RELINKED_TYPE})
+        self._inbox.go_on()  # the link may have been lost because the inbox did not
 
     def hear(self, name: str, data: bytes) -> None:
-        """Hand on what was published on a pub/sub channel."""
-        topic = self._topics.get(name)
-        if topic is None or not topic.confirmed.done():
-            return  # for one who has left, though somebody may be about to come back
+        """Take what was published on a pub/sub channel, and hand it on, now or in its turn."""
         try:
-            self._hand_on(topic, data)
+            heard = self._topics.read(name, data)
         except Exception:
             logger.exception("A message on %s cannot be understood", shown(name))
+            return
+        if heard is not None:
+            self._inbox.put(heard.topic.lane, heard, len(data))
 
-    def _hand_on(self, topic: Topic, data: bytes) -> None:
-        if topic.kind is Kind.MESSAGE:
-            # Unpacked per channel, as each consumer may change what it gets.
+    def _hand_on(self, heard: Heard) -> None:
+        topic, content = heard
+        try:
+            if topic.kind is Kind.MESSAGE:
+                # Unpacked per channel, as each consumer may change what it gets.
+                for channel in list(topic.channels):
+                    self._hand_over(channel, msgpack.unpackb(content))
+                return
+            message = {"type": EVENT_TYPE, "event": content}
             for channel in list(topic.channels):
-                self._hand_over(channel, msgpack.unpackb(data))
-            return
-        if topic.kind is Kind.EVENT:
-            event, mirrored = parse_envelope(topic.group, data)
-            if mirrored:
-                self._expect_mirror(topic.group)
-        elif topic.mirrors:
-            topic.mirrors -= 1
-            return
-        else:
-            event = Event(topic.group, data)
-        message = {"type": EVENT_TYPE, "event": event}
-        for channel in list(topic.channels):
-            if channel in self.receivers:
-                self.receivers[channel](message)
-
-    def _expect_mirror(self, group: str) -> None:
-        """Note that the event just heard follows a second time, as a bare payload.
-
-        Both were published by one script and Redis keeps the order on one connection, so the next
-        bare payload on that channel is the copy and no message of a legacy program.
-        """
-        bare = self._topics.get(group)
-        if bare is not None and bare.confirmed.done():
-            bare.mirrors += 1
+                if channel in self.receivers:
+                    self.receivers[channel](message)
+        except Exception:
+            logger.exception("A message on %s cannot be understood", shown(topic.name))
 
     def _hand_over(self, channel: str, message: Message) -> None:
         take = self._taker(channel)
@@ -272,3 +207,19 @@ class Listener:
                 take(message)
             except asyncio.QueueFull:
                 logger.warning("Channel %s is full; a message was dropped", channel)
+
+    def _give_up(self, items: Sequence[Heard]) -> None:
+        """Have fan-outs read in the history what is not handed on; other consumers miss it."""
+        for topic in {heard.topic for heard in items}:
+            for channel in list(topic.channels):
+                if channel in self.receivers:
+                    self.receivers[channel]({"type": MISSED_TYPE, "group": topic.group})
+        self._given_up += len(items)
+        now = asyncio.get_running_loop().time()
+        if now - self._complained > COMPLAINT_INTERVAL:
+            logger.warning(
+                "More arrives than can be handed on; dropped %d messages, the last of them on %s",
+                self._given_up,
+                shown(items[-1].topic.name),
+            )
+            self._given_up, self._complained = 0, now

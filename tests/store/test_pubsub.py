@@ -13,8 +13,12 @@ import redis
 from django.test import override_settings
 
 from channels_ws4redis.protocol.messages import EVENT_TYPE
+from channels_ws4redis.store import inbox
+from channels_ws4redis.store.commands import events_channel
+from channels_ws4redis.store.fairness import MAX_TURN_BYTES
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.pubsub import RELINKED_TYPE, Kind, Listener
+from channels_ws4redis.store.pubsub import MISSED_TYPE, RELINKED_TYPE, Listener
+from channels_ws4redis.store.topics import Kind
 from testproject.embedded import RedisServer
 
 PATIENCE = 10
@@ -212,3 +216,176 @@ async def test_any_number_may_publish_at_once(redis_url, redis_client):
     await asyncio.gather(*(listener.publish(NAME, {"number": n}) for n in range(300)))
     assert [(await given(queue))["number"] for _ in range(300)] == list(range(300))
     await listener.close()
+
+
+# What waits
+
+
+LARGE = b"x" * (MAX_TURN_BYTES + 1)
+
+
+async def hold_up(listener: Listener, client: redis.Redis) -> None:
+    """Have the messages that are read from now on wait until the turn of others is over."""
+    await listener.subscribe("fanout", {"block": Kind.PAYLOAD}, "block")
+    client.publish("block", LARGE)
+
+
+@pytest.fixture
+def waiting(monkeypatch) -> None:
+    """Let reading always be busy, so that what is read waits."""
+    monkeypatch.setattr(inbox, "BUSY_BYTES", -1)
+    monkeypatch.setattr(inbox, "MAX_READING", 0.05)
+    monkeypatch.setattr("channels_ws4redis.store.fairness.MAX_TURN", 0)
+
+
+async def test_a_message_read_before_a_channel_came_back_is_not_for_it(
+    listener, redis_client, waiting
+) -> None:
+    """However late it is handed on."""
+    queue = await join(listener)
+    await hold_up(listener, redis_client)
+    assert await given(queue) == LARGE
+    redis_client.publish(NAME, b"before")
+    async with asyncio.timeout(PATIENCE):
+        while not len(listener._inbox):  # noqa: ASYNC110 # nothing tells of it
+            await asyncio.sleep(0)
+    await listener.unsubscribe("fanout", [NAME])
+    await listener.subscribe("fanout", {NAME: Kind.PAYLOAD}, NAME)
+    redis_client.publish(NAME, b"after")
+    assert await given(queue) == b"after"
+
+
+async def test_a_task_that_hands_on_and_is_ended_from_within_is_a_lost_link(
+    listener, redis_client, waiting, caplog
+) -> None:
+    """Whatever waits behind is handed on once the link is back."""
+    queue = await join(listener, _cancel)
+    await hold_up(listener, redis_client)
+    assert await given(queue) == LARGE
+    for payload in (POISON, LARGE, b"after"):
+        redis_client.publish(NAME, payload)
+    assert [await given(queue) for _ in range(3)] == [RELINKED_TYPE, LARGE, b"after"]
+    assert "reconnecting: the task that hands on was cancelled" in caplog.text
+
+
+async def test_what_is_too_much_is_given_up_for_one_channel_alone(
+    listener, redis_client, waiting, monkeypatch, caplog
+) -> None:
+    """The fan-out is told, the log has one line, and the other channels miss nothing."""
+    monkeypatch.setattr(inbox, "MAX_BYTES", 20 * len(LARGE))
+    told = []
+    queue = await join(listener)
+    receive = listener.receivers["fanout"]
+
+    def take(message):
+        told.append(message) if message["type"] == MISSED_TYPE else receive(message)
+
+    listener.receivers["fanout"] = take
+    await listener.subscribe("fanout", {"flood": Kind.PAYLOAD}, "flood")
+    await hold_up(listener, redis_client)
+    assert await given(queue) == LARGE
+    for number in range(100):
+        redis_client.publish("flood", LARGE)
+        redis_client.publish(NAME, b"%d" % number)
+    redis_client.publish("flood", b"end")
+    got = [await given(queue)]
+    while b"end" not in got or b"99" not in got:
+        got.append(await given(queue))
+    assert [each for each in got if each.isdigit()] == [b"%d" % number for number in range(100)]
+    assert 1 <= len(told) <= 5
+    assert told[0] == {"type": MISSED_TYPE, "group": "flood"}
+    assert caplog.text.count("More arrives than can be handed on; dropped") == 1
+    assert "on 'flood'" in caplog.text
+    assert "Lost the link" not in caplog.text
+
+
+async def test_consumers_miss_what_is_too_much_and_get_the_rest(
+    listener, redis_client, waiting, monkeypatch, caplog
+) -> None:
+    """As with a channel that is full."""
+    monkeypatch.setattr(inbox, "MAX_BYTES", 20 * len(LARGE))
+    await join(listener)
+    queue = listener.open("queue")
+    await listener.subscribe("queue", {"asgi.group:chat": Kind.MESSAGE}, "chat")
+    await hold_up(listener, redis_client)
+    for number in range(30):
+        await listener.publish("asgi.group:chat", {"number": number, "bytes": LARGE})
+    numbers = [(await given(queue))["number"]]
+    while numbers[-1] != 29:
+        numbers.append((await given(queue))["number"])
+    assert numbers == sorted(set(numbers))
+    assert len(numbers) < 30
+    assert "on 'asgi.group:chat'" in caplog.text
+
+
+async def test_copies_for_legacy_servers_are_counted_whatever_is_given_up(
+    listener, redis_client, waiting, monkeypatch
+) -> None:
+    """No copy counts as a foreign program's message, and no such message as a copy."""
+    monkeypatch.setattr(inbox, "MAX_BYTES", 20 * len(LARGE))
+    queue: asyncio.Queue = asyncio.Queue()
+    listener.receivers["fanout"] = queue.put_nowait
+    await listener.subscribe("fanout", {events_channel(NAME): Kind.EVENT, NAME: Kind.PAYLOAD}, NAME)
+    await hold_up(listener, redis_client)
+
+    def publish(offset: int) -> None:
+        redis_client.publish(events_channel(NAME), b"e %d sender 1\n" % offset + LARGE)
+        redis_client.publish(NAME, LARGE)
+
+    for offset in range(1, 51):
+        publish(offset)
+        if offset % 5 == 0:
+            redis_client.publish(NAME, b"foreign %d" % offset)
+    redis_client.publish(NAME, b"end")
+    assert (await given(queue))["event"].payload == LARGE  # it has held up the others
+    missed, offsets, foreign = 0, [], []
+    while b"end" not in foreign:
+        message = await given(queue)
+        if message["type"] == MISSED_TYPE:
+            missed += 1
+        elif message["event"].offset:
+            offsets.append(message["event"].offset)
+        else:
+            foreign.append(message["event"].payload)
+    assert missed
+    assert 0 < len(offsets) < 50
+    assert offsets == sorted(set(offsets))
+    assert set(foreign) <= {b"end", *(b"foreign %d" % offset for offset in range(5, 51, 5))}
+    publish(51)
+    redis_client.publish(NAME, b"foreign at last")
+    assert (await given(queue))["event"].offset == 51
+    assert (await given(queue))["event"].payload == b"foreign at last"
+
+
+async def test_the_link_is_read_while_messages_are_handed_on(server, caplog) -> None:
+    """Redis does not cut off a process for a message that takes long to hand on."""
+    client = redis.Redis.from_url(server.url)
+    client.config_set("client-output-buffer-limit", "pubsub 2mb 2mb 1")
+    listener = Listener(None, lambda channel: 100)
+    queue = await join(listener)
+    receive = listener.receivers["fanout"]
+
+    def take(message):
+        if message["type"] == EVENT_TYPE and len(message["event"].payload) > len(LARGE):
+            time.sleep(0.03)
+        receive(message)
+
+    listener.receivers["fanout"] = take
+    await listener.subscribe("fanout", {"flood": Kind.PAYLOAD}, "flood")
+
+    def flood() -> None:
+        for number in range(200):
+            client.publish("flood", LARGE * 16)
+            client.publish(NAME, b"%d" % number)
+            time.sleep(0.005)
+
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.to_thread(flood)
+    got = [await given(queue)]
+    while got[-1] != b"199":
+        got.append(await given(queue))
+    assert [each for each in got if each.isdigit()] == [b"%d" % number for number in range(200)]
+    assert RELINKED_TYPE not in got
+    assert "Lost the link" not in caplog.text
+    await listener.close()
+    client.close()
