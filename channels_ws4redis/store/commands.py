@@ -24,7 +24,6 @@ The scripts are in ``publish.lua`` and ``read.lua``, whose first lines name keys
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Sequence
 from importlib.resources import files
 from itertools import chain
@@ -79,7 +78,6 @@ def publish_command(publication: Publication, prefix: str | None, mirror: bool) 
     args: list[str | bytes | int] = [
         payload,
         sender,
-        secrets.token_hex(4),
         expire,
         settings.WS4REDIS_META_EXPIRE,
         settings.WS4REDIS_HISTORY,

@@ -1,17 +1,16 @@
 -- Gives a message the next number on each of some channels, stores it, and publishes it.
 -- KEYS, for each channel: C, {C}:history, {C}:meta, and with an idempotency key {C}:once:<key>
--- ARGV: 1 payload, 2 sender, 3 name for a new numbering, 4 seconds to store the message (0: not),
---       5 seconds that {C}:meta lives at least, 6 messages in a history, 7 bytes of payload in a
---       history, 8 keys for each channel,
---       9 '1' to publish the bare payload on C as well, for legacy servers,
---       10 what stands before {C}:events in the name of its pub/sub channel; absent where a channel
+-- ARGV: 1 payload, 2 sender, 3 seconds to store the message (0: not), 4 seconds that {C}:meta lives at
+--       least, 5 messages in a history, 6 bytes of payload in a history, 7 keys for each channel,
+--       8 '1' to publish the bare payload on C as well, for legacy servers,
+--       9 what stands before {C}:events in the name of its pub/sub channel; absent where a channel
 --       layer sends the message
--- Returns 1, or without 10 "epoch offset" of each channel. A failure on one channel keeps no
+-- Returns 1, or without 9 "epoch offset" of each channel. A failure on one channel keeps no
 -- other channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
-local payload, sender, numbering = ARGV[1], ARGV[2], ARGV[3]
-local expire, lifetime, size, limit = tonumber(ARGV[4]), tonumber(ARGV[5]), ARGV[6], tonumber(ARGV[7])
-local keys_each, mirrors, prefix = tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
+local payload, sender, expire, lifetime = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local size, limit = ARGV[5], tonumber(ARGV[6])
+local keys_each, mirrors, prefix = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9]
 local meta_expire = math.max(lifetime, 2 * expire)
 local ends = expire > 0 and milliseconds(expire * 1000)
 local envelope_end = ' ' .. sender .. (mirrors and ' 1\n' or ' 0\n') .. payload
@@ -28,6 +27,12 @@ local function require_type(key, kind)
     error({err = 'WRONGTYPE The key ' .. key .. ' is a ' .. found .. ' of another program; '
       .. 'set WS4REDIS_PREFIX, or rename that key'})
   end
+end
+
+-- Names a numbering by the clock: by its microseconds, which repeat after 71 minutes.
+local function new_numbering()
+  local time = call('TIME')
+  return string.format('%08x', (time[1] * 1000000 + time[2]) % 4294967296)
 end
 
 local function bytes(text) return tonumber(text or 0) or 0 end
@@ -61,7 +66,7 @@ local function publish(name, history, meta, once)
   if not epoch then
     require_type(history, 'stream')
     require_type(meta, 'hash')
-    epoch, past = numbering .. '.' .. reign, blank_epoch(name, history, lifetime) .. ':0 '
+    epoch, past = new_numbering() .. '.' .. reign, blank_epoch(name, history, lifetime) .. ':0 '
     call('DEL', history)  -- of a numbering that is lost
   end
   offset = offset + 1
