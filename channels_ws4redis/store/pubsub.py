@@ -218,7 +218,7 @@ class Listener:
         now = asyncio.get_running_loop().time()
         if now - self._complained > COMPLAINT_INTERVAL:
             logger.warning(
-                "More arrives than can be handed on; dropped %d messages, the last of them on %s",
+                "More arrives than can be handed on; dropped %s messages, the last of them on %s",
                 self._given_up,
                 shown(items[-1].topic.name),
             )

@@ -443,3 +443,21 @@ async def test_own_messages(fanout):
     await publish("end")
     assert [await listener.receive() for _ in range(2)] == ["mine", "end"]
     assert await sender.receive() == "end"
+
+
+async def test_what_was_not_handed_on_comes_from_the_history(fanout, monkeypatch, settings):
+    """The channel is read as soon as it is known that messages were given up, and no other is."""
+    settings.WS4REDIS_HISTORY = 10
+    foo, bar = await Listener(fanout).join(FOO), await Listener(fanout).join(BAR)
+    receive = fanout.receive
+    monkeypatch.setattr(fanout, "receive", lambda event: event.channel == BAR and receive(event))
+    for number in range(3):
+        await publish(str(number))
+    await publish("bar", facility="bar")
+    assert await bar.receive() == "bar"
+    assert foo.queue.empty()
+    monkeypatch.undo()
+    fanout.suspect(FOO)
+    fanout.suspect("broadcast:nobody")
+    assert not fanout._groups[BAR].track.behind
+    assert [await foo.receive() for _ in range(3)] == ["0", "1", "2"]
