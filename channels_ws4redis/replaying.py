@@ -14,7 +14,7 @@ from channels_ws4redis.protocol.messages import Event, Frame
 from channels_ws4redis.store.loops import this_loop
 
 #: Seconds that a hook's ``websocket.send`` waits for a client that takes nothing meanwhile.
-SEND_PATIENCE = 2.0
+SEND_PATIENCE = 5.0
 
 #: Seconds after which a hook whose client reads, but slowly, has to make room for another hook.
 FAIR_SHARE = 5.0
