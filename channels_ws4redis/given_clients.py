@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import redis
 from redis.sentinel import SentinelConnectionPool
 
 from channels_ws4redis.redis_store import RedisStore
@@ -31,8 +32,8 @@ def tell_if_elsewhere(store: RedisStore) -> None:
     to one server.
     """
     client = client_given_to(store)
-    if client is None:
-        return
+    if not isinstance(getattr(client, "connection_pool", None), redis.ConnectionPool):
+        return  # none was given, or what is refused when it is used
     addresses = _address(client), _address(get_client())
     if addresses[0] != addresses[1] and addresses not in _told:
         _told.add(addresses)
@@ -45,10 +46,10 @@ def tell_if_elsewhere(store: RedisStore) -> None:
 
 
 def _address(client: Any) -> str:
-    pool = getattr(client, "connection_pool", None)
+    pool = client.connection_pool
     if isinstance(pool, SentinelConnectionPool):
         return str(pool.service_name)
-    arguments = getattr(pool, "connection_kwargs", {})
+    arguments = pool.connection_kwargs
     if "path" in arguments:
         return str(arguments["path"])
     host = arguments.get("host")

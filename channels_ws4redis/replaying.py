@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections import deque
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -13,10 +12,13 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, Frame
-from channels_ws4redis.store.process import this_process
+from channels_ws4redis.store.loops import this_loop
 
 #: Seconds that a hook's ``websocket.send`` waits for a client that takes nothing meanwhile.
-SEND_PATIENCE = 2.0
+SEND_PATIENCE = 5.0
+
+#: Seconds after which a hook whose client reads, but slowly, has to make room for another hook.
+FAIR_SHARE = 5.0
 
 
 async def replay_by_hook(run: Callable[[Any], Awaitable[None]], socket: Socket) -> None:
@@ -47,6 +49,8 @@ class HookSocket:
         #: The sizes of those that may still wait in the outbox, and their sum.
         self._sizes: deque[int] = deque()
         self._bytes = 0
+        #: On the clock of the event loop, when it first had to wait for its client.
+        self._waits_since: float | None = None
 
     @property
     def closed(self) -> bool:
@@ -66,7 +70,7 @@ class HookSocket:
 
     async def _send(self, payload: bytes, binary: bool | None) -> None:
         if not self._has_room_for(len(payload)) and not await self._flush():
-            self._socket.outbox.overflow()
+            self._give_up()
             raise WebSocketError("The client reads too slowly.")
         if self.closed:
             raise WebSocketError("The client has gone.")
@@ -76,6 +80,10 @@ class HookSocket:
         # They have their bound here, where the hook can wait.
         self._socket.outbox.put_stored(partial(self._frame, payload, binary), len(payload))
 
+    def _give_up(self) -> None:
+        """End the socket, as its client reads too slowly."""
+        self._socket.outbox.overflow()
+
     def _has_room_for(self, size: int) -> bool:
         """Tell whether one more payload is within the bounds of an outbox."""
         outbox = self._socket.outbox
@@ -84,13 +92,11 @@ class HookSocket:
         return outbox.has_room_for(len(self._sizes) + 1, self._bytes + size)
 
     async def _flush(self) -> bool:
-        """Wait until the client has been handed everything; False if it takes nothing for long.
-
-        Whoever waits here holds a thread. So few may at a time, or clients that do not read would
-        hold all of them, and no other socket could run a hook.
-        """
-        outbox, places = self._socket.outbox, _places_to_wait()
-        if not places.acquire(blocking=False):
+        """Wait until the client has been handed everything; False if it takes nothing for long."""
+        outbox, places = self._socket.outbox, this_loop().get(_Places, _Places)
+        if self._waits_since is None:
+            self._waits_since = self._loop.time()
+        if not places.take(self):
             return False
         try:
             while True:
@@ -103,7 +109,7 @@ class HookSocket:
                     if len(outbox) >= before:
                         return False
         finally:
-            places.release()
+            places.leave(self)
 
     def _frame(self, payload: bytes, binary: bool | None) -> Frame:
         event = Event("", payload)
@@ -116,9 +122,27 @@ class HookSocket:
         return {"type": "websocket.send", "text": payload.decode()}
 
 
-def _places_to_wait() -> threading.Semaphore:
-    """Return how many hooks of this process may wait for clients: half of those that may run."""
-    places = max(1, settings.WS4REDIS_THREADS // 4)
-    return this_process().get(
-        ("places to wait", places), lambda: threading.BoundedSemaphore(places)
-    )
+class _Places:
+    """The hooks of an event loop that wait for their clients, each of which holds a thread.
+
+    They may be half of those that run, or clients that do not read would keep every other socket
+    from running a hook.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: set[HookSocket] = set()
+
+    def take(self, websocket: HookSocket) -> bool:
+        """Let a hook wait; False if there is no place for it."""
+        if len(self._waiting) >= max(1, settings.WS4REDIS_THREADS // 4):
+            first = min(self._waiting, key=lambda other: other._waits_since or 0.0)
+            if asyncio.get_running_loop().time() - (first._waits_since or 0.0) < FAIR_SHARE:
+                return False
+            first._give_up()
+            self._waiting.discard(first)
+        self._waiting.add(websocket)
+        return True
+
+    def leave(self, websocket: HookSocket) -> None:
+        """Note that a hook waits no longer."""
+        self._waiting.discard(websocket)

@@ -65,8 +65,13 @@ def test_every_warning_and_error_that_the_package_logs_is_explained() -> None:
 
 
 def test_every_reason_for_which_a_socket_is_closed_is_explained() -> None:
-    source = ast.parse((ROOT / "channels_ws4redis" / "consumers.py").read_text())
-    reasons = {text for node in ast.walk(source) for text in texts(node) if text[:4] == "its "}
+    package = ROOT / "channels_ws4redis"
+    nodes = [
+        node
+        for name in ("consumers.py", "open_socket.py")
+        for node in ast.walk(ast.parse((package / name).read_text()))
+    ]
+    reasons = {text for node in nodes for text in texts(node) if text[:4] == "its "}
     assert len(reasons) > 2
     for reason in reasons:
         assert f"`Closing the socket …: {reason}`" in PAGE

@@ -17,6 +17,10 @@ from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
 
+#: Django looks at the connections of a worker thread before it runs anything there, and they may be
+#: left over from a test that has used the database.
+pytestmark = pytest.mark.django_db
+
 
 def plain(request, channels):
     """A function."""
