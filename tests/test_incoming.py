@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from channels_ws4redis.servers import ClientGoneError, Incoming
+from channels_ws4redis.servers import incoming as module
 
 GONE = {"type": "websocket.disconnect", "code": 1006}
 PATIENCE = 10
@@ -17,6 +18,12 @@ PATIENCE = 10
 def event(number: int) -> dict[str, Any]:
     """Return something that a client has sent."""
     return {"type": "websocket.receive", "text": str(number)}
+
+
+@pytest.fixture(autouse=True)
+def watch_at_once(monkeypatch) -> None:
+    """Let no test wait until a client is watched."""
+    monkeypatch.setattr(module, "WATCH_AFTER", 0)
 
 
 @pytest.fixture
@@ -106,10 +113,11 @@ async def test_a_server_that_stops_at_the_same_time(incoming, queue):
     assert task is not None
 
     async def work() -> None:
+        await asyncio.sleep(0.01)  # the client is watched by now
         incoming._next.add_done_callback(lambda _: task.cancel())
+        queue.put_nowait(GONE)
         await asyncio.sleep(PATIENCE)
 
-    queue.put_nowait(GONE)
     with pytest.raises(asyncio.CancelledError), incoming.watched():
         await work()
     assert task.uncancel() == 0

@@ -10,6 +10,10 @@ from typing import Any
 #: What an ASGI server tells its application.
 AsgiEvent = dict[str, Any]
 
+#: Seconds for which something is done for a client before that client is watched. Nearly all
+#: handshakes end sooner, and an event that is awaited takes 1.3 KiB until it comes.
+WATCH_AFTER = 0.1
+
 
 class ClientGoneError(Exception):
     """The client has gone in the middle of what was done for it."""
@@ -18,10 +22,9 @@ class ClientGoneError(Exception):
 class Incoming:
     """The events of one socket, in their order.
 
-    While something is done for the client, the next event is awaited in a task of its own, as it
-    may say that the client has gone. An event that says something else is kept until its turn
-    comes.
-    A ``receive`` that has begun is not cancelled as long as the socket lives: no server says what
+    While something that takes long is done for the client, the next event is awaited in a task of
+    its own, as it may say that the client has gone. An event that says something else is kept until
+    its turn comes. A ``receive`` that has begun is not cancelled as long as the socket lives: no server says what
     becomes of the event then.
 
     :param receive: what the consumer was given.
@@ -60,6 +63,7 @@ class Incoming:
         task = asyncio.current_task()
         assert task is not None  # what runs on an event loop runs in a task
         cancellations, gone, watching = task.cancelling(), False, True
+        event: asyncio.Future[AsgiEvent] | None = None
 
         def on_event(event: asyncio.Future[AsgiEvent]) -> None:
             nonlocal gone
@@ -67,8 +71,12 @@ class Incoming:
                 gone = True
                 task.cancel()
 
-        event = self._look_ahead()
-        event.add_done_callback(on_event)
+        def watch() -> None:
+            nonlocal event
+            event = self._look_ahead()
+            event.add_done_callback(on_event)
+
+        timer = asyncio.get_running_loop().call_later(WATCH_AFTER, watch)
         try:
             yield
         except BaseException:
@@ -82,7 +90,9 @@ class Incoming:
                 raise ClientGoneError
         finally:
             watching = False
-            event.remove_done_callback(on_event)
+            timer.cancel()
+            if event is not None:
+                event.remove_done_callback(on_event)
 
     def close(self) -> None:
         """Await nothing any more, at the end of the socket."""
