@@ -141,7 +141,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         calls = Calls(self.scope)
-        with self._incoming.watched():
+        with self._incoming.watched(at_once=False):
             socket, subprotocol = await self._enter(calls)
         await self.accept(subprotocol)
         calls.be_patient()

@@ -147,7 +147,7 @@ class OpenSocket:
         :raises Exception: whatever the hook raises.
         """
         if self._subscriber.replay_hook is not None and not self._socket.replayed:
-            with suppress(ClientGoneError), incoming.watched():
+            with suppress(ClientGoneError), incoming.watched(at_once=True):
                 await replay_by_hook(self._subscriber.replay, self._socket)
         if not self.speaks_protocol:
             self.heartbeat()

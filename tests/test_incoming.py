@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from channels_ws4redis.servers import ClientGoneError, Incoming
-from channels_ws4redis.servers import incoming as module
 
 GONE = {"type": "websocket.disconnect", "code": 1006}
 PATIENCE = 10
@@ -18,12 +17,6 @@ PATIENCE = 10
 def event(number: int) -> dict[str, Any]:
     """Return something that a client has sent."""
     return {"type": "websocket.receive", "text": str(number)}
-
-
-@pytest.fixture(autouse=True)
-def watch_at_once(monkeypatch) -> None:
-    """Let no test wait until a client is watched."""
-    monkeypatch.setattr(module, "WATCH_AFTER", 0)
 
 
 @pytest.fixture
@@ -43,9 +36,9 @@ async def test_events_keep_their_order(incoming, queue):
     for number in range(3):
         queue.put_nowait(event(number))
     assert await incoming.take() == event(0)
-    with incoming.watched():
+    with incoming.watched(at_once=True):
         await asyncio.sleep(0.01)
-    with incoming.watched():
+    with incoming.watched(at_once=True):
         await asyncio.sleep(0.01)
     assert await incoming.take() == event(1)
     assert await incoming.take() == event(2)
@@ -54,7 +47,7 @@ async def test_events_keep_their_order(incoming, queue):
 async def test_a_client_that_goes(incoming, queue):
     """What is done for it is cancelled, and nothing else; its word is the next event."""
     asyncio.get_running_loop().call_soon(queue.put_nowait, GONE)
-    with pytest.raises(ClientGoneError), incoming.watched():
+    with pytest.raises(ClientGoneError), incoming.watched(at_once=True):
         await asyncio.sleep(PATIENCE)
     task = asyncio.current_task()
     assert task is not None
@@ -65,9 +58,9 @@ async def test_a_client_that_goes(incoming, queue):
 async def test_a_client_that_had_gone_before(incoming, queue):
     """It is noticed at the first step that waits."""
     queue.put_nowait(GONE)
-    with incoming.watched():
+    with incoming.watched(at_once=True):
         pass
-    with pytest.raises(ClientGoneError), incoming.watched():
+    with pytest.raises(ClientGoneError), incoming.watched(at_once=True):
         await asyncio.sleep(PATIENCE)
 
 
@@ -80,7 +73,7 @@ async def test_a_client_that_goes_when_all_is_done(incoming, queue):
         queue.put_nowait(GONE)
 
     asyncio.get_running_loop().call_soon(finish)
-    with incoming.watched():
+    with incoming.watched(at_once=True):
         await done
     for _ in range(10):
         await asyncio.sleep(0)
@@ -100,7 +93,7 @@ async def test_work_that_takes_no_notice(incoming, queue):
 
     queue.put_nowait(GONE)
     for work in (swallow, fail):
-        with pytest.raises(ClientGoneError), incoming.watched():
+        with pytest.raises(ClientGoneError), incoming.watched(at_once=True):
             await work()
         task = asyncio.current_task()
         assert task is not None
@@ -118,7 +111,7 @@ async def test_a_server_that_stops_at_the_same_time(incoming, queue):
         queue.put_nowait(GONE)
         await asyncio.sleep(PATIENCE)
 
-    with pytest.raises(asyncio.CancelledError), incoming.watched():
+    with pytest.raises(asyncio.CancelledError), incoming.watched(at_once=True):
         await work()
     assert task.uncancel() == 0
 
@@ -130,7 +123,7 @@ async def test_a_server_that_fails():
         raise RuntimeError("no event")
 
     incoming = Incoming(fail)
-    with incoming.watched():
+    with incoming.watched(at_once=True):
         await asyncio.sleep(0.01)
     with pytest.raises(RuntimeError, match="no event"):
         await incoming.take()
@@ -138,7 +131,7 @@ async def test_a_server_that_fails():
 
 async def test_the_end(incoming, queue):
     """Nothing awaits an event of a socket that has ended."""
-    with incoming.watched():
+    with incoming.watched(at_once=True):
         await asyncio.sleep(0)
     incoming.close()
     await asyncio.sleep(0)

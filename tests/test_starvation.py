@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from channels_ws4redis.servers.incoming import WATCH_AFTER
 from tests.clients import Visitor
 from tests.servers import AsgiServer
 
@@ -115,6 +116,7 @@ async def test_who_goes_during_the_handshake(serve, redis_client, kind):
     visitor = Visitor(server)
     with crowd(server, 10, "/ws/room?subscribe-broadcast"):
         await popped(redis_client, "begun")
+        await asyncio.sleep(2 * WATCH_AFTER)
     for _ in range(2):  # by the second answer the server has seen that they are gone
         await visitor.arequest("/")
     redis_client.rpush("go", "on")

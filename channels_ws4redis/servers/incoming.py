@@ -10,8 +10,8 @@ from typing import Any
 #: What an ASGI server tells its application.
 AsgiEvent = dict[str, Any]
 
-#: Seconds for which something is done for a client before that client is watched. Nearly all
-#: handshakes end sooner, and an event that is awaited takes 1.3 KiB until it comes.
+#: Seconds of a handshake before its client is watched. Nearly all handshakes end sooner, and an
+#: event that is awaited takes 1.3 KiB until it comes.
 WATCH_AFTER = 0.1
 
 
@@ -24,8 +24,8 @@ class Incoming:
 
     While something that takes long is done for the client, the next event is awaited in a task of
     its own, as it may say that the client has gone. An event that says something else is kept until
-    its turn comes. A ``receive`` that has begun is not cancelled as long as the socket lives: no server says what
-    becomes of the event then.
+    its turn comes. A ``receive`` that has begun is not cancelled as long as the socket lives: no
+    server says what becomes of the event then.
 
     :param receive: what the consumer was given.
     """
@@ -52,18 +52,18 @@ class Incoming:
             self._next = None
 
     @contextlib.contextmanager
-    def watched(self) -> Iterator[None]:
+    def watched(self, at_once: bool) -> Iterator[None]:
         """Cancel what the body waits for as soon as the client goes.
 
         Its word remains the next event. A client that sends something and goes then is noticed
         only after what it has sent was taken.
 
+        :param at_once: or else only if the body takes long.
         :raises ClientGoneError: then.
         """
         task = asyncio.current_task()
         assert task is not None  # what runs on an event loop runs in a task
         cancellations, gone, watching = task.cancelling(), False, True
-        event: asyncio.Future[AsgiEvent] | None = None
 
         def on_event(event: asyncio.Future[AsgiEvent]) -> None:
             nonlocal gone
@@ -71,12 +71,9 @@ class Incoming:
                 gone = True
                 task.cancel()
 
-        def watch() -> None:
-            nonlocal event
-            event = self._look_ahead()
-            event.add_done_callback(on_event)
-
-        timer = asyncio.get_running_loop().call_later(WATCH_AFTER, watch)
+        timer = asyncio.get_running_loop().call_later(
+            0 if at_once else WATCH_AFTER, lambda: self._look_ahead().add_done_callback(on_event)
+        )
         try:
             yield
         except BaseException:
@@ -91,8 +88,6 @@ class Incoming:
         finally:
             watching = False
             timer.cancel()
-            if event is not None:
-                event.remove_done_callback(on_event)
 
     def close(self) -> None:
         """Await nothing any more, at the end of the socket."""
