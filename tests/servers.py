@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import threading
+import time
 from typing import Any, Self
 
 from tests import forks
@@ -96,6 +97,15 @@ class AsgiServer:
     def log(self) -> str:
         """What the server has printed."""
         return "".join(self.lines)
+
+    def says(self, text: str) -> bool:
+        """Tell whether the server prints a text, which may still be on its way here."""
+        deadline = time.monotonic() + PATIENCE
+        while text not in self.log:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(0.01)
+        return True
 
     def stop(self, how: int = signal.SIGTERM) -> int:
         """End the process and return its exit code."""

@@ -505,7 +505,7 @@ async def test_a_message_of_more_bytes_than_are_allowed(serve, kind):
         async with visitor.socket(path, subprotocols=["ws4redis.v1"]) as sender:
             await sender.send('{"type":"hello","positions":' + "[" * 1000)
             assert await sender.close_code() == 1009
-    assert any("see WS4REDIS_MAX_MESSAGE" in line for line in server.lines)
+    assert server.says("see WS4REDIS_MAX_MESSAGE")
 
 
 async def test_long_facility(visitor):
@@ -531,6 +531,7 @@ async def test_redis_down(serve, free_port):
     async with visitor.socket("/ws/foo?subscribe-broadcast") as socket:
         assert await socket.close_code() == 1013
     assert (await visitor.arequest("/test/who")).status == 200
+    assert visitor.site.says("the socket '/ws/foo'")
     (line,) = [line for line in visitor.site.lines if "the socket '/ws/foo'" in line]
     assert line.startswith("Cannot open the socket '/ws/foo': ConnectionError: ")
     assert f"connecting to 127.0.0.1:{free_port}" in line

@@ -327,8 +327,8 @@ async def test_the_log_of_a_redis_that_is_away_names_the_cause(serve, persistent
         assert (await visitor.arequest("/test/publish", body)).status == 500
         await socket.send("x")
         assert await socket.close_code() == 1013
-    assert "ConnectionError: Error " in site.log
-    assert "Closing the socket '/ws/fault': ConnectionError: Error " in site.log
+    assert site.says("ConnectionError: Error ")
+    assert site.says("Closing the socket '/ws/fault': ConnectionError: Error ")
     assert "IndexError" not in site.log
 
 

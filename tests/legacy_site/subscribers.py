@@ -7,7 +7,6 @@ They write what they see into Redis lists, where the tests read it.
 
 import json
 import threading
-import time
 
 from django.conf import settings
 from django.contrib.auth import get_user_model
@@ -324,8 +323,10 @@ async def process_async(request):
     request.user = await get_user_model().objects.aget(username=request.GET["token"])
 
 
-def wait_a_second(request, channels):
-    """Take a long time."""
+def wait_to_be_told(request, channels):
+    """Say that it waits, and wait until it is told to go on."""
     if "slow" in request.GET:
-        time.sleep(1)
+        connection = RedisPublisher(facility="room", broadcast=True)._connection
+        connection.rpush("waiting", "one")
+        connection.blpop("go", timeout=10)
     return channels
