@@ -22,7 +22,7 @@ from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, READ_AT_ONCE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
-from channels_ws4redis.protocol.texts import shown
+from channels_ws4redis.protocol.texts import escaped, shown
 from channels_ws4redis.protocol.track import Track
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.loops import this_loop
@@ -229,7 +229,9 @@ class FanOut:
                 except (redis.exceptions.RedisError, OSError) as error:
                     if str(error) != told:
                         told = str(error)
-                        logger.warning("Messages wait, as histories cannot be read: %s", told)
+                        logger.warning(
+                            "Messages wait, as histories cannot be read: %s", escaped(told)
+                        )
                     pause = RETRY_INTERVAL
         finally:
             self._catching_up = False

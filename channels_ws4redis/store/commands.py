@@ -34,6 +34,7 @@ import redis
 from channels_ws4redis.conf import settings
 from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.scripts import Command, Script
 
 
@@ -145,7 +146,7 @@ def _try_parse(name: str, reply: Any) -> Reading | Exception:
         return parse_reading(name, reply)
     except (ValueError, TypeError, IndexError, AttributeError) as error:
         return redis.exceptions.DataError(
-            f"What Redis keeps of {name!r} was not written by this package ({error}); delete "
+            f"What Redis keeps of {shown(name)} was not written by this package ({error}); delete "
             f"'{{{name}}}:history' and '{{{name}}}:meta'."
         )
 

@@ -124,7 +124,7 @@ class Listener:
                 for topic in topics:
                     await topic.wait()
         except TimeoutError:
-            names = " and ".join(map(repr, heard))
+            names = " and ".join(map(shown, heard))
             raise redis.exceptions.ConnectionError(
                 f"Redis did not confirm the subscription to {names} within {JOIN_TIMEOUT:.0f} s."
             ) from None
