@@ -21,7 +21,7 @@ from channels_ws4redis.handshake.threads import BusyError, Job, Kind, Pool, addr
 #: left over from a test that has used the database.
 pytestmark = pytest.mark.django_db
 
-PATIENCE = 10
+PATIENCE, SOON = 10, 1
 STRANGER, JOHN = "198.51.100.7", (User, 1)
 
 
@@ -52,6 +52,7 @@ class Work:
         job = Job(self.pool, kind, whom)
         job.submit(run)
         self._all.append(job)
+        begun.wait(SOON)
         return job
 
     def finish(self) -> list[object]:
