@@ -12,16 +12,7 @@ from channels_ws4redis.servers.incoming import AsgiEvent, ClientGoneError, Incom
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 
-__all__ = [
-    "WATCH_AFTER",
-    "AsgiEvent",
-    "ClientGoneError",
-    "Incoming",
-    "Peer",
-    "Send",
-    "behind",
-    "root_path_of",
-]
+__all__ = ["AsgiEvent", "ClientGoneError", "Incoming", "Peer", "Send", "behind", "root_path_of"]
 
 _KNOWN: tuple[type[KnownPeer], ...] = (DaphnePeer, UvicornPeer)
 
