@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 
 
 def after_commit(work: Callable[[], None], using: str | None = None) -> None:
@@ -40,7 +41,14 @@ def _in_transaction() -> set[str]:
         connection.alias
         for connection in connections.all(initialized_only=True)
         if any(not _is_of_testcase(block) for block in connection.atomic_blocks)
+        or _is_manual(connection)
     }
+
+
+def _is_manual(connection: BaseDatabaseWrapper) -> bool:
+    """Tell whether a transaction is open of which Django does not know when it ends."""
+    opened = connection.connection is not None
+    return opened and not connection.autocommit and not connection.in_atomic_block
 
 
 def _is_of_testcase(block: transaction.Atomic) -> bool:

@@ -16,6 +16,7 @@ from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
 
+from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
@@ -32,7 +33,6 @@ from channels_ws4redis.protocol.messages import (
     parse_positions,
 )
 from channels_ws4redis.protocol.texts import is_longer, reason_of, shown
-from channels_ws4redis.servers import AsgiEvent, ClientGoneError, Incoming, behind, root_path_of
 from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
@@ -73,10 +73,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         task = asyncio.current_task()
         assert task is not None  # what runs on an event loop runs in a task
         self._task = task
-        self._peer = behind(send)
+        self._peer = servers.behind(send)
         self._peer.on_stop(task)
         self._peer.limit_messages(settings.WS4REDIS_MAX_MESSAGE)
-        self._incoming = Incoming(receive)
+        self._incoming = servers.Incoming(receive)
         try:
             while True:
                 event = await self._incoming.take()
@@ -97,7 +97,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             if self._socket is not None:
                 await self._socket.release()
 
-    async def dispatch(self, message: AsgiEvent) -> None:
+    async def dispatch(self, message: servers.AsgiEvent) -> None:
         """Hand an event of the server to its handler.
 
         Channels' own version closes old database connections in a thread each time; no handler
@@ -110,7 +110,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     # The handshake
 
-    async def websocket_connect(self, message: AsgiEvent) -> None:
+    async def websocket_connect(self, message: servers.AsgiEvent) -> None:
         """Let the socket in, or not."""
         if self.channel_layer is None:
             raise InvalidChannelLayerError(
@@ -123,7 +123,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._log("Refused", error, logging.WARNING)
             self._state = State.CLOSED
             await self.close()
-        except ClientGoneError:
+        except servers.ClientGoneError:
             self._log("The client has left", "before it was let in", logging.DEBUG)
             with suppress(Exception):  # an answer that nobody gets, but uvicorn asks for one
                 await self.close()
@@ -154,8 +154,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
     async def _enter(self, calls: Calls) -> tuple[OpenSocket, str | None]:
         """Join the groups, once the socket has been admitted; also returns its subprotocol."""
         outbox, fanout = self._make_outbox(), get_fanout(self.channel_layer)
-        root_path = root_path_of(self.scope, self.base_send)
-        admitted = await admit_or_release(self.scope, calls, root_path, self._check_origin)
+        servers.require_true_path(self.scope, self.base_send)
+        admitted = await admit_or_release(self.scope, calls, self._check_origin)
         socket = self._socket = OpenSocket(*admitted, fanout, outbox, self._end)
         await socket.join(admitted[0].channels)
         if not socket.speaks_protocol:
@@ -182,7 +182,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         try:
             await super().accept(subprotocol, headers)
         except OSError:  # uvicorn's word for a client that has gone
-            raise ClientGoneError from None
+            raise servers.ClientGoneError from None
         self._state = State.OPEN
 
     # Frames of the client
@@ -287,7 +287,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
     def _log(self, what: str, why: BaseException | str, level: int) -> None:
         logger.log(level, "%s the socket %s: %s", what, shown(self.scope["path"]), reason_of(why))
 
-    async def websocket_disconnect(self, message: AsgiEvent) -> None:
+    async def websocket_disconnect(self, message: servers.AsgiEvent) -> None:
         """End the consumer."""
         if message["code"] == codes.MESSAGE_TOO_BIG and self._state is not State.CLOSED:
             self._log("The server closes", _TOO_BIG, logging.WARNING)

@@ -220,7 +220,7 @@ class OpenSocket:
 
 
 async def admit_or_release(
-    scope: dict[str, Any], calls: Calls, root_path: str, check_origin: bool
+    scope: dict[str, Any], calls: Calls, check_origin: bool
 ) -> tuple[Admission, SubscriberHooks]:
     """Make the subscriber of a socket, and find out what the socket may use.
 
@@ -228,7 +228,7 @@ async def admit_or_release(
     """
     subscriber = await make_subscriber(calls)
     try:
-        return await admit(scope, subscriber, calls, root_path, check_origin), subscriber
+        return await admit(scope, subscriber, calls, check_origin), subscriber
     except BusyError:
         # The client must not have to wait for a thread to be told that there is none.
         this_loop().spawn(subscriber.release(), "ws4redis-release")

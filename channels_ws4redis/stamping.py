@@ -15,6 +15,7 @@ from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.names import BROADCAST, audience_arguments, channel_labels
+from channels_ws4redis.protocol.texts import reason_of
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.subscriber import RedisSubscriber
 
@@ -39,7 +40,7 @@ def positions(request: Any, facility: Any, flags: Sequence[str]) -> dict[str, An
     found = {}
     for reading in _read(backend_named(store.channel_layer_alias), names):
         if isinstance(reading, Exception):
-            logger.error("A page could not be stamped with positions: %s", reading)
+            logger.error("A page could not be stamped with positions: %s", reason_of(reading))
         else:
             found[labels[reading.channel]] = reading.position._asdict()
     return found or None

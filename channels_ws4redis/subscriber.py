@@ -128,11 +128,13 @@ class SubscriberHooks:
     :param calls: run what may block for this socket.
     """
 
-    __slots__ = ("_calls", "_subscriber")
+    __slots__ = ("_calls", "_subscriber", "prefix")
 
     def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
         self._subscriber = subscriber
         self._calls = calls
+        #: What the names of its channels begin with; an overridden method has said so in a thread.
+        self.prefix = ""
 
     def _overrides(self, *names: str) -> bool:
         return overrides(self._subscriber, RedisSubscriber, *names)
@@ -146,11 +148,6 @@ class SubscriberHooks:
     def is_stock(self) -> bool:
         """True for the package's own class, which looks at no user to name a broadcast."""
         return type(self._subscriber) is RedisSubscriber
-
-    @property
-    def prefix(self) -> str:
-        """What the names of its channels begin with."""
-        return self._subscriber.get_prefix()
 
     @property
     def channels(self) -> list[str]:
@@ -175,6 +172,7 @@ class SubscriberHooks:
     def _set_channels(self, request: Any, flags: Collection[str]) -> None:
         self._subscriber.set_pubsub_channels(request, flags)
         self._subscriber._subscription.settle()
+        self.prefix = self._subscriber.get_prefix()
         tell_if_elsewhere(self._subscriber)
 
     def follow(self, on_change: Callable[[], None] | None) -> None:

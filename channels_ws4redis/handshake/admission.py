@@ -7,6 +7,7 @@ nobody in and grants nothing.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -78,14 +79,13 @@ class Admission:
 
 
 async def admit(
-    scope: dict[str, Any], subscriber: Subscriber, calls: Calls, root_path: str, check_origin: bool
+    scope: dict[str, Any], subscriber: Subscriber, calls: Calls, check_origin: bool
 ) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
     :param scope: what the server says about the socket.
     :param subscriber: the subscriber of this socket; it is told its channels.
     :param calls: run what may block for this socket.
-    :param root_path: the server's own.
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
@@ -93,21 +93,17 @@ async def admit(
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
-    if scope.get("root_path", "") != root_path:
-        raise PermissionDenied(
-            "its client names a root path by the header Daphne-Root-Path; start daphne with "
-            "--root-path, and have the proxy drop that header"
-        )
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
     request = await _identify(scope, request, flags.channels, subscriber, calls)
     calls.know(request.user)
-    granted = await _grant(request, flags.channels, calls)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
-    if lazy and request.session is not None and not (subscriber.is_stock and _is_public(granted)):
+    asks = not subscriber.is_stock or settings.WS4REDIS_ALLOWED_CHANNELS is not None
+    if lazy and request.session is not None and (asks or not _is_public(flags.channels)):
         await calls.look_up(drop_forged_session, request)
+    granted = await _grant(request, flags.channels, calls)
     await subscriber.set_channels(request, granted, may_block=lazy and not _is_public(granted))
     channels = subscriber.channels
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
@@ -123,9 +119,12 @@ def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
             f"a page of the foreign origin {shown(request.META['HTTP_ORIGIN'])} opens it; name the "
             "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
         )
-    if request.path_info.startswith("//"):
-        # The router drops leading slashes; a hook or a proxy that looks at the path does not.
-        raise PermissionDenied("its path begins with two slashes")
+    # The router does not care about leading slashes. A hook or a proxy that looks at the path does.
+    if not re.match("/(?!/)", request.path):
+        raise PermissionDenied("its path does not begin with one slash")
+    root_path = request.scope.get("root_path", "").rstrip("/")
+    if not re.match("/(?!/)", request.path.removeprefix(root_path)):
+        raise PermissionDenied("its path does not go on with one slash after the root path")
     size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY
     if size > limit:
         raise PermissionDenied(
@@ -172,7 +171,10 @@ async def _grant(request: WebSocketRequest, flags: list[str], calls: Calls) -> l
     if hook is None:
         return flags
     try:
-        return _as_flags(await calls.hook(hook, request, list(flags)))
+        granted = await calls.hook(hook, request, list(flags))
+        # A filter or a QuerySet runs code of the project only now, which may block or end.
+        plain = isinstance(granted, list | tuple | set | frozenset)
+        return _as_flags(granted) if plain else await calls.run(_as_flags, granted)
     except _ENDS:
         raise
     except Exception:

@@ -11,9 +11,9 @@ from typing import Any
 from asgiref.sync import AsyncToSync, iscoroutinefunction
 from channels.db import DatabaseSyncToAsync
 from django.db.models import Model
-from django.utils.functional import LazyObject
 from django.utils.module_loading import import_string
 
+from channels_ws4redis.handshake.requests import unwrapped
 from channels_ws4redis.handshake.threads import Job, Kind, address_of, threads
 
 #: Seconds that a handshake waits for threads, altogether. Daphne gives a handshake 5 seconds.
@@ -52,9 +52,7 @@ class Calls:
 
         This never loads one: it is called on the event loop.
         """
-        # Not ``isinstance``, for which a proxy of another kind loads what it stands for.
-        while issubclass(type(user), LazyObject):
-            user = user._wrapped
+        user = unwrapped(user)
         if issubclass(type(user), Model) and user.pk is not None:
             self._whom = type(user), user.pk
 

@@ -9,6 +9,7 @@ from typing import Any
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest
+from django.utils.functional import LazyObject
 
 from channels_ws4redis.conf import settings
 
@@ -35,7 +36,7 @@ class WebSocketRequest(ASGIRequest):
         matched = scope.get("url_route", {}).get("kwargs", {}).get("facility")
         self.facility = facility_in(self.path_info) if matched is None else str(matched)
         self.session = scope.get("session")
-        self.user = scope.get("user") or _nobody()
+        self.user = _user_in(scope)
 
     @property
     def environ(self) -> dict[str, Any]:
@@ -46,6 +47,26 @@ class WebSocketRequest(ASGIRequest):
 def facility_in(path_info: str) -> str:
     """Return what follows WEBSOCKET_URL in a path."""
     return path_info.removeprefix(settings.WEBSOCKET_URL)
+
+
+def unwrapped(user: Any) -> Any:
+    """Return what a lazy user stands for, and what is no user if it has not been loaded yet."""
+    # Not ``isinstance``, for which a proxy of another kind loads what it stands for.
+    while issubclass(type(user), LazyObject):
+        user = user._wrapped
+    return user
+
+
+def _user_in(scope: dict[str, Any]) -> Any:
+    """Return the user that a middleware has found, and nobody as one that counts as false.
+
+    This never loads a lazy user: it is called on the event loop.
+    """
+    from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415 # see `_nobody`
+
+    user = scope.get("user")
+    found = unwrapped(user)
+    return _nobody() if found is None or issubclass(type(found), AnonymousUser) else user
 
 
 def _nobody() -> Any:

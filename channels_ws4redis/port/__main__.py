@@ -54,7 +54,7 @@ def _treat(path: Path, *, write: bool) -> str:
         version = ".".join(map(str, sys.version_info[:2]))
         _say(f"{path}:{error.lineno or 1}: no Python {version}: {error.msg}")
         return "failed"
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
         _say(f"{path}: {error}")
         return "failed"
     if not write:

@@ -36,8 +36,13 @@ def _files_in(folder: Path) -> Iterator[Path]:
         folders[:] = sorted(each for each in folders if not _is_foreign(here / each))
         for file in (here / each for each in sorted(files)):
             # A pipe would never end, and a link may lead nowhere.
-            if file.suffix.lower() in _PYTHON | _TEXT and file.is_file():
+            if file.suffix.lower() in _PYTHON | _TEXT and _is_within(file, folder):
                 yield file
+
+
+def _is_within(file: Path, folder: Path) -> bool:
+    """Tell whether this is a file, and no link that leads to one out of the folder."""
+    return file.is_file() and file.resolve().is_relative_to(folder.resolve())
 
 
 def _is_foreign(folder: Path) -> bool:

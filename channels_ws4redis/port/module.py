@@ -43,7 +43,14 @@ class Module(ast.NodeVisitor):
 
     def __init__(self, data: bytes) -> None:
         self._encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
-        text = data.decode(self._encoding)
+        try:
+            text = data.decode(self._encoding)
+        except LookupError as error:  # rot13 and the like are codecs, but none of texts
+            raise ValueError(str(error)) from error
+        if text.encode(self._encoding) != data:  # such as unicode_escape, utf-7
+            raise ValueError(
+                f"the encoding {self._encoding} does not keep every byte; port by hand"
+            )
         #: The module as UTF-8, in whose bytes Python counts columns, and where its lines begin.
         self._code = text.encode()
         self._lines = [0, *(found.end() for found in re.finditer(rb"\r\n|\r|\n", self._code))]

@@ -6,13 +6,23 @@ from collections.abc import Mapping
 from typing import Any
 
 from channels.sessions import InstanceSessionWrapper
+from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.servers.daphne import DaphnePeer, running_server
 from channels_ws4redis.servers.incoming import AsgiEvent, ClientGoneError, Incoming
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 
-__all__ = ["AsgiEvent", "ClientGoneError", "Incoming", "Peer", "Send", "behind", "root_path_of"]
+__all__ = [
+    "AsgiEvent",
+    "ClientGoneError",
+    "Incoming",
+    "Peer",
+    "Send",
+    "behind",
+    "fault_of_path",
+    "root_path_of",
+]
 
 _KNOWN: tuple[type[KnownPeer], ...] = (DaphnePeer, UvicornPeer)
 
@@ -33,12 +43,33 @@ def behind(send: Send) -> Peer:
 
 def root_path_of(scope: Mapping[str, Any], send: Send) -> str:
     """Return the root path that a server was started with, which a client cannot choose."""
-    inner, _ = _innermost(send)
-    protocol = DaphnePeer.protocol_behind(inner)
+    protocol = DaphnePeer.protocol_behind(_innermost(send)[0])
     # Middleware may have hidden the server behind a ``send`` of its own.
     server = running_server() if protocol is None else protocol.server
     path: str = scope.get("root_path", "") if server is None else server.root_path
     return path
+
+
+def require_true_path(scope: Mapping[str, Any], send: Send) -> None:
+    """Refuse a client that has made its path look like another one to whoever is in front.
+
+    By a header it may name a root path to daphne. And daphne takes what follows two slashes for a
+    host, and what follows a semicolon for parameters, and drops both; a proxy takes them for parts
+    of the path.
+
+    :raises django.core.exceptions.PermissionDenied: then.
+    """
+    if scope.get("root_path", "") != root_path_of(scope, send):
+        raise PermissionDenied(
+            "its client names a root path by the header Daphne-Root-Path; start daphne with "
+            "--root-path, and have the proxy drop that header"
+        )
+    protocol = DaphnePeer.protocol_behind(_innermost(send)[0])
+    if (
+        protocol is not None
+        and protocol.http_request_uri.partition("?")[0].encode() != protocol.path
+    ):
+        raise PermissionDenied("its client has written a host, or parameters, into the path")
 
 
 def _innermost(send: Any) -> tuple[Any, bool]:

@@ -19,6 +19,7 @@ def running_server() -> Any:
     reactor = sys.modules.get("twisted.internet.reactor")
     for reader in () if reactor is None else reactor.getReaders():
         factory: Any = getattr(reader, "factory", None)
+        factory = getattr(factory, "wrappedFactory", factory)  # where daphne itself does TLS
         if made_by("daphne", factory):
             return factory.server
     return None

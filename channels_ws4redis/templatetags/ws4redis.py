@@ -68,7 +68,10 @@ def _path(facility: str) -> str:
             f"facility={facility!r} cannot be opened by a browser, which removes '.' and '..' from "
             "a path; give the facility another name."
         )
-    return settings.WEBSOCKET_URL + quote(facility, safe="/")
+    path = settings.WEBSOCKET_URL + quote(facility, safe="/")
+    if path.startswith("//"):
+        raise ValueError(f"{path!r} is an address on another host for a browser, not a path.")
+    return path
 
 
 def _check(flags: list[str]) -> None:

@@ -41,7 +41,7 @@ async def admitted(query_string=b"subscribe-broadcast", **kwargs) -> Admission:
     asked = scope(query_string=query_string, **kwargs)
     calls = Calls(asked)
     subscriber = await make_subscriber(calls)
-    return await admit(asked, subscriber, calls, root_path="", check_origin=True)
+    return await admit(asked, subscriber, calls, check_origin=True)
 
 
 def john() -> User:

@@ -99,6 +99,12 @@
     }, replacements);
   }
 
+  /** A method of the document, which an element of the page that has its name would hide. */
+  function unhidden(document, method) {
+    const own = document instanceof EventTarget ? EventTarget.prototype[method] : document[method];
+    return own.bind(document);
+  }
+
   function requireURI(uri) {
     if (uri === undefined || uri === null) {
       throw new Error('No Websocket URI in options');
@@ -280,7 +286,7 @@
         window[method]('pageshow', this.wake);
       }
       if (document) {
-        document[method]('visibilitychange', this.wake);
+        unhidden(document, method)('visibilitychange', this.wake);
       }
     }
 
@@ -710,7 +716,9 @@
     function announce() {
       if (!ready && sockets[name] === socket) {
         ready = true;
-        document.dispatchEvent(new CustomEvent('ws4redis:ready', { detail: { name, socket } }));
+        unhidden(document, 'dispatchEvent')(
+          new CustomEvent('ws4redis:ready', { detail: { name, socket } }),
+        );
         if (options.start !== false) {
           socket.open();
         }
@@ -725,7 +733,7 @@
       announce();
     } else {
       // An asynchronous script may come too late for the first of them.
-      document.addEventListener('DOMContentLoaded', announce);
+      unhidden(document, 'addEventListener')('DOMContentLoaded', announce);
       root.addEventListener('load', announce);
     }
   }
@@ -745,7 +753,9 @@
   const loaded = root.WS4Redis;
   const api = typeof loaded === 'function' && loaded.Socket ? loaded : WS4Redis;
   root.WS4Redis = api;
-  if (typeof module === 'object' && module.exports) {
+  // An element whose id is module would be taken for one, and takes no exports.
+  if (typeof module === 'object' && module.exports && !(root.Node && module instanceof root.Node)
+      && !(root.HTMLCollection && module instanceof root.HTMLCollection)) {
     module.exports = api;
   }
   const script = runningScript(root);
