@@ -14,10 +14,10 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from channels_ws4redis.conf import settings
+from channels_ws4redis.conf import NAMES, settings
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.handshake.origins import Origin
-from channels_ws4redis.spelling import SETTINGS, setting_meant_by
+from channels_ws4redis.spelling import setting_meant_by
 from channels_ws4redis.store.clients import connection_kwargs
 from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
@@ -63,7 +63,7 @@ def check_origins(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find settings whose value makes no sense (E004)."""
     problems: list[CheckMessage] = []
-    for name in SETTINGS:
+    for name in NAMES:
         try:
             getattr(settings, name)
             if name == "WS4REDIS_CONNECTION":
@@ -76,7 +76,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find settings whose names are nearly those of the package, which nothing reads (W008)."""
-    names = sorted(set(dir(django_settings)) - set(SETTINGS))
+    names = sorted(set(dir(django_settings)) - set(NAMES))
     return [
         checks.Warning(
             f"{name} is no setting of channels_ws4redis; did you mean {meant}?",

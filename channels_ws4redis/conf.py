@@ -277,3 +277,6 @@ class Settings:
 
 
 settings = Settings()
+
+#: The names of all settings that the package reads.
+NAMES = sorted(name for name, value in vars(Settings).items() if isinstance(value, property))
