@@ -60,8 +60,8 @@ def _channels(
             "broadcasts are stamped; write request.user = await request.auser() before, or render "
             "in sync_to_async"
         )
-    is_public = f"subscribe-{BROADCAST}" in flags
-    return store._get_message_channels(facility=facility, broadcast=is_public)
+    broadcast = f"subscribe-{BROADCAST}" in flags
+    return store._get_message_channels(facility=facility, broadcast=broadcast)
 
 
 def _read(backend: Backend, names: Sequence[str]) -> Readings:

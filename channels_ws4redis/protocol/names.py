@@ -103,6 +103,11 @@ def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
     return Flags(list(channels), "echo" in names)
 
 
+def is_public(flags: Iterable[str]) -> bool:
+    """Tell whether flags ask for broadcasts alone, which depend on no user."""
+    return all(flag.endswith(f"-{BROADCAST}") for flag in flags)
+
+
 def audience_arguments(verb: str, flags: Collection[str]) -> dict[str, Any]:
     """Return the audience arguments of a publisher that a socket's flags stand for.
 
