@@ -19,7 +19,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout import sockets
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_of
-from channels_ws4redis.fanout.reading import GRACE, PAUSE, READ_AT_ONCE, Group, Readings, Start
+from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
 from channels_ws4redis.protocol.texts import shown
@@ -98,7 +98,7 @@ class FanOut:
         :param start: called with it, in the step in which the socket goes live.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        await self._readings.ask(channels, socket, start)
+        await self._readings.enter(socket, channels, start)
 
     def leave(self, socket: Socket, channels: Iterable[str] | None = None) -> None:
         """Forget a socket, or only some of its channels; the layer is told in the background."""
@@ -225,7 +225,7 @@ class FanOut:
                     self._relinked = False
                     await get_runner().renew()  # what has ended one connection may end another
                 try:
-                    await self._readings.ask(behind[:READ_AT_ONCE])
+                    await self._readings.ask(behind)
                 except (redis.exceptions.RedisError, OSError) as error:
                     if str(error) != told:
                         told = str(error)
