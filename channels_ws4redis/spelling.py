@@ -1,4 +1,4 @@
-"""What was probably meant by a name that there is not. Private."""
+"""Which of the names that exist was probably meant by one that does not. Private."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PREFIX = "WS4REDIS_"
 
 
 def meant_by(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
-    """Return the one of some names that another one is most similar to, None if it is to none.
+    """Return the known name that another name is most similar to, None if it is like none.
 
     :param similarity: from 0 to 1, as difflib measures it.
     """

@@ -82,7 +82,7 @@ class LoopReader:
         self._last: Future[Readings] | None = None
 
     def read(self, backend: Backend, names: Sequence[str]) -> Readings:
-        """Return what `Backend.read` does, or soon that this takes too long."""
+        """Return what `Backend.read` does, or an error if that takes too long."""
         if self._last is None or self._last.done():
             self._last = Future()
             work = (self._last, backend, names)

@@ -197,7 +197,7 @@ class FanOut:
         await self._readings.ask(channels)
 
     def suspect(self, channel: str) -> None:
-        """Make good what a channel had too much of to be handed on."""
+        """Make good the messages of a channel that were too many to be handed on."""
         group = self._groups.get(channel)
         if group is not None:
             group.track.suspect()

@@ -227,7 +227,7 @@ class Readings:
 
 
 def _at_once() -> int:
-    """Return how many channels are read in one pipeline, be all their histories full."""
+    """Return how many channels are read in one pipeline, even if all histories are full."""
     return min(READ_AT_ONCE, max(1, READ_BYTES // settings.WS4REDIS_HISTORY_BYTES))
 
 

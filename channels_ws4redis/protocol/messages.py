@@ -150,7 +150,10 @@ def _is_payload_alone(body: dict[str, Any]) -> bool:
 
 
 def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; one that has a name twice could hide any number of parts behind it."""
+    """Return an object. Behind a name that comes twice it could hide any number of parts.
+
+    :raises ValueError: if a name does.
+    """
     body = dict(pairs)
     if len(body) < len(pairs):
         raise ValueError("a name comes twice")

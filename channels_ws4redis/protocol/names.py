@@ -156,7 +156,7 @@ def _identity(value: Any, keyword: str) -> str | SelfType:
 
 
 def _remedy_for_number(value: Any, keyword: str) -> str:
-    """Legacy took a number as text: as a name if there is such a one, and for nobody mostly."""
+    """Tell those who pass a number, which legacy took as text: mostly it was nobody's name."""
     if type(value) is not int:
         return ""
     return f" A primary key is no name; write {keyword}=['{value}'] if it is one."
