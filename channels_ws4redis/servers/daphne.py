@@ -7,7 +7,8 @@ import functools
 import sys
 from typing import Any
 
-from channels_ws4redis.servers.peer import Frame, KnownPeer, Send, made_by, written_in
+from channels_ws4redis.servers.incoming import AsgiEvent
+from channels_ws4redis.servers.peer import KnownPeer, Send, made_by, written_in
 
 #: Messages, and bytes, of a client that may wait for its socket's task before no more is read. The
 #: client notices nothing of that but that it has to wait.
@@ -102,7 +103,7 @@ class DaphnePeer(KnownPeer):
         self._set_reading()
         type(self._protocol).onMessage(self._protocol, payload, is_binary)
 
-    def take(self, event: Frame) -> None:
+    def take(self, event: AsgiEvent) -> None:
         """Read on once the socket's task has taken what had been read."""
         if event["type"] == "websocket.receive":
             self._messages -= 1
