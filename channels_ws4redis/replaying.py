@@ -117,7 +117,7 @@ class HookSocket:
 
 
 def _places_to_wait() -> threading.Semaphore:
-    """Return the places for hooks that wait for clients: half as many as hooks may run."""
+    """Return how many hooks of this process may wait for clients: half of those that may run."""
     places = max(1, settings.WS4REDIS_THREADS // 4)
     return this_process().get(
         ("places to wait", places), lambda: threading.BoundedSemaphore(places)
