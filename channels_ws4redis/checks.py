@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -14,10 +13,11 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
-from channels_ws4redis.conf import settings
+from channels_ws4redis.conf import NAMES, settings
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.handshake.origins import Origin
-from channels_ws4redis.spelling import SETTINGS, setting_meant_by
+from channels_ws4redis.protocol.names import is_public
+from channels_ws4redis.spelling import setting_meant_by
 from channels_ws4redis.store.clients import connection_kwargs
 from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
@@ -29,7 +29,6 @@ _ENOUGH_CAPACITY = 10_000
 #: The release of redis-py whose blocking reads end after five seconds unless told otherwise.
 _REDIS_WITH_TIMEOUT = 8
 
-
 #: What is to be said about a wrong value that legacy took.
 _HINTS = {
     "WS4REDIS_EXPIRE": " With 0 or None nothing is stored, as with -1 in django-websocket-redis.",
@@ -38,9 +37,14 @@ _HINTS = {
 
 def register() -> None:
     """Register all checks with Django."""
-    for check in (check_settings, check_names, check_origins, check_layer):
-        checks.register(check)
-    for check in (check_hooks, check_leftovers):
+    for check in (
+        check_settings,
+        check_names,
+        check_origins,
+        check_layer,
+        check_hooks,
+        check_leftovers,
+    ):
         checks.register(check)
     for check in (check_publish_policy, check_sessions):
         checks.register(check, deploy=True)
@@ -63,7 +67,7 @@ def check_origins(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find settings whose value makes no sense (E004)."""
     problems: list[CheckMessage] = []
-    for name in SETTINGS:
+    for name in NAMES:
         try:
             getattr(settings, name)
             if name == "WS4REDIS_CONNECTION":
@@ -76,7 +80,7 @@ def check_settings(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find settings whose names are nearly those of the package, which nothing reads (W008)."""
-    names = sorted(set(dir(django_settings)) - set(SETTINGS))
+    names = sorted(set(dir(django_settings)) - set(NAMES))
     return [
         checks.Warning(
             f"{name} is no setting of channels_ws4redis; did you mean {meant}?",
@@ -271,7 +275,7 @@ def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if (
         settings.SESSION_ENGINE != "django.contrib.sessions.backends.db"
         or subscriber is None
-        or not _uses_sessions([*subscriber.subscription_channels, *subscriber.publish_channels])
+        or is_public([*subscriber.subscription_channels, *subscriber.publish_channels])
     ):
         return []
     return [
@@ -282,10 +286,6 @@ def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id="ws4redis.I001",
         )
     ]
-
-
-def _uses_sessions(flags: Sequence[str]) -> bool:
-    return any(not flag.endswith("-broadcast") for flag in flags)
 
 
 def _subscriber() -> type[RedisSubscriber] | None:

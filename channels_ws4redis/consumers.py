@@ -130,7 +130,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             raise StopConsumer from None
         except BusyError as error:
             await self._close(codes.TRY_AGAIN_LATER, str(error), reason=codes.RETRY_AFTER)
-        except (*UNREACHABLE, redis.exceptions.RedisError) as error:
+        except (redis.exceptions.RedisError, OSError) as error:
             await self._close(codes.TRY_AGAIN_LATER, error)
 
     async def connect(self) -> None:
@@ -192,8 +192,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         socket = self._socket
         if socket is None or socket.closed:
             return
-        limit = settings.WS4REDIS_MAX_MESSAGE
-        if is_longer(text_data, limit) if bytes_data is None else len(bytes_data) > limit:
+        if is_longer(text_data or bytes_data or b"", settings.WS4REDIS_MAX_MESSAGE):
             await self._close(codes.MESSAGE_TOO_BIG, _TOO_BIG)
             return
         try:

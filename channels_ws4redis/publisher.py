@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
-import itertools
-import traceback
-import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -14,7 +10,7 @@ from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has 
 
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities
+from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities, warn
 from channels_ws4redis.store.commands import Publication, fetch_command
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.runner import get_runner, run
@@ -41,7 +37,7 @@ class RedisPublisher(RedisStore):
     has not been saved.
     """
 
-    #: True if no audience has been named, be it an empty one.
+    #: True if neither ``broadcast`` nor ``users``, ``groups`` or ``sessions`` was passed.
     _has_no_audience = False
 
     def __init__(self, **kwargs: Any) -> None:
@@ -60,11 +56,10 @@ class RedisPublisher(RedisStore):
 
     def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
         if self._has_no_audience and not self._publishers:
-            warnings.warn(
+            warn(
                 "A message is published to nobody: the publisher has no audience. Make it with "
                 "broadcast=True, users=[…], groups=[…] or sessions=[…].",
                 RuntimeWarning,
-                stacklevel=_level_of_caller(),
             )
         tell_if_elsewhere(self)
         return super()._publication(message, expire, key)
@@ -134,16 +129,6 @@ def _first(messages: Iterable[Result]) -> bytes | None:
         if message:
             return bytes(message)
     return None
-
-
-def _level_of_caller() -> int:
-    """Return the ``stacklevel`` of a warning, so that it names the line of the project's code."""
-    package = __name__.partition(".")[0]
-    frames = itertools.takewhile(
-        lambda found: found[0].f_globals.get("__name__", "").partition(".")[0] == package,
-        traceback.walk_stack(inspect.currentframe()),
-    )
-    return len(list(frames))
 
 
 def _has_no_facility(channel: str | bytes) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from functools import partial
@@ -258,7 +259,7 @@ def _as_flag(broadcast: Any) -> bool:
     if isinstance(broadcast, bool) or broadcast is None:
         return bool(broadcast)
     if broadcast in (0, 1):
-        _deprecated(f"broadcast={broadcast!r}", f"broadcast={bool(broadcast)}")
+        _deprecate(f"broadcast={broadcast!r}", f"broadcast={bool(broadcast)}")
         return bool(broadcast)
     raise ValueError(f"broadcast={broadcast!r} is neither True nor False.")
 
@@ -266,17 +267,25 @@ def _as_flag(broadcast: Any) -> bool:
 def _legacy_values(values: Any, keyword: str) -> Any:
     """Translate the short forms of legacy: True for oneself, False for nobody, a bare name."""
     if values is True:
-        _deprecated(f"{keyword}=True", f"{keyword}=[SELF]")
+        _deprecate(f"{keyword}=True", f"{keyword}=[SELF]")
         return SELF
     if values is False:
         return ()
     if isinstance(values, str):
-        _deprecated(f"{keyword}={values!r}", f"{keyword}=[{values!r}]")
+        _deprecate(f"{keyword}={values!r}", f"{keyword}=[{values!r}]")
     return values
 
 
-def _deprecated(given: str, remedy: str) -> None:
-    warnings.warn(f"{given} is deprecated; write {remedy}.", DeprecationWarning, stacklevel=5)
+def _deprecate(given: str, remedy: str) -> None:
+    warn(f"{given} is deprecated; write {remedy}.", DeprecationWarning)
+
+
+def warn(text: str, category: type[Warning]) -> None:
+    """Warn of a line of the project's own code: the innermost one that is not the package's."""
+    package, level, frame = __name__.partition(".")[0], 1, inspect.currentframe()
+    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(text, category, stacklevel=level)
 
 
 def _as_seconds(expire: Any) -> int:

@@ -13,11 +13,9 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_ws4redis.conf import Settings
+from channels_ws4redis.conf import NAMES as _NAMES
 from channels_ws4redis.conf import settings as _settings
 from channels_ws4redis.store.process import forget_connections
-
-_NAMES = frozenset(name for name, value in vars(Settings).items() if isinstance(value, property))
 
 __all__ = list(_NAMES)
 

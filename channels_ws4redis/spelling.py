@@ -1,4 +1,4 @@
-"""What was probably meant by a name that there is not. Private."""
+"""Which of the names that exist was probably meant by one that does not. Private."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-from channels_ws4redis.conf import Settings
+from channels_ws4redis.conf import NAMES
 
-#: All settings that the package reads, and what most of their names begin with.
-SETTINGS = sorted(name for name, value in vars(Settings).items() if isinstance(value, property))
+#: What the names of most settings begin with.
 PREFIX = "WS4REDIS_"
 
 
 def meant_by(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
-    """Return the one of some names that another one is most similar to, None if it is to none.
+    """Return the known name that another name is most similar to, None if it is like none.
 
     :param similarity: from 0 to 1, as difflib measures it.
     """
@@ -27,6 +26,6 @@ def setting_meant_by(name: str) -> str | None:
     if spelt is None:
         return meant_by(name, ["WEBSOCKET_URL"], 0.9)
     # Without their common beginning, by which any two of them are similar.
-    ends = [each.removeprefix(PREFIX) for each in SETTINGS if each.startswith(PREFIX)]
+    ends = [each.removeprefix(PREFIX) for each in NAMES if each.startswith(PREFIX)]
     end = meant_by(spelt[1], ends, 0.7)
     return None if end is None else PREFIX + end

@@ -61,8 +61,8 @@ def _channels(
             "broadcasts are stamped; write request.user = await request.auser() before, or render "
             "in sync_to_async"
         )
-    is_public = f"subscribe-{BROADCAST}" in flags
-    return store._get_message_channels(facility=facility, broadcast=is_public)
+    broadcast = f"subscribe-{BROADCAST}" in flags
+    return store._get_message_channels(facility=facility, broadcast=broadcast)
 
 
 def _read(backend: Backend, names: Sequence[str]) -> Readings:
@@ -83,7 +83,7 @@ class LoopReader:
         self._last: Future[Readings] | None = None
 
     def read(self, backend: Backend, names: Sequence[str]) -> Readings:
-        """Return what `Backend.read` does, or soon that this takes too long."""
+        """Return what `Backend.read` does, or an error if that takes too long."""
         if self._last is None or self._last.done():
             self._last = Future()
             work = (self._last, backend, names)

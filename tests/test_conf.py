@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
@@ -9,6 +12,7 @@ from django.test import override_settings
 
 from channels_ws4redis.conf import Settings
 from channels_ws4redis.conf import settings as conf
+from tests.servers import ROOT
 
 DEFAULTS = {
     "WEBSOCKET_URL": "/ws/",
@@ -127,6 +131,22 @@ def test_overrides(settings):
         _ = own.WS4REDIS_EXPIRE
     del own.overrides["WS4REDIS_EXPIRE"]
     assert own.WS4REDIS_EXPIRE == 10
+
+
+def test_settings_may_come_from_any_object() -> None:
+    """``settings.configure`` takes one whose class has them."""
+    code = """if True:
+        from django.conf import settings
+
+        class Defaults:
+            WS4REDIS_EXPIRE = 20
+
+        settings.configure(Defaults())
+        from channels_ws4redis.conf import settings
+        print(settings.WS4REDIS_EXPIRE, settings.WS4REDIS_HISTORY)
+    """
+    command = [sys.executable, "-c", code]
+    assert subprocess.check_output(command, text=True, cwd=ROOT) == "20 1\n"
 
 
 def test_settings_are_found_as_django_finds_them(settings) -> None:

@@ -17,7 +17,7 @@ from channels_ws4redis import open_socket as open_socket_module
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.fanout import outbox as outbox_module
 from channels_ws4redis.fanout.groups import get_fanout
-from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.protocol.messages import MAX_SMALL_FRAME, SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
@@ -241,6 +241,20 @@ async def test_a_frame_that_comes_during_the_replay(settings):
     may_end.set()
     assert await client.receive_from(PATIENCE) == "stored"
     assert await client.receive_from(PATIENCE) == "mine"
+    await ended(client)
+
+
+async def test_large_frames_leave_turns_to_others():
+    """Daphne hands on what has been read without a pause, and this client may not publish."""
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    await client.connect(PATIENCE)
+    for _ in range(20):
+        await client.send_to(text_data="x" * (MAX_SMALL_FRAME + 1))
+    turns = 0
+    while client.input_queue.qsize():
+        turns += 1
+        await asyncio.sleep(0)
+    assert turns > 15
     await ended(client)
 
 

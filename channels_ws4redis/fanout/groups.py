@@ -10,7 +10,6 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import redis
@@ -19,7 +18,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout import sockets
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_of
-from channels_ws4redis.fanout.reading import GRACE, PAUSE, READ_AT_ONCE, Group, Readings, Start
+from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
 from channels_ws4redis.protocol.texts import escaped, shown
@@ -52,7 +51,7 @@ class FanOut:
         self._hearing = backend.hearing(self)
         self._readings = Readings(backend, self._groups, self._catch_up_soon)
         self._opening: asyncio.Task[None] | None = None
-        self._timer: asyncio.Task[None] | None = None
+        self._timers: list[asyncio.Task[None]] = []
         self._catching_up = False
         self._relinked = False
 
@@ -98,7 +97,7 @@ class FanOut:
         :param start: called with it, in the step in which the socket goes live.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        await self._readings.ask(channels, socket, start)
+        await self._readings.enter(socket, channels, start)
 
     def leave(self, socket: Socket, channels: Iterable[str] | None = None) -> None:
         """Forget a socket, or only some of its channels; the layer is told in the background."""
@@ -155,13 +154,19 @@ class FanOut:
 
     async def _start(self) -> None:
         await self._hearing.open()
-        self._timer = this_loop().spawn(self._keep_time(), "ws4redis-timer")
+        self._timers = [
+            this_loop().spawn(_repeat(interval, send), "ws4redis-timer")
+            for interval, send in (
+                (HEARTBEAT_INTERVAL, self._send_heartbeats),
+                (sockets.PING_INTERVAL, self._send_pings),
+            )
+        ]
 
     async def _close(self) -> None:
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in self._timers:
+            timer.cancel()
         try:
             for group in list(self._groups.values()):
                 await self._leave(group)
@@ -192,7 +197,7 @@ class FanOut:
         await self._readings.ask(channels)
 
     def suspect(self, channel: str) -> None:
-        """Make good what a channel had too much of to be handed on."""
+        """Make good the messages of a channel that were too many to be handed on."""
         group = self._groups.get(channel)
         if group is not None:
             group.track.suspect()
@@ -225,7 +230,7 @@ class FanOut:
                     self._relinked = False
                     await get_runner().renew()  # what has ended one connection may end another
                 try:
-                    await self._readings.ask(behind[:READ_AT_ONCE])
+                    await self._readings.ask(behind)
                 except (redis.exceptions.RedisError, OSError) as error:
                     if str(error) != told:
                         told = str(error)
@@ -238,30 +243,24 @@ class FanOut:
 
     # Time
 
-    async def _keep_time(self) -> None:
-        """Send heartbeats and pings: one timer for all sockets."""
-        clock = asyncio.get_running_loop().time
-        every: dict[Callable[[], None], float] = {
-            self._send_heartbeats: HEARTBEAT_INTERVAL,
-            partial(self._send_to, True, json_frame({"type": "ping"})): sockets.PING_INTERVAL,
-        }
-        due = {action: clock() + interval for action, interval in every.items()}
-        while True:
-            await asyncio.sleep(max(0.0, min(due.values()) - clock()))
-            for action, interval in every.items():
-                if due[action] <= clock():
-                    due[action] = clock() + interval
-                    action()
-
     def _send_heartbeats(self) -> None:
         heartbeat = settings.WS4REDIS_HEARTBEAT
         if heartbeat is not None:
-            self._send_to(False, {"type": "websocket.send", "text": heartbeat})
+            self._send_to_all({"type": "websocket.send", "text": heartbeat}, speak_protocol=False)
 
-    def _send_to(self, speaks: bool, frame: dict[str, Any]) -> None:
+    def _send_pings(self) -> None:
+        self._send_to_all(json_frame({"type": "ping"}), speak_protocol=True)
+
+    def _send_to_all(self, frame: dict[str, Any], speak_protocol: bool) -> None:
         for socket in list(self._sockets):
-            if socket.replayed and speaks == (socket.labels is not None):
+            if socket.replayed and speak_protocol == (socket.labels is not None):
                 socket.outbox.put(frame)
+
+
+async def _repeat(interval: float, send: Callable[[], None]) -> None:
+    while True:
+        await asyncio.sleep(interval)
+        send()
 
 
 def get_fanout(layer: Any) -> FanOut:

@@ -24,7 +24,8 @@ MakeFrame = Callable[[], Frame]
 class _Waiting:
     """What waits for a socket, and how much room it takes.
 
-    Room for what is stored is made until nothing of any kind waits any more.
+    What is stored adds to the room, until nothing of any kind waits any more. So a client that
+    reads a long history at its own pace is not too slow for what is published meanwhile.
     """
 
     __slots__ = ("bytes", "frames", "stored", "stored_bytes")

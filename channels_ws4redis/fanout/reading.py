@@ -92,19 +92,21 @@ class Readings:
         self._batch: list[Asker] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def ask(
-        self, channels: Sequence[str], socket: Socket | None = None, start: Start | None = None
-    ) -> None:
-        """Read channels and take the readings in, those of a newcomer in one step.
+    async def ask(self, channels: Sequence[str]) -> None:
+        """Read channels, and let their groups take the readings in.
 
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        size = _at_once() if socket is None else len(channels)
-        for first in range(0, max(1, len(channels)), max(1, size)):
-            await self._ask(channels[first : first + size], socket, start)
+        size = _at_once()
+        for first in range(0, len(channels), size):
+            await self._ask(channels[first : first + size])
+
+    async def enter(self, socket: Socket, channels: Sequence[str], start: Start) -> None:
+        """Read channels as `ask` does, all in one go, and let a newcomer go live in that step."""
+        await self._ask(channels, socket, start)
 
     async def _ask(
-        self, channels: Sequence[str], socket: Socket | None, start: Start | None
+        self, channels: Sequence[str], socket: Socket | None = None, start: Start | None = None
     ) -> None:
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(Asker(channels, done, socket, start))
@@ -225,7 +227,7 @@ class Readings:
 
 
 def _at_once() -> int:
-    """Return how many channels are read in one pipeline, be all their histories full."""
+    """Return how many channels are read in one pipeline, even if all histories are full."""
     return min(READ_AT_ONCE, max(1, READ_BYTES // settings.WS4REDIS_HISTORY_BYTES))
 
 

@@ -152,24 +152,18 @@ class Socket:
             self._hold(event, self._held)
         elif event.sender == self.id and not self.echo:
             self._send_position("position", event.channel, Position(event.epoch, event.offset))
-        elif stored and self.outbox.busy:
-            self._deliver_later(event)
-        elif self.labels is not None:
-            label = self.labels.get(event.channel)
-            if label is not None:
-                self.outbox.put(event.protocol_frame(label))
-        elif event.payload:
-            self.outbox.put(event.raw_frame)
+        elif self.labels is None:
+            if event.payload:
+                self._send(event, None, stored)
+        elif (label := self.labels.get(event.channel)) is not None:
+            self._send(event, label, stored)
 
-    def _deliver_later(self, event: Event) -> None:
-        """Send a stored message once the client takes it, and encode it no sooner."""
-        if self.labels is None:
-            label, wanted = None, bool(event.payload)
-        else:
-            label = self.labels.get(event.channel)
-            wanted = label is not None
-        if wanted:
+    def _send(self, event: Event, label: str | None, stored: bool) -> None:
+        """Put a message into the outbox; a stored one is encoded only once the client takes it."""
+        if stored and self.outbox.busy:
             self.outbox.put_stored(event.later(label), len(event.payload))
+        else:
+            self.outbox.put(event.frame(label))
 
     def _hold(self, event: Event, held: _Held) -> None:
         held.events.append(event)

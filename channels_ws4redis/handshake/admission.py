@@ -25,7 +25,7 @@ from channels_ws4redis.handshake.requests import (
 )
 from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
-from channels_ws4redis.protocol.names import BROADCAST, channel_labels, parse_flags
+from channels_ws4redis.protocol.names import channel_labels, is_public, parse_flags
 from channels_ws4redis.protocol.texts import shown
 
 logger = logging.getLogger(__name__)
@@ -101,10 +101,10 @@ async def admit(
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
     asks = not subscriber.is_stock or settings.WS4REDIS_ALLOWED_CHANNELS is not None
-    if lazy and request.session is not None and (asks or not _is_public(flags.channels)):
+    if lazy and request.session is not None and (asks or not is_public(flags.channels)):
         await calls.look_up(drop_forged_session, request)
     granted = await _grant(request, flags.channels, calls)
-    await subscriber.set_channels(request, granted, may_block=lazy and not _is_public(granted))
+    await subscriber.set_channels(request, granted, may_block=lazy and not is_public(granted))
     channels = subscriber.channels
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
     speaks_protocol = subprotocol == SUBPROTOCOL
@@ -159,7 +159,7 @@ async def _identify(
         return request
     if _is_identified(scope):
         return request
-    if subscriber.is_stock and settings.WS4REDIS_ALLOWED_CHANNELS is None and _is_public(flags):
+    if subscriber.is_stock and settings.WS4REDIS_ALLOWED_CHANNELS is None and is_public(flags):
         return request  # nothing looks at the user, and the database need not be asked
     await calls.look_up(authenticate, request)
     return request
@@ -203,8 +203,3 @@ def _choose_subprotocol(offered: Sequence[str]) -> str | None:
 def _is_identified(scope: dict[str, Any]) -> bool:
     """Tell whether a middleware of the project has found out who the socket is."""
     return "user" in scope or "session" in scope
-
-
-def _is_public(flags: Iterable[str]) -> bool:
-    """Tell whether flags ask for broadcasts alone, which depend on no user."""
-    return all(flag.endswith(f"-{BROADCAST}") for flag in flags)

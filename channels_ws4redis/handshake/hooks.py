@@ -31,9 +31,9 @@ class Calls:
     """Runs the project's code for one socket, and looks up sessions for it: one after the other.
 
     Many hooks wait for a database or another service, and under gevent, where legacy ran, they did
-    not wait for each other either. So those of different sockets run side by side, in threads. Who
-    the socket is done for decides when it is next in turn: its user as soon as we know who that is,
-    until then the address of its client.
+    not wait for each other either. So those of different sockets run side by side, in threads. A
+    call is next in turn according to whom it is for: the user of the socket, or the address of its
+    client until we know who the user is.
 
     :param scope: what the server says about the socket.
     """

@@ -96,11 +96,11 @@ class Job:
 
 
 class FairQueue:
-    """Jobs that wait; everyone for whom some do has one turn in each round.
+    """Jobs that wait. In each round everyone for whom jobs wait has one turn.
 
-    Of those that wait for one and the same, the oldest and the newest begin by turns. Behind one
-    address there may be hundreds of strangers and a user who has just come. In the order of their
-    coming all of them would wait for so long that none is served in time.
+    Of the jobs for one of them, the oldest and the newest begin by turns. Behind one address there
+    may be hundreds of strangers and a user who has just come. In the order of their coming all of
+    them would wait for so long that none is served in time.
 
     :param limit: jobs that may have been taken and not ended.
     """

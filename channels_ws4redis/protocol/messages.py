@@ -98,22 +98,24 @@ class Event:
             frames[label] = json_frame(body)
         return frames[label]
 
+    def frame(self, label: str | None) -> Frame:
+        """Return the ASGI event for a client.
+
+        :param label: the client's label of the channel, None for a raw frame.
+        """
+        return self.raw_frame if label is None else self.protocol_frame(label)
+
     def bare(self) -> Event:
         """Return the message without the frames that have been made of it."""
         return Event(self.channel, self.payload, self.epoch, self.offset, self.sender)
 
     def later(self, label: str | None) -> Callable[[], Frame]:
-        """Return what makes a frame anew, and until then holds no more than the payload.
+        """Return what makes `frame` anew, and until then holds no more than the payload.
 
         JSON makes six bytes of a control character, and Python takes four for each character of a
         text with a single emoji in it.
-
-        :param label: the client's label of the channel, None for a raw frame.
         """
-        return partial(self.bare()._frame, label)
-
-    def _frame(self, label: str | None) -> Frame:
-        return self.raw_frame if label is None else self.protocol_frame(label)
+        return partial(self.bare().frame, label)
 
 
 def json_frame(body: dict[str, Any]) -> Frame:
@@ -148,7 +150,10 @@ def _is_payload_alone(body: dict[str, Any]) -> bool:
 
 
 def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object; one that has a name twice could hide any number of parts behind it."""
+    """Return an object. Behind a name that comes twice it could hide any number of parts.
+
+    :raises ValueError: if a name does.
+    """
     body = dict(pairs)
     if len(body) < len(pairs):
         raise ValueError("a name comes twice")

@@ -103,6 +103,11 @@ def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
     return Flags(list(channels), "echo" in names)
 
 
+def is_public(flags: Iterable[str]) -> bool:
+    """Tell whether flags ask for broadcasts alone, which depend on no user."""
+    return all(flag.endswith(f"-{BROADCAST}") for flag in flags)
+
+
 def audience_arguments(verb: str, flags: Collection[str]) -> dict[str, Any]:
     """Return the audience arguments of a publisher that a socket's flags stand for.
 
@@ -151,7 +156,7 @@ def _identity(value: Any, keyword: str) -> str | SelfType:
 
 
 def _remedy_for_number(value: Any, keyword: str) -> str:
-    """Legacy took a number as text: as a name if there is such a one, and for nobody mostly."""
+    """Tell those who pass a number, which legacy took as text: mostly it was nobody's name."""
     if type(value) is not int:
         return ""
     return f" A primary key is no name; write {keyword}=['{value}'] if it is one."

@@ -33,8 +33,8 @@ def reason_of(why: BaseException | str) -> str:
     return f"{type(why).__name__}: {text}" if text else type(why).__name__
 
 
-def is_longer(text: str | None, limit: int) -> bool:
-    """Tell whether a text has more bytes than a limit, without encoding one that surely has."""
-    if text is None or 4 * len(text) <= limit:
-        return False
-    return len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit
+def is_longer(data: str | bytes, limit: int) -> bool:
+    """Tell whether data has more bytes than a limit; text is encoded only if that is in doubt."""
+    if not isinstance(data, str) or len(data) > limit:
+        return len(data) > limit
+    return 4 * len(data) > limit and len(data.encode("utf-8", "surrogatepass")) > limit

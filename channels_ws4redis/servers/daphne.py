@@ -7,7 +7,8 @@ import functools
 import sys
 from typing import Any
 
-from channels_ws4redis.servers.peer import Frame, KnownPeer, Send, made_by, written_in
+from channels_ws4redis.servers.incoming import AsgiEvent
+from channels_ws4redis.servers.peer import KnownPeer, Send, made_by, written_in
 
 #: Messages, and bytes, of a client that may wait for its socket's task before no more is read. The
 #: client notices nothing of that but that it has to wait.
@@ -34,14 +35,23 @@ class DaphnePeer(KnownPeer):
     64 KiB is full and when it has run empty. To be deleted when daphne's ``send`` waits for room.
     """
 
-    __slots__ = ("_full", "_read", "_reading", "_resumed", "_transport", "released")
+    __slots__ = (
+        "_bytes",
+        "_full",
+        "_messages",
+        "_reading",
+        "_resumed",
+        "_transport",
+        "released",
+    )
 
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send, protocol, own)
         self._transport = protocol.transport
         self._full = False
-        #: Messages and bytes that have been read and wait for the socket's task.
-        self._read = [0, 0]
+        #: Messages that have been read and wait for the socket's task, and their bytes, which are
+        #: counted until none waits any more.
+        self._messages = self._bytes = 0
         self._reading = True
         protocol.onMessage = self._on_message
         self._resumed: asyncio.Future[None] | None = None
@@ -89,24 +99,23 @@ class DaphnePeer(KnownPeer):
 
     def _on_message(self, payload: bytes, is_binary: bool) -> None:
         """Called by autobahn with a message of the client; daphne has a queue without a bound."""
-        self._read[0] += 1
-        self._read[1] += len(payload)
+        self._messages += 1
+        self._bytes += len(payload)
         self._set_reading()
         type(self._protocol).onMessage(self._protocol, payload, is_binary)
 
-    def take(self, event: Frame) -> None:
+    def take(self, event: AsgiEvent) -> None:
         """Read on once the socket's task has taken what had been read."""
         if event["type"] == "websocket.receive":
-            self._read[0] -= 1
-            if self._read[0] <= 0:
-                self._read = [0, 0]
+            self._messages -= 1
+            if self._messages <= 0:
+                self._messages = self._bytes = 0
                 self._set_reading()
 
     def _set_reading(self) -> None:
-        messages, size = self._read
         is_open = self._protocol.state == self._protocol.STATE_OPEN and not self.released
-        too_much = self._full or messages > MAX_MESSAGES_READ or size > MAX_BYTES_READ
-        wanted = not (is_open and too_much)
+        waiting = self._messages > MAX_MESSAGES_READ or self._bytes > MAX_BYTES_READ
+        wanted = not (is_open and (self._full or waiting))
         if wanted != self._reading:
             self._reading = wanted
             if wanted:

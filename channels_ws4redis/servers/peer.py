@@ -8,6 +8,9 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
+from channels_ws4redis.servers.incoming import AsgiEvent
+
+#: What is sent to a client, as an event of ASGI.
 Frame = dict[str, Any]
 Send = Callable[[Frame], Awaitable[None]]
 
@@ -62,7 +65,7 @@ class Peer:
         :param size: bytes.
         """
 
-    def take(self, event: Frame) -> None:
+    def take(self, event: AsgiEvent) -> None:
         """Note that the socket's task has taken an event of the server, and asks for the next."""
 
     def abort(self) -> None:

@@ -51,8 +51,8 @@ NEEDS = {
     "health_check_interval": 0,
 }
 
-#: Arguments that say where Redis is, and to whom it belongs. None and "" mean there that nothing is
-#: said, as in settings that are read from the environment. For others None has a meaning.
+#: Arguments that say where Redis is, and who connects to it. None and "" count as absent there, as
+#: in settings that are read from the environment. For other arguments None has a meaning.
 PLACES = {
     "url", "host", "port", "db", "username", "password", "unix_socket_path",
     "sentinels", "service_name", "sentinel_kwargs",

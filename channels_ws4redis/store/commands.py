@@ -102,9 +102,8 @@ def _keys(name: str, once: str = "") -> list[str]:
 def parse_published(publication: Publication, reply: bytes) -> list[Event]:
     """Return the events of a message that was stored and not published, with their positions."""
     words = reply.decode().split(" ")
-    _, payload, _, sender, _ = publication
     return [
-        Event(channel, payload, epoch, int(offset), sender)
+        Event(channel, publication.payload, epoch, int(offset), publication.sender)
         for channel, epoch, offset in zip(
             publication.channels, words[::2], words[1::2], strict=True
         )

@@ -16,7 +16,7 @@ TURNS_OF_OTHERS = 3
 class Turn:
     """The turn of a task that hands messages to sockets.
 
-    Bytes are counted for each channel apart, as they are a matter of the sockets that get them.
+    Bytes are counted for each lane apart, as they are a matter of the sockets that get them.
     """
 
     __slots__ = ("_bytes", "_seconds")
@@ -25,9 +25,9 @@ class Turn:
         self._bytes: dict[str, int] = {}
         self._seconds = 0.0
 
-    def spend(self, size: int, seconds: float, channel: str = "") -> None:
+    def spend(self, size: int, seconds: float, lane: str = "") -> None:
         """Note that a message of so many bytes was handed to sockets, and how long that took."""
-        self._bytes[channel] = self._bytes.get(channel, 0) + size
+        self._bytes[lane] = self._bytes.get(lane, 0) + size
         self._seconds += seconds
 
     @property
@@ -35,9 +35,9 @@ class Turn:
         """True once all others on the event loop must have their turns."""
         return self._seconds > MAX_TURN
 
-    def is_over_for(self, channel: str = "") -> bool:
-        """Tell whether nothing more may be handed to the sockets of a channel."""
-        return self.is_over or self._bytes.get(channel, 0) > MAX_TURN_BYTES
+    def is_over_for(self, lane: str = "") -> bool:
+        """Tell whether nothing more may be handed to the sockets of a lane."""
+        return self.is_over or self._bytes.get(lane, 0) > MAX_TURN_BYTES
 
     def renew(self) -> None:
         """Begin anew, as others have had their turns."""

@@ -2,8 +2,8 @@
 
 Redis keeps for each reader what that reader has not read yet, and cuts the reader off when that
 becomes too much (``client-output-buffer-limit pubsub``). All channels of a process share one link.
-So reading must go on while a message is handed to many sockets, and what one channel has too much
-of must be given up here, where the others are left alone.
+So reading must go on while a message is handed to many sockets. If too much waits, the
+messages of the channels that have most of it are given up here, and all others are kept.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ local meta_expire = math.max(lifetime, 2 * expire)
 local ends = expire > 0 and milliseconds(expire * 1000)
 local envelope_end = ' ' .. sender .. (mirrors and ' 1\n' or ' 0\n') .. payload
 
-local function lengthen(key, seconds)
+-- Has a key live for so many seconds at least.
+local function keep(key, seconds)
   if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
 end
 
@@ -76,7 +77,7 @@ local function publish(name, history, meta, once)
       'b', written)
     written = written + #payload
     if written - dropped > limit then dropped = shorten(history, written) end
-    lengthen(history, expire)
+    keep(history, expire)
   end
   if renewed then
     call('HSET', meta, 'epoch', epoch, 'offset', offset, 'past', past, 'written', written, 'dropped',
@@ -84,7 +85,7 @@ local function publish(name, history, meta, once)
   else
     call('HSET', meta, 'offset', offset, 'written', written, 'dropped', dropped)
   end
-  lengthen(meta, meta_expire)
+  keep(meta, meta_expire)
   if expire > 0 then call('SET', name, payload, 'EX', expire) end
   if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
   if prefix then

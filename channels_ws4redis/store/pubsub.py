@@ -54,7 +54,7 @@ class Listener:
         # One connection for all, which keeps the order of what several coroutines send.
         self._runner = Runner(connection)
         # The link waits for messages for as long as it takes; it watches over silence by itself.
-        self._client = make_async_client(connection, protocol=2, socket_timeout=None)
+        self._client = make_async_client(connection, socket_timeout=None)
         pool: Any = self._client.connection_pool
         self._link = Link(pool.make_connection, self)
         self._inbox = Inbox(self._hand_on, self._give_up, self._link.lose)

@@ -36,8 +36,8 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
         return []
     batch = Batch(commands)
     try:
-        for _ in range(2):
-            for _ in range(2):
+        for _ in range(2):  # again on a new connection, if this server is not in charge
+            for _ in range(2):  # again in full, if a script is unknown
                 if not batch.take(_exchange(pool, batch.requests())):
                     break
             if not batch.turn_elsewhere():
@@ -139,8 +139,8 @@ class Runner:
     async def _execute(self, commands: Sequence[Command]) -> list[Result]:
         batch = Batch(commands)
         try:
-            for _ in range(2):
-                for _ in range(2):
+            for _ in range(2):  # again on a new connection, if this server is not in charge
+                for _ in range(2):  # again in full, if a script is unknown
                     if not batch.take(await self._exchange(batch.requests())):
                         break
                 if not batch.turn_elsewhere():

@@ -263,6 +263,27 @@ async def test_the_history_does_not_count_against_the_bounds(server, peer, overf
     await asyncio.sleep(0)
 
 
+async def test_a_client_may_take_its_time_for_a_history(server, peer, overflow) -> None:
+    """What is published while it reads on finds the room of what it has read."""
+
+    def make(index: int) -> dict:
+        if index == 10:
+            server.writable.clear()
+        return number(index)
+
+    outbox = opened(peer, 3, 250, overflow)
+    for index in range(20):
+        outbox.put_stored(partial(make, index), 100)
+    await asyncio.sleep(0.01)
+    assert server.numbers == list(range(11))
+    for _ in range(11 + 2):
+        outbox.put(FRAME)
+    assert not overflow.count
+    outbox.put(FRAME)
+    assert overflow.count == 1
+    await asyncio.sleep(0)
+
+
 async def test_room_for_the_history_is_made_once(server, peer, overflow) -> None:
     server.writable.clear()
     outbox = opened(peer, 3, 10**6, overflow)

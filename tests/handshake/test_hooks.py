@@ -12,6 +12,7 @@ from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import settings as private_settings
+from channels_ws4redis.handshake import hooks
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
@@ -217,3 +218,11 @@ async def test_unsubscribing_on_the_loop(settings):
         subscribers[0]._subscription.subscribe("broadcast:foo")
         await asyncio.sleep(0.2)
         assert await hears(socket)
+
+
+async def test_a_free_thread_is_had_by_whoever_has_no_patience_left(monkeypatch):
+    """A handshake may have spent all of it on the calls before."""
+    monkeypatch.setattr(hooks, "LAST_PATIENCE", 10.0)
+    calls = Calls({})
+    calls._patience = 0.0
+    assert [await calls.run(int) for _ in range(20)] == [0] * 20
