@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import time
 from collections.abc import Mapping
@@ -259,6 +260,20 @@ class Pool:
 def _is_closed(connection: Any) -> bool:
     """Tell whether Redis has closed a connection, by restarting for instance."""
     try:
-        return bool(connection.can_read())
+        # The end of a connection can be read, and so can what TLS sends by itself.
+        return _has_news(connection) and bool(connection.can_read())
     except UNREACHABLE:
         return True
+
+
+def _has_news(connection: Any) -> bool:
+    """Tell whether anything has come on an idle connection, for all that the system knows.
+
+    ``can_read`` of redis-py tries to read: five of the 80 microseconds that a publish takes.
+    """
+    own = getattr(connection, "_sock", None)
+    if own is None or not hasattr(select, "poll"):  # Windows has none
+        return True
+    poll = select.poll()
+    poll.register(own, select.POLLIN)
+    return bool(poll.poll(0))
