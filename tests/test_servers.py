@@ -254,6 +254,28 @@ async def test_a_client_that_does_not_read_is_not_read(serve, silent_client, kin
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn", "uvicorn-websockets", "uvicorn-wsproto"])
+async def test_a_client_that_does_not_read_gets_no_further_by_messages(serve, silent_client, kind):
+    """A message among its pings, which is taken, does not make the server read on."""
+    server = serve(kind)
+    client = silent_client(server.port, "/ws/foo?subscribe-broadcast")
+    forget_peak(server.process.pid)
+    before = peak(server.process.pid)
+
+    def send() -> int:
+        """Send both kinds in turn until the server takes no more, and return the bytes."""
+        sent = 0
+        while sent < LARGE and (step := client.send(9, b"p" * 125, 1)):
+            sent += step
+            if not client.send(1, b"x" * 1000, 1):
+                break
+        return sent
+
+    assert await asyncio.to_thread(send) < LARGE / 2
+    assert peak(server.process.pid) - before < 8e6
+
+
+@pytest.mark.server
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 async def test_a_client_waits_until_what_it_has_sent_is_published(serve, silent_client, kind):
     """What it sends faster than that stays with it, and others go on."""

@@ -217,7 +217,8 @@ class Readings:
             except Exception as failure:  # noqa: BLE001 # whoever asked is to get it, and no other
                 _fail(asker, failure)
             else:
-                asker.done.set_result(None)
+                if not asker.done.done():  # its outbox may have overflowed, and ended it just now
+                    asker.done.set_result(None)
 
     def _go_live(self, socket: Socket, channels: Sequence[str]) -> None:
         for name in channels:

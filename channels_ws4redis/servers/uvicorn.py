@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import enum
 import functools
 import random
 from typing import Any
@@ -18,14 +19,16 @@ class UvicornPeer(KnownPeer):
     The same holds for all of its implementations: websockets, websockets-sansio and wsproto.
     """
 
-    __slots__ = ()
+    __slots__ = ("_gate",)
 
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send, protocol, own)
         # No more is read of a client that does not read: each of its pings would be answered into
         # the buffer of the transport. To be deleted when uvicorn's ``pause_writing`` does that.
-        protocol.pause_writing = functools.partial(_pause, protocol)
-        protocol.resume_writing = functools.partial(_resume, protocol)
+        self._gate = gate = _gate_of(protocol)
+        if gate is not None:
+            protocol.pause_writing = functools.partial(_pause, protocol, gate)
+            protocol.resume_writing = functools.partial(_resume, protocol, gate)
 
     @staticmethod
     def protocol_behind(send: Any) -> Any:
@@ -84,16 +87,71 @@ class UvicornPeer(KnownPeer):
         """Undo what was changed."""
         for name in ("shutdown", "pause_writing", "resume_writing"):
             vars(self._protocol).pop(name, None)
+        if self._gate is not None:
+            self._gate.resume_reading(_Who.PEER)
 
 
-def _pause(protocol: Any) -> None:
+class _Who(enum.Flag):
+    """Who has paused reading."""
+
+    NOBODY = 0
+    #: Uvicorn, as messages of the client wait for the application.
+    SERVER = 1
+    #: We, as the client does not read.
+    PEER = 2
+
+
+class _Gate:
+    """A transport that is read while nobody has paused that.
+
+    Uvicorn and the peer pause and resume reading for reasons of their own, and each would undo what
+    the other one has done.
+    """
+
+    __slots__ = ("_paused", "_transport", "write")
+
+    def __init__(self, transport: Any) -> None:
+        self._transport = transport
+        # A message may have come with the very handshake.
+        self._paused = _Who.NOBODY if transport.is_reading() else _Who.SERVER
+        self.write = transport.write  # once for each message, so without the way round below
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def pause_reading(self, who: _Who = _Who.SERVER) -> None:
+        """Read no more until this one lets us."""
+        if not self._paused:
+            self._transport.pause_reading()
+        self._paused |= who
+
+    def resume_reading(self, who: _Who = _Who.SERVER) -> None:
+        """Read on, unless somebody else has paused that."""
+        if self._paused & who:
+            self._paused &= ~who
+            if not self._paused:
+                self._transport.resume_reading()
+
+
+def _gate_of(protocol: Any) -> _Gate | None:
+    """Put a gate before the transport of a connection; None if that is lost already."""
+    if isinstance(protocol.transport, _Gate | None):
+        return protocol.transport
+    gate = protocol.transport = _Gate(protocol.transport)
+    reader = getattr(protocol, "reader", None)  # of the implementation on websockets
+    if isinstance(reader, asyncio.StreamReader):
+        reader._transport = gate  # type: ignore[attr-defined] # not public
+    return gate
+
+
+def _pause(protocol: Any, gate: _Gate) -> None:
     type(protocol).pause_writing(protocol)
-    protocol.transport.pause_reading()
+    gate.pause_reading(_Who.PEER)
 
 
-def _resume(protocol: Any) -> None:
+def _resume(protocol: Any, gate: _Gate) -> None:
     type(protocol).resume_writing(protocol)
-    protocol.transport.resume_reading()
+    gate.resume_reading(_Who.PEER)
 
 
 def _shut_down_later(protocol: Any) -> None:

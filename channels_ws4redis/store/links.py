@@ -97,11 +97,20 @@ class Link:
         """Ask Redis for pub/sub channels; without a connection the next one will do that."""
         if self._connection is not None:
             self._unconfirmed.update(names)
-        await self._send("SUBSCRIBE", *names)
+        await self._send_whole("SUBSCRIBE", *names)
 
     async def unsubscribe(self, *names: str) -> None:
         """Tell Redis that pub/sub channels are not wanted any more."""
-        await self._send("UNSUBSCRIBE", *names)
+        await self._send_whole("UNSUBSCRIBE", *names)
+
+    async def _send_whole(self, *command: str) -> None:
+        """Send a command even if whoever wants it is cancelled, a socket whose client goes.
+
+        Redis-py closes a connection when sending is broken off, and all would be deaf without it.
+        """
+        if self._connection is None:
+            return  # the next one begins with what is wanted then
+        await asyncio.shield(this_loop().spawn(self._send(*command), "ws4redis-command"))
 
     async def _send(self, *command: str) -> None:
         connection = self._connection

@@ -63,6 +63,21 @@ async def test_a_socket_that_cannot_start_keeps_no_other_from_starting(fanout):
     assert await good.receive() == "Hello"
 
 
+async def test_a_socket_that_ends_while_it_starts_keeps_no_other_from_starting(fanout):
+    """What it is sent may exceed its outbox, which cancels the task that waits for the reading."""
+    await publish("Hello")
+    good, bad = Listener(fanout), Listener(fanout)
+    await fanout.join(bad.socket, [FOO])
+
+    def end(entries):
+        entering.cancel()
+
+    entering = asyncio.ensure_future(fanout.enter(bad.socket, [FOO], end))
+    outcomes = await asyncio.gather(entering, good.join(FOO), return_exceptions=True)
+    assert isinstance(outcomes[0], asyncio.CancelledError)
+    assert await good.receive() == "Hello"
+
+
 async def test_a_reading_that_is_broken_off_leaves_nothing_under_way(fanout):
     """Whoever asks afterwards is served, and nothing is held for a reading that never comes."""
     one = await Listener(fanout).join(FOO)
