@@ -29,7 +29,12 @@ async def replay_by_hook(run: Callable[[Any], Awaitable[None]], socket: Socket) 
     :raises Exception: whatever the hook raises.
     """
     websocket = HookSocket(socket)
-    await run(websocket)
+    try:
+        await run(websocket)
+    except WebSocketError:
+        if not websocket.closed:
+            raise
+        return  # that is what the hook was told, and no fault of anybody's
     # What was published while the hook ran may be among what the hook has read and sent.
     socket.let_go(websocket.sent)
 

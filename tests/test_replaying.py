@@ -9,7 +9,7 @@ import pytest
 from channels_ws4redis import replaying
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.fanout.sockets import Socket
-from channels_ws4redis.replaying import HookSocket
+from channels_ws4redis.replaying import HookSocket, replay_by_hook
 from tests.outboxes import open_outbox
 
 PATIENCE = 10
@@ -102,6 +102,22 @@ async def test_a_client_that_goes():
     client.websocket._socket.outbox.close()
     with pytest.raises(WebSocketError, match="has gone"):
         await asyncio.wait_for(sending, PATIENCE)
+
+
+async def test_what_a_hook_was_told_is_no_error():
+    """A hook need not catch that its client has gone; what it raises by itself is an error."""
+    client = Client()
+
+    async def fail(websocket) -> None:
+        raise WebSocketError("by itself")
+
+    async def goes(websocket) -> None:
+        websocket._socket.outbox.close()
+        await asyncio.to_thread(websocket.send, "x")
+
+    with pytest.raises(WebSocketError, match="by itself"):
+        await replay_by_hook(fail, client.websocket._socket)
+    await replay_by_hook(goes, client.websocket._socket)
 
 
 async def test_there_are_few_places_to_wait(monkeypatch):
