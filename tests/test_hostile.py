@@ -165,6 +165,7 @@ async def test_a_path_without_its_slash_is_refused(serve: Serve) -> None:
 
 
 @pytest.mark.server
+@pytest.mark.django_db
 @pytest.mark.parametrize("root_path", ["/app", "/app/"])
 async def test_a_path_without_a_slash_after_the_root_path_is_refused(
     redis_client: redis.Redis, caplog: pytest.LogCaptureFixture, root_path: str
