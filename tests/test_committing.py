@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from django.db import connections, transaction
+from django.db.transaction import TransactionManagementError
 from django.utils.connection import ConnectionDoesNotExist
 
 from channels_ws4redis.publisher import RedisPublisher
@@ -109,6 +110,20 @@ def test_without_a_transaction_it_is_published_at_once(other, redis_client):
     assert redis_client.get("broadcast:foo") == b"saved"
     publish("again", using=other)
     assert redis_client.get("broadcast:foo") == b"again"
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("database", ["default", "other"])
+def test_a_transaction_that_is_managed_by_hand_is_an_error(other, redis_client, database, named):
+    """Django does not know when it ends, so nothing is published before that."""
+    transaction.set_autocommit(False, using=database)
+    try:
+        with pytest.raises(TransactionManagementError, match="manual transaction management"):
+            publish(**({"using": database} if named else {}))
+    finally:
+        transaction.rollback(using=database)
+        transaction.set_autocommit(True, using=database)
+    assert redis_client.keys("*") == []
 
 
 @pytest.mark.django_db

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 import struct
+import subprocess
+from pathlib import Path
 
 import django
 import msgpack
 import pytest
 import redis
+from channels.auth import AuthMiddlewareStack
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
@@ -17,17 +21,19 @@ from django.template import Context, Template
 from django.urls import re_path
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from websockets.asyncio.client import connect
 
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.protocol.messages import EVENT_TYPE, SUBPROTOCOL
 from channels_ws4redis.protocol.names import channel_name
 from channels_ws4redis.routing import router, websocket_urlpatterns
 from channels_ws4redis.store.commands import _keys, events_channel
-from tests.clients import END, Visitor
+from tests.clients import END, PATIENCE, Visitor
 from tests.conftest import Serve
 from tests.fuzz.found import V1, opening
 from tests.fuzz.frames import BINARY, TEXT, deflated, frame
 from tests.handshake.test_requests import request
+from tests.servers import COMMANDS, AsgiServer
 from tests.silent import forget_peak, peak
 
 IMPLEMENTATIONS = ["daphne", "uvicorn", "uvicorn-wsproto", "uvicorn-websockets"]
@@ -124,6 +130,106 @@ async def test_a_path_that_hides_from_a_hook_is_refused(redis_client, entrance, 
         client.scope["path"] = path
         connected, _ = await client.connect(10)
         assert not connected, path
+
+
+async def answer_to(server: AsgiServer, path: str, *headers: str) -> int:
+    """Write a handshake as no client would, and return the status of the answer."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(opening(*headers, path=path))
+    async with asyncio.timeout(PATIENCE):
+        status = (await reader.readline()).split()[1]
+    writer.close()
+    return int(status)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("application", ["tests.site.asgi", "tests.site.pieces"])
+async def test_a_path_that_daphne_would_shorten_is_refused(serve: Serve, application: str) -> None:
+    """Neither a host before it, nor parameters behind it, hide from whoever is in front."""
+    server = serve("daphne", application=f"{application}:application")
+    for path in ("//host/ws/x", "http://host/ws/x", "/ws/x;v=1", "/ws/x;"):
+        assert await answer_to(server, f"{path}?subscribe-broadcast") == 403, path
+        assert server.says("its client has written a host, or parameters, into the path")
+        server.lines.clear()
+    for path in ("/ws/x", "/ws/x%3Bv=1", "/ws/x?subscribe-broadcast;v=1", "/ws/x//y"):
+        assert await answer_to(server, path) == 101, path
+
+
+@pytest.mark.server
+async def test_a_path_without_its_slash_is_refused(serve: Serve) -> None:
+    """A hook that guards /ws/admin/ would not see ws/admin/x."""
+    server = serve("daphne")
+    for path in ("ws/x", "ws/admin/x?subscribe-broadcast"):
+        assert await answer_to(server, path) == 403, path
+    assert server.says("its path does not begin with one slash")
+
+
+@pytest.mark.server
+@pytest.mark.django_db
+@pytest.mark.parametrize("root_path", ["/app", "/app/"])
+async def test_a_path_without_a_slash_after_the_root_path_is_refused(
+    redis_client: redis.Redis, caplog: pytest.LogCaptureFixture, root_path: str
+) -> None:
+    """Django makes /ws/x of /appws/x, which a location of a proxy for /app/ does not match."""
+    for path, welcome in (("/app/ws/x", True), ("/appws/x", False), ("/app//ws/x", False)):
+        client = WebsocketCommunicator(router, "/ws/x?subscribe-broadcast")
+        client.scope |= {"path": path, "root_path": root_path}
+        assert (await client.connect(10))[0] is welcome, path
+        await client.disconnect()
+    assert "does not go on with one slash after the root path" in caplog.text
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, Path]:
+    """A certificate of this machine, signed by itself, and its key."""
+    found = {"certKey": tmp_path / "certificate.pem", "privateKey": tmp_path / "key.pem"}
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=127.0.0.1"]
+    files = ["-keyout", found["privateKey"], "-out", found["certKey"]]
+    subprocess.run([*command, *files], check=True, capture_output=True)
+    return found
+
+
+@pytest.mark.server
+async def test_no_client_names_the_root_path_where_daphne_does_tls(
+    serve: Serve, certificate, redis_client: redis.Redis, monkeypatch
+) -> None:
+    """Nor behind middleware with a ``send`` of its own: the facility is what the path shows."""
+    files = "".join(f":{name}={path}" for name, path in certificate.items())
+    command = ["daphne", "-e", f"ssl:{{port}}:interface=127.0.0.1{files}", "{application}"]
+    monkeypatch.setitem(COMMANDS, "daphne-tls", command)
+    server = serve("daphne-tls", application="tests.site.impatient:application")
+    redis_client.set(channel_name("", "broadcast", None, "secret"), "for others")
+    redis_client.set(channel_name("", "broadcast", None, "lobby/ws/secret"), END)
+    trusting = ssl.create_default_context(cafile=str(certificate["certKey"]))
+    trusting.check_hostname = False
+    async with connect(
+        f"wss://127.0.0.1:{server.port}/ws/lobby/ws/secret?subscribe-broadcast",
+        ssl=trusting,
+        additional_headers={"Daphne-Root-Path": "/ws/lobby"},
+        proxy=None,
+    ) as socket:
+        async with asyncio.timeout(PATIENCE):
+            assert await socket.recv() in (END, END.encode())
+
+
+@pytest.mark.server
+@pytest.mark.django_db
+async def test_no_hook_sees_the_key_of_a_forged_session(redis_client, settings) -> None:
+    """Whoever decides by the session would take a stranger for its owner."""
+    seen = []
+
+    def note(request, channels):
+        seen.append(request.session.session_key)
+        return channels
+
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    settings.WS4REDIS_ALLOWED_CHANNELS = note
+    for flags in ("subscribe-broadcast", "subscribe-session"):
+        client = WebsocketCommunicator(AuthMiddlewareStack(router), f"/ws/foo?{flags}")
+        client.scope["headers"] = [(b"cookie", b"sessionid=0123456789abcdefghijklmnopqrstuv")]
+        assert (await client.connect(10))[0]
+        await client.disconnect()
+    assert seen == [None, None]
 
 
 @pytest.mark.server

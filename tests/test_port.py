@@ -289,6 +289,44 @@ def test_what_is_not_the_projects_own_is_left_alone(run, tmp_path):
     assert "ws4redis is django-websocket-redis itself; remove it" in said
 
 
+@pytest.mark.parametrize(
+    "coding", ["rot13", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined", "no-such"]
+)
+def test_an_encoding_that_would_spoil_the_file(run, tmp_path, coding):
+    """The file stays as it is, and is told; the others are changed."""
+    odd = f"# coding: {coding}\nimport ws4redis\nx = '\\xe9 \\u00e9 +AOk-'\n".encode()
+    (tmp_path / "a.py").write_bytes(odd)
+    (tmp_path / "b.py").write_text("import ws4redis\n")
+    status, _, said = run("--write", ".")
+    assert status == 2
+    assert "a.py:" in said
+    assert (tmp_path / "a.py").read_bytes() == odd
+    assert (tmp_path / "b.py").read_text() == "import channels_ws4redis\n"
+
+
+@pytest.mark.parametrize("depth", [5_000, 50_000])
+def test_an_expression_that_is_too_deep(run, tmp_path, depth):
+    """Python itself gives it up, by one error or another."""
+    (tmp_path / "a.py").write_text(f"import ws4redis\nx = {'-' * depth}1\n")
+    (tmp_path / "b.py").write_text("import ws4redis\n")
+    status, _, said = run("--write", ".")
+    assert status == 2
+    assert "a.py" in said
+    assert (tmp_path / "b.py").read_text() == "import channels_ws4redis\n"
+
+
+def test_a_link_out_of_the_folder_is_not_followed(run, tmp_path):
+    """Somebody else's file stays as it is; a link within the folder leads to one's own."""
+    (tmp_path / "theirs.py").write_text("import ws4redis\n")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "own.py").write_text("import ws4redis\n")
+    (tmp_path / "mine" / "out.py").symlink_to(tmp_path / "theirs.py")
+    (tmp_path / "mine" / "within.py").symlink_to("own.py")
+    assert run("--write", "mine") == (0, "", "1 file changed.\n")
+    assert (tmp_path / "theirs.py").read_text() == "import ws4redis\n"
+    assert (tmp_path / "mine" / "own.py").read_text() == "import channels_ws4redis\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["nowhere"], ["--wirte", "."]])
 def test_a_call_that_makes_no_sense(run, arguments):
     """The status is 2, as it is of every command of Python."""

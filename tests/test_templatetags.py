@@ -8,6 +8,7 @@ import re
 import socket
 import time
 from html import unescape
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import django
@@ -59,6 +60,15 @@ def test_a_facility_that_only_looks_like_it(facility):
     template = '{% ws4redis facility "" %}'.replace("facility", f'"{facility}"')
     path = render(template)["data-ws4redis-uri"]
     assert unquote(path) == f"/ws/{facility}"
+
+
+@pytest.mark.parametrize("facility", ["/evil.example/x", "//evil.example"])
+def test_a_path_that_is_another_host_to_browsers(settings, facility):
+    """Where sockets have no path of their own, a facility may not begin with a slash."""
+    settings.WEBSOCKET_URL = "/"
+    with pytest.raises(ValueError, match=rf"'/{facility}' is an address on another host"):
+        render(f'{{% ws4redis "{facility}" "subscribe-broadcast" %}}')
+    assert render('{% ws4redis "x//y" "" %}')["data-ws4redis-uri"] == "/x//y"
 
 
 def test_no_inline_code():
@@ -126,6 +136,18 @@ def test_redis_down(settings, free_port):
     settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}/0"
     attributes = render('{% ws4redis "chat" "subscribe-broadcast" %}')
     assert "data-ws4redis-positions" not in attributes
+
+
+def test_no_log_of_a_stamp_names_a_session(caplog, redis_client):
+    """Whoever knows the key of a session can be that visitor."""
+    request = RequestFactory().get("/")
+    request.user, request.session = AnonymousUser(), SimpleNamespace(session_key="abcdef")
+    RedisPublisher(facility="chat", sessions=["abcdef"]).publish_message("x", expire=0)
+    redis_client.hset("{session:abcdef:chat}:meta", "past", "of another program")
+    render('{% ws4redis "chat" "subscribe-session" %}', request=request)
+    assert "could not be stamped" in caplog.text
+    assert "session:…:chat" in caplog.text
+    assert "abcdef" not in caplog.text
 
 
 @pytest.fixture

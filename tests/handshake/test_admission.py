@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import threading
 
 import pytest
 from channels.exceptions import DenyConnection
 from django.contrib.auth.models import AnonymousUser, User
 from django.core.exceptions import PermissionDenied
+from django.utils.functional import SimpleLazyObject
 
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.handshake.admission import Admission, admit
@@ -96,11 +98,45 @@ async def test_labels_under_a_prefix_of_the_subscriber(settings):
     assert admission.labels == {"own/broadcast:foo": "broadcast"}
 
 
+def loaded(user: User) -> SimpleLazyObject:
+    """Return a lazy user of whom somebody has asked already, as Channels' own middleware does."""
+    lazy = SimpleLazyObject(lambda: user)
+    assert lazy.pk is None
+    return lazy
+
+
 async def test_middleware(no_database):
     """A user and a session that a middleware has put into the scope are taken as they are."""
     admission = await admitted(ALL, user=john(), session={"ws4redis:memberof": ["chatters"]})
     assert admission.channels == ["broadcast:foo", "group:chatters:foo", "user:john:foo"]
     assert admission.request.user.username == "john"
+
+
+@pytest.mark.parametrize("wrap", [lambda user: user, loaded], ids=["plain", "lazy"])
+async def test_a_middlewares_anonymous_user_counts_as_false(wrap):
+    """Hooks of legacy refuse strangers by that, whoever has found out that they are."""
+    admission = await admitted(user=wrap(AnonymousUser()))
+    assert not admission.request.user
+    assert isinstance(admission.request.user, AnonymousUser)
+    known = await admitted(user=wrap(john()))
+    assert known.request.user
+    assert known.request.user.username == "john"
+
+
+async def test_a_lazy_user_of_a_middleware_is_not_loaded_on_the_event_loop():
+    """Not at all where nobody asks for it, and otherwise where that may block."""
+    threads = []
+
+    def load() -> User:
+        threads.append(threading.current_thread())
+        return john()
+
+    await admitted(b"subscribe-broadcast", user=SimpleLazyObject(load))
+    assert threads == []
+    admission = await admitted(b"subscribe-user", user=SimpleLazyObject(load))
+    assert admission.channels == ["user:john:foo"]
+    assert len(threads) == 1
+    assert threads[0] is not threading.main_thread()
 
 
 async def test_process_request(assign, no_database):
@@ -242,6 +278,67 @@ async def test_a_hook_that_cancels_itself_grants_nothing(assign):
 
     assign("ALLOWED_CHANNELS", cancel)
     assert (await admitted()).channels == []
+
+
+class Lazily:
+    """Decides over a flag when it is asked for it."""
+
+    def __init__(self, decide, channels) -> None:
+        self._decide, self._channels = decide, channels
+
+    def __iter__(self):
+        """Yield the flags that are granted."""
+        return (each for each in self._channels if self._decide(each))
+
+
+def answering(lazily, decide, *, is_async: bool):
+    """Return a hook that grants flags by a function which is called later."""
+
+    async def ahook(request, channels):
+        return lazily(decide, channels)
+
+    return ahook if is_async else lambda request, channels: lazily(decide, channels)
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("lazily", [filter, Lazily])
+async def test_what_a_hook_decides_late_is_decided_in_a_thread(assign, lazily, is_async):
+    """It is code of the project, and may block."""
+    threads = set()
+
+    def decide(flag: str) -> bool:
+        threads.add(threading.current_thread())
+        return flag == "subscribe-broadcast"
+
+    assign("ALLOWED_CHANNELS", answering(lazily, decide, is_async=is_async))
+    assert (await admitted(ALL)).channels == ["broadcast:foo"]
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize("lazily", [filter, Lazily])
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration()])
+async def test_what_a_hook_decides_late_may_fail_late(assign, caplog, lazily, is_async, error):
+    """Nothing is granted, and the process goes on."""
+
+    def fail(flag: str) -> bool:
+        raise error
+
+    assign("ALLOWED_CHANNELS", answering(lazily, fail, is_async=is_async))
+    assert (await admitted(ALL)).channels == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+async def test_a_hook_may_return_a_query(assign, caplog, is_async):
+    """Django would not run one on the event loop."""
+
+    def query(decide, channels):
+        return User.objects.values_list("username", flat=True)
+
+    assign("ALLOWED_CHANNELS", answering(query, None, is_async=is_async))
+    assert (await admitted(ALL)).channels == []
+    assert caplog.text == ""
 
 
 async def test_a_mapping_grants_nothing(assign, caplog):

@@ -14,6 +14,7 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.handshake import hooks
 from channels_ws4redis.handshake.hooks import Calls, overrides
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
@@ -197,6 +198,28 @@ async def test_subscriber_class(settings):
     with pytest.raises(TypeError, match="no subclass"):
         async with open_socket():
             pass
+
+
+async def test_a_prefix_is_asked_for_in_a_thread(settings):
+    """Also for a client of the package's own protocol, whose labels are without it."""
+    threads = set()
+
+    class Prefixed(RedisSubscriber):
+        @staticmethod
+        def get_prefix() -> str:
+            threads.add(threading.current_thread())
+            return "own:"
+
+    settings.WS4REDIS_SUBSCRIBER = Prefixed
+    client = WebsocketCommunicator(
+        router, "/ws/foo?subscribe-broadcast&publish-broadcast", subprotocols=[SUBPROTOCOL]
+    )
+    assert (await client.connect(10))[0]
+    await client.send_json_to({"type": "hello"})
+    assert (await client.receive_json_from(10))["channels"].keys() == {"broadcast"}
+    await client.disconnect()
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 async def test_unsubscribing_on_the_loop(settings):

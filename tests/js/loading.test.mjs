@@ -149,6 +149,32 @@ test('an element of the page that is called WS4Redis does not stand for the clie
   assert.deepEqual(Object.keys(made), ['default']);
 });
 
+test('elements that are called like methods of the document do not stand for them', () => {
+  const page = new Page();
+  Object.assign(page.document, { addEventListener: {}, removeEventListener: {}, dispatchEvent: {} });
+  const { sockets: made } = page.run({ ws4redisUri: '/ws/chat' });
+  const { dispatchEvent } = EventTarget.prototype;
+  dispatchEvent.call(page.document, new Event('DOMContentLoaded'));
+  assert.deepEqual(page.ready.map(({ name }) => name), ['default']);
+  assert.equal(page.world.sockets.length, 1);
+  dispatchEvent.call(page.document, new Event('visibilitychange'));
+  made.default.close();
+  assert.deepEqual(page.errors, []);
+});
+
+for (const kind of ['Node', 'HTMLCollection']) {
+  test(`elements that are called module do not take the client, as ${kind}`, () => {
+    const page = new Page('complete');
+    page.window[kind] = class {};
+    const input = {};
+    page.window.module = Object.assign(new page.window[kind](), { exports: input });
+    const { sockets: made } = page.run({ ws4redisUri: '/ws/chat' });
+    assert.equal(page.world.sockets.length, 1);
+    assert.equal(page.window.module.exports, input);
+    made.default.close();
+  });
+}
+
 test('a script element with data attributes makes a socket', () => {
   const page = new Page();
   const { sockets: made } = page.run({
