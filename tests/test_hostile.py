@@ -143,7 +143,9 @@ async def answer_to(server: AsgiServer, path: str, *headers: str) -> int:
 
 
 @pytest.mark.server
-@pytest.mark.parametrize("application", ["tests.site.asgi", "tests.site.pieces"])
+@pytest.mark.parametrize(
+    "application", ["tests.site.asgi", "tests.site.pieces", "tests.site.impatient"]
+)
 async def test_a_path_that_daphne_would_shorten_is_refused(serve: Serve, application: str) -> None:
     """Neither a host before it, nor parameters behind it, hide from whoever is in front."""
     server = serve("daphne", application=f"{application}:application")

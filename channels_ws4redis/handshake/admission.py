@@ -172,8 +172,9 @@ async def _grant(request: WebSocketRequest, flags: list[str], calls: Calls) -> l
         return flags
     try:
         granted = await calls.hook(hook, request, list(flags))
-        # A filter or a QuerySet runs code of the project only now, which may block or end.
-        plain = isinstance(granted, list | tuple | set | frozenset)
+        # A filter, a QuerySet or a list of the project's own kind runs code only now, which may
+        # block or end.
+        plain = type(granted) in {list, tuple, set, frozenset}
         return _as_flags(granted) if plain else await calls.run(_as_flags, granted)
     except _ENDS:
         raise

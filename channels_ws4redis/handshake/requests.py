@@ -9,7 +9,7 @@ from typing import Any
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.handlers.asgi import ASGIRequest
-from django.utils.functional import LazyObject
+from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
 from channels_ws4redis.conf import settings
 
@@ -62,9 +62,18 @@ def _user_in(scope: dict[str, Any]) -> Any:
 
     This never loads a lazy user: it is called on the event loop.
     """
+    user = scope.get("user")
+    return SimpleLazyObject(lambda: _load(user)) if unwrapped(user) is empty else _or_nobody(user)
+
+
+def _load(user: Any) -> Any:
+    getattr(user, "is_authenticated", None)  # which has the user loaded
+    return _or_nobody(user)
+
+
+def _or_nobody(user: Any) -> Any:
     from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415 # see `_nobody`
 
-    user = scope.get("user")
     found = unwrapped(user)
     return _nobody() if found is None or issubclass(type(found), AnonymousUser) else user
 

@@ -8,7 +8,7 @@ from typing import Any
 from channels.sessions import InstanceSessionWrapper
 from django.core.exceptions import PermissionDenied
 
-from channels_ws4redis.servers.daphne import DaphnePeer, running_server
+from channels_ws4redis.servers.daphne import DaphnePeer, running_protocol, running_server
 from channels_ws4redis.servers.incoming import AsgiEvent, ClientGoneError, Incoming
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
 from channels_ws4redis.servers.uvicorn import UvicornPeer
@@ -20,7 +20,7 @@ __all__ = [
     "Peer",
     "Send",
     "behind",
-    "fault_of_path",
+    "require_true_path",
     "root_path_of",
 ]
 
@@ -64,7 +64,7 @@ def require_true_path(scope: Mapping[str, Any], send: Send) -> None:
             "its client names a root path by the header Daphne-Root-Path; start daphne with "
             "--root-path, and have the proxy drop that header"
         )
-    protocol = DaphnePeer.protocol_behind(_innermost(send)[0])
+    protocol = DaphnePeer.protocol_behind(_innermost(send)[0]) or running_protocol()
     if (
         protocol is not None
         and protocol.http_request_uri.partition("?")[0].encode() != protocol.path

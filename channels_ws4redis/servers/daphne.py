@@ -26,6 +26,18 @@ def running_server() -> Any:
     return None
 
 
+def running_protocol() -> Any:
+    """Return daphne's protocol object of the socket that this task serves, or None.
+
+    Middleware may have hidden it behind a ``send`` of its own, but runs in the same task.
+    """
+    server, task = running_server(), asyncio.current_task()
+    for protocol, details in () if server is None else server.connections.items():
+        if details.get("application_instance") is task:
+            return protocol
+    return None
+
+
 class DaphnePeer(KnownPeer):
     """A socket on daphne.
 

@@ -112,7 +112,11 @@ async def test_middleware(no_database):
     assert admission.request.user.username == "john"
 
 
-@pytest.mark.parametrize("wrap", [lambda user: user, loaded], ids=["plain", "lazy"])
+@pytest.mark.parametrize(
+    "wrap",
+    [lambda user: user, loaded, lambda user: SimpleLazyObject(lambda: user)],
+    ids=["plain", "loaded", "lazy"],
+)
 async def test_a_middlewares_anonymous_user_counts_as_false(wrap):
     """Hooks of legacy refuse strangers by that, whoever has found out that they are."""
     admission = await admitted(user=wrap(AnonymousUser()))
@@ -291,6 +295,18 @@ class Lazily:
         return (each for each in self._channels if self._decide(each))
 
 
+class Granted(list):
+    """Decides over a flag when it is asked for it, in a list."""
+
+    def __init__(self, decide, channels) -> None:
+        super().__init__(channels)
+        self._decide = decide
+
+    def __iter__(self):
+        """Yield the flags that are granted."""
+        return (each for each in super().__iter__() if self._decide(each))
+
+
 def answering(lazily, decide, *, is_async: bool):
     """Return a hook that grants flags by a function which is called later."""
 
@@ -301,7 +317,7 @@ def answering(lazily, decide, *, is_async: bool):
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.parametrize("lazily", [filter, Lazily])
+@pytest.mark.parametrize("lazily", [filter, Lazily, Granted])
 async def test_what_a_hook_decides_late_is_decided_in_a_thread(assign, lazily, is_async):
     """It is code of the project, and may block."""
     threads = set()
@@ -317,7 +333,7 @@ async def test_what_a_hook_decides_late_is_decided_in_a_thread(assign, lazily, i
 
 
 @pytest.mark.parametrize("is_async", [False, True])
-@pytest.mark.parametrize("lazily", [filter, Lazily])
+@pytest.mark.parametrize("lazily", [filter, Lazily, Granted])
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), StopIteration()])
 async def test_what_a_hook_decides_late_may_fail_late(assign, caplog, lazily, is_async, error):
     """Nothing is granted, and the process goes on."""
