@@ -16,12 +16,14 @@ from django.utils.module_loading import import_string
 from channels_ws4redis.conf import NAMES, settings
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.handshake.origins import Origin
+from channels_ws4redis.handshake.requests import unshared_session_cache
 from channels_ws4redis.protocol.names import is_public
 from channels_ws4redis.spelling import setting_meant_by
 from channels_ws4redis.store.clients import connection_kwargs
 from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 _LAYER = "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
+_SHARED = "a cache that all processes share, such as django.core.cache.backends.redis.RedisCache"
 
 #: The core layer drops what exceeds its capacity; ours holds so much.
 _ENOUGH_CAPACITY = 10_000
@@ -96,8 +98,7 @@ def check_names(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_layer(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find a missing channel layer (E001) and one that loses messages (W001, W002, E003)."""
-    configured = getattr(django_settings, "CHANNEL_LAYERS", None) or {}
-    if "default" not in configured:
+    if not _has_layer():
         return [
             checks.Error(
                 "CHANNEL_LAYERS has no 'default'; no message can be published or received.",
@@ -114,8 +115,7 @@ def check_layer(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             checks.Error(
                 "WS4REDIS_LEGACY_SERVERS is set, but with this channel layer nothing that a "
                 "legacy server publishes reaches the sockets here.",
-                hint=f"Set CHANNEL_LAYERS = {_LAYER}, without 'hosts', for the time of the "
-                "migration.",
+                hint=f"Set CHANNEL_LAYERS = {_LAYER}, without 'hosts', while you migrate.",
                 id="ws4redis.E003",
             )
         )
@@ -146,8 +146,7 @@ def _check_core(layer: Any) -> list[CheckMessage]:
             checks.Warning(
                 f"channels_redis.core.RedisChannelLayer holds {layer.capacity} messages per "
                 "process and silently drops what exceeds them.",
-                hint=f"Use CHANNEL_LAYERS = {_LAYER}, or set its 'capacity' to "
-                f"{_ENOUGH_CAPACITY} or more.",
+                hint=f"Use CHANNEL_LAYERS = {_LAYER}, or a 'capacity' of {_ENOUGH_CAPACITY}.",
                 id="ws4redis.W002",
             )
         )
@@ -156,23 +155,21 @@ def _check_core(layer: Any) -> list[CheckMessage]:
 
 def check_hooks(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find hooks that are named by a dotted path and cannot be imported (E002)."""
-    problems: list[CheckMessage] = []
     outcomes = {
         "WS4REDIS_ALLOWED_CHANNELS": "grants no channel to anybody",
         "WS4REDIS_PROCESS_REQUEST": "logs nobody in",
         "WS4REDIS_SUBSCRIBER": "refuses every socket",
     }
-    for name, outcome in outcomes.items():
-        if problem := _problem_of_hook(name):
-            problems.append(
-                checks.Error(
-                    f"{name}: {problem}; until it is corrected the server {outcome}.",
-                    hint=f"Set {name} to the dotted path of an importable "
-                    + ("subclass of RedisSubscriber." if "SUBSCRIBER" in name else "function."),
-                    id="ws4redis.E002",
-                )
-            )
-    return problems
+    return [
+        checks.Error(
+            f"{name}: {problem}; until it is corrected the server {outcome}.",
+            hint=f"Set {name} to the dotted path of an importable "
+            + ("subclass of RedisSubscriber." if "SUBSCRIBER" in name else "function."),
+            id="ws4redis.E002",
+        )
+        for name, outcome in outcomes.items()
+        if (problem := _problem_of_hook(name))
+    ]
 
 
 def _problem_of_hook(name: str) -> str:
@@ -193,10 +190,7 @@ def check_leftovers(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find what legacy needed and what is in the way now (W003, W004)."""
     problems: list[CheckMessage] = []
     entry_point = getattr(django_settings, "WSGI_APPLICATION", None)
-    if isinstance(entry_point, str) and entry_point.split(".")[0] in (
-        "ws4redis",
-        "channels_ws4redis",
-    ):
+    if str(entry_point).split(".")[0] in ("ws4redis", "channels_ws4redis"):
         problems.append(
             checks.Warning(
                 f"WSGI_APPLICATION still is {entry_point!r}, which serves nothing any more.",
@@ -260,8 +254,7 @@ def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     if _has_layer() and backend_of(get_channel_layer()).one_process:
         problems.append(
             checks.Warning(
-                "The in-memory channel layer brings messages to the sockets of the publishing "
-                "process only.",
+                "The in-memory channel layer reaches sockets of the publishing process only.",
                 hint=f"Set CHANNEL_LAYERS = {_LAYER}",
                 id="ws4redis.W006",
             )
@@ -270,8 +263,17 @@ def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 
 def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Tell that every socket with a user, group or session flag queries the database (I001)."""
+    """Find sessions in a cache that no other process sees (W009), or in no cache at all (I001)."""
     subscriber = _subscriber()
+    if unshared := unshared_session_cache():
+        return [
+            checks.Warning(
+                f"Sessions are cached by {unshared}, which processes do not share: a session that "
+                "has ended in one process may go on in the others, or be known to none.",
+                hint=f"Have CACHES name {_SHARED}.",
+                id="ws4redis.W009",
+            )
+        ]
     if (
         settings.SESSION_ENGINE != "django.contrib.sessions.backends.db"
         or subscriber is None
@@ -282,7 +284,8 @@ def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         checks.Info(
             "The session is read from the database for every socket that asks for messages to "
             "its user, auth groups or session; when a server restarts, all of them at once.",
-            hint="Set SESSION_ENGINE = 'django.contrib.sessions.backends.cached_db'.",
+            hint="Set SESSION_ENGINE = 'django.contrib.sessions.backends.cached_db', on "
+            f"{_SHARED}.",
             id="ws4redis.I001",
         )
     ]

@@ -8,6 +8,7 @@ import types
 import pytest
 import redis.connection
 from channels.layers import channel_layers
+from django.contrib.sessions.backends.cached_db import SessionStore as CachedStore
 from django.core.checks import run_checks
 from django.core.checks.registry import registry
 
@@ -15,6 +16,8 @@ from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 OWN = {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}
 CORE = {"BACKEND": "channels_redis.core.RedisChannelLayer"}
+#: A cache that all processes share; the checks connect to none.
+SHARED = "django.core.cache.backends.redis.RedisCache"
 
 
 class BroadcastOnly(RedisSubscriber):
@@ -36,6 +39,7 @@ def good_project(settings):
     settings.WS4REDIS_ALLOWED_CHANNELS = allow
     settings.WS4REDIS_PREFIX = "site"
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.cached_db"
+    settings.CACHES = {"default": {"BACKEND": SHARED}}
     yield
     channel_layers.backends.clear()
 
@@ -284,3 +288,35 @@ def test_sessions(settings, engine, subscriber, told):
     settings.WS4REDIS_SUBSCRIBER = subscriber
     assert found() == {}
     assert list(found(deploy=True)) == (["ws4redis.I001"] if told else [])
+
+
+class ExtendedStore(CachedStore):
+    """What a project makes of an engine of Django."""
+
+
+@pytest.mark.parametrize(
+    ("engine", "cache", "wrong"),
+    [
+        ("django.contrib.sessions.backends.cached_db", "locmem.LocMemCache", True),
+        ("django.contrib.sessions.backends.cache", "locmem.LocMemCache", True),
+        ("django.contrib.sessions.backends.cache", "dummy.DummyCache", True),
+        ("tests.extended_sessions", "locmem.LocMemCache", True),
+        ("django.contrib.sessions.backends.cached_db", "redis.RedisCache", False),
+        ("django.contrib.sessions.backends.signed_cookies", "locmem.LocMemCache", False),
+    ],
+)
+def test_sessions_in_a_cache_of_each_process(settings, monkeypatch, engine, cache, wrong):
+    """W009: at deployment, that a session which has ended goes on in other processes."""
+    module = types.ModuleType("tests.extended_sessions")
+    module.SessionStore = ExtendedStore  # type: ignore[attr-defined] # what makes it an engine
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    settings.SESSION_ENGINE = engine
+    settings.SESSION_CACHE_ALIAS = "sessions"
+    settings.CACHES = {
+        "default": {"BACKEND": SHARED},
+        "sessions": {"BACKEND": f"django.core.cache.backends.{cache}"},
+    }
+    assert found() == {}
+    problems = found(deploy=True)
+    assert list(problems) == (["ws4redis.W009"] if wrong else [])
+    assert not wrong or cache.partition(".")[2] in problems["ws4redis.W009"]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from asgiref.sync import sync_to_async
 from channels.testing import WebsocketCommunicator
-from django.contrib.auth.models import User
+from django.contrib.auth.models import Group, User
 from django.test import Client, TestCase, TransactionTestCase
 
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import application
 from channels_ws4redis.subscriber import RedisSubscriber
+from tests.docs.blocks import read_page
+from tests.servers import ROOT
 
 pytestmark = pytest.mark.server
 
@@ -43,6 +47,39 @@ async def hears_as_john(cookie: bytes) -> None:
     await socket.disconnect(timeout=PATIENCE)
 
 
+def change_group(user: str, group: str) -> None:
+    """Put a user into an auth group, or without a name into none."""
+    groups = [Group.objects.get_or_create(name=group)[0]] if group else []
+    User.objects.get(username=user).groups.set(groups)
+
+
+async def hears_group(cookie: bytes, group: str) -> bool:
+    """Tell whether a new socket with a cookie hears an auth group."""
+    path = "/ws/foo?subscribe-group&subscribe-broadcast"
+    socket = WebsocketCommunicator(application, path, headers=[(b"cookie", cookie)])
+    assert (await socket.connect(PATIENCE))[0]
+    await RedisPublisher(facility="foo", groups=[group]).apublish_message("to it", expire=0)
+    await RedisPublisher(facility="foo", broadcast=True).apublish_message("to all", expire=0)
+    first = await socket.receive_from(PATIENCE)
+    await socket.disconnect(timeout=PATIENCE)
+    return first == "to it"
+
+
+def appended_to_sockets() -> str:
+    """Return what the manual appends to the rules of its project."""
+    (block,) = [
+        block
+        for block in read_page(ROOT / "docs" / "howto" / "authorise.md", ROOT).blocks
+        if (block.marker, block.argument) == ("append", "mysite/sockets.py")
+    ]
+    return block.text
+
+
+def permit_to_listen(request: Any) -> set[str]:
+    """Stand for the rules that the manual's hook narrows down."""
+    return {"subscribe-group", "subscribe-broadcast"}
+
+
 class Sockets:
     """What holds in either kind of test case."""
 
@@ -58,6 +95,18 @@ class Sockets:
         """Hooks see the test's data, too."""
         with self.settings(WS4REDIS_SUBSCRIBER=Counting):
             await hears_as_john(self.cookie)
+
+    async def test_auth_groups(self) -> None:
+        """They are those of the last login, unless a hook asks the database as in the manual."""
+        await sync_to_async(change_group)("john", "staff")
+        assert not await hears_group(self.cookie, "staff")
+        names: dict[str, Any] = {"permitted": permit_to_listen}
+        exec(appended_to_sockets(), names)
+        with self.settings(WS4REDIS_ALLOWED_CHANNELS=names["allowed_channels"]):
+            assert await hears_group(self.cookie, "staff")
+            await sync_to_async(change_group)("john", "")
+            assert not await hears_group(self.cookie, "staff")
+            assert not await hears_group(b"", "staff")
 
 
 class InTestCase(Sockets, TestCase):

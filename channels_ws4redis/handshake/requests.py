@@ -6,8 +6,12 @@ import io
 from importlib import import_module
 from typing import Any
 
+from django.conf import settings as django_settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
+from django.core.cache import caches
+from django.core.cache.backends.dummy import DummyCache
+from django.core.cache.backends.locmem import LocMemCache
 from django.core.handlers.asgi import ASGIRequest
 from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
@@ -111,6 +115,18 @@ def open_session(request: WebSocketRequest) -> Any:
     if not key:
         return None
     return import_module(settings.SESSION_ENGINE).SessionStore(key)
+
+
+def unshared_session_cache() -> str:
+    """Return the class of the cache that keeps sessions, if other processes do not see into it.
+
+    Empty for an engine without a cache, and for a cache that all processes share.
+    """
+    # Both of Django's engines with a cache have this attribute, and so has what extends them.
+    if not hasattr(import_module(settings.SESSION_ENGINE).SessionStore, "cache_key_prefix"):
+        return ""
+    cache = caches[django_settings.SESSION_CACHE_ALIAS]
+    return type(cache).__name__ if isinstance(cache, LocMemCache | DummyCache) else ""
 
 
 def authenticate(request: WebSocketRequest) -> None:
