@@ -288,6 +288,6 @@ def test_a_server_serves_files_and_sockets_and_closes_them_when_it_stops(
 
 
 def blocks_until(text: str) -> list[Block]:
-    """Return the page's blocks down to the one with a text."""
-    (last,) = [index for index, block in enumerate(PAGE.blocks) if text in block.text]
+    """Return the page's blocks down to the first one with a text."""
+    last = next(index for index, block in enumerate(PAGE.blocks) if text in block.text)
     return list(PAGE.blocks[: last + 1])
