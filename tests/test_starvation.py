@@ -116,7 +116,9 @@ async def test_who_goes_during_the_handshake(serve, redis_client, kind):
     visitor = Visitor(server)
     with crowd(server, 10, "/ws/room?subscribe-broadcast"):
         await popped(redis_client, "begun")
-        await asyncio.sleep(2 * WATCH_AFTER)
+        await asyncio.sleep(
+            20 * WATCH_AFTER
+        )  # all of them are watched by then, and nothing tells so
     for _ in range(2):  # by the second answer the server has seen that they are gone
         await visitor.arequest("/")
     redis_client.rpush("go", "on")
