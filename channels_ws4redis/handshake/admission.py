@@ -120,10 +120,11 @@ def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
             "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
         )
     # The router does not care about leading slashes. A hook or a proxy that looks at the path does.
-    if not re.match("/(?!/)", request.path):
+    path = request.scope["path"]  # as it came: Django 4.2 puts its slashes right
+    if not re.match("/(?!/)", path):
         raise PermissionDenied("its path does not begin with one slash")
     root_path = request.scope.get("root_path", "").rstrip("/")
-    if not re.match("/(?!/)", request.path.removeprefix(root_path)):
+    if not re.match("/(?!/)", path.removeprefix(root_path)):
         raise PermissionDenied("its path does not go on with one slash after the root path")
     size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY
     if size > limit:
