@@ -217,6 +217,12 @@ class Settings:
         return value
 
     @property
+    def SESSION_CACHE_ALIAS(self) -> str:
+        """Django's name of the cache that keeps sessions; check W009 looks at it."""
+        value: str = self._get("SESSION_CACHE_ALIAS", "default")
+        return value
+
+    @property
     def WS4REDIS_OUTBOX_MESSAGES(self) -> int:
         """Messages that may wait for one slow client before its socket is closed with 4002."""
         return self._whole_number("WS4REDIS_OUTBOX_MESSAGES", 2000, minimum=1)

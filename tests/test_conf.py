@@ -36,6 +36,7 @@ DEFAULTS = {
     "WS4REDIS_LEGACY_SERVERS": False,
     "SESSION_COOKIE_NAME": "sessionid",
     "SESSION_ENGINE": "django.contrib.sessions.backends.db",
+    "SESSION_CACHE_ALIAS": "default",
 }
 
 

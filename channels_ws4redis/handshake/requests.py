@@ -6,7 +6,6 @@ import io
 from importlib import import_module
 from typing import Any
 
-from django.conf import settings as django_settings
 from django.contrib.auth import get_user
 from django.contrib.sessions.backends.base import SessionBase
 from django.core.cache import caches
@@ -125,7 +124,7 @@ def unshared_session_cache() -> str:
     # Both of Django's engines with a cache have this attribute, and so has what extends them.
     if not hasattr(import_module(settings.SESSION_ENGINE).SessionStore, "cache_key_prefix"):
         return ""
-    cache = caches[django_settings.SESSION_CACHE_ALIAS]
+    cache = caches[settings.SESSION_CACHE_ALIAS]
     return type(cache).__name__ if isinstance(cache, LocMemCache | DummyCache) else ""
 
 
