@@ -24,3 +24,11 @@ def base(worker: Worker, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder.mkdir()
     make_base(folder, worker)
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Where a page is followed; its folder above is for a browser."""
+    made = tmp_path / "page"
+    made.mkdir()
+    return made

@@ -23,8 +23,12 @@ from tests.servers import ROOT
 #: The server of a page that has none of its own.
 SERVE = Block("test", 1, "console", "$ python manage.py runserver --noreload", "serves")
 
-LOST_AND_REACT = ("lost.md", "react.md")
 LINES = "[...document.querySelectorAll('#stock li')].map((line) => line.textContent)"
+
+
+def how_to(name: str) -> Page:
+    """Return one of the pages of this kind."""
+    return read_page(ROOT / "docs" / "howto" / name, ROOT)
 
 
 def the_block(blocks: tuple[Block, ...], text: str) -> Block:
@@ -35,12 +39,10 @@ def the_block(blocks: tuple[Block, ...], text: str) -> Block:
 
 @pytest.mark.browser
 def test_a_page_shows_the_true_state_again_after_a_loss(
-    tmp_path: Path, base: Path, worker: Worker, redis_client: redis.Redis
+    tmp_path: Path, folder: Path, base: Path, worker: Worker, redis_client: redis.Redis
 ) -> None:
     """What was changed without a message shows once a wiped database has been noticed."""
-    folder = tmp_path / "page"
-    folder.mkdir()
-    page = read_page(ROOT / "docs" / "howto" / "lost.md", ROOT)
+    page = how_to("lost.md")
     with Project(folder, base, worker, page) as project, Chromium(tmp_path) as browser:
         change, notice = make_goods(project, page)
         with browser.person() as john:
@@ -76,12 +78,10 @@ urlpatterns = [*urls.urlpatterns, path("stock/state/", views.state)]
 
 @pytest.mark.browser
 def test_a_component_of_react_shows_the_true_state(
-    tmp_path: Path, base: Path, worker: Worker, redis_client: redis.Redis
+    tmp_path: Path, folder: Path, base: Path, worker: Worker, redis_client: redis.Redis
 ) -> None:
     """The front end passes its type checker, and what is built of it follows, also after a loss."""
-    folder = tmp_path / "page"
-    folder.mkdir()
-    lost, react = (read_page(ROOT / "docs" / "howto" / name, ROOT) for name in LOST_AND_REACT)
+    lost, react = how_to("lost.md"), how_to("react.md")
     with Project(folder, base, worker, lost) as project, Chromium(tmp_path) as browser:
         change, notice = make_goods(project, lost)
         for block in react.blocks:
@@ -148,6 +148,7 @@ RedisPublisher(facility="tasks", broadcast=True).publish_message(html)
 )
 def test_a_list_of_tasks_follows(
     tmp_path: Path,
+    folder: Path,
     base: Path,
     worker: Worker,
     names: list[str],
@@ -156,9 +157,7 @@ def test_a_list_of_tasks_follows(
     redis_client: redis.Redis,
 ) -> None:
     """A fragment that Django publishes shows, also after a restart of the server."""
-    folder = tmp_path / "page"
-    folder.mkdir()
-    page = read_page(ROOT / "docs" / "howto" / "htmx.md", ROOT)
+    page = how_to("htmx.md")
 
     def add(title: str) -> None:
         source = ADD.format(title=title, template=template)
@@ -239,12 +238,10 @@ return fetch(path, { method, headers, body: JSON.stringify(body) }).then(({ stat
 
 @pytest.mark.browser
 def test_a_client_of_an_api_follows_it(
-    tmp_path: Path, base: Path, worker: Worker, redis_client: redis.Redis
+    tmp_path: Path, folder: Path, base: Path, worker: Worker, redis_client: redis.Redis
 ) -> None:
     """Owner and staff see what the API's clients do, also after a loss, and nobody else does."""
-    folder = tmp_path / "page"
-    folder.mkdir()
-    page = read_page(ROOT / "docs" / "howto" / "rest-framework.md", ROOT)
+    page = how_to("rest-framework.md")
     with Project(folder, base, worker, page) as project, Chromium(tmp_path) as browser:
         project.follow()
         client = the_block(page.blocks, "WS4Redis.connect(")
@@ -288,7 +285,7 @@ def fetch(project: Project, block: Block, wanted: str, tried: str) -> None:
 
 async def test_a_user_with_few_rights_can_do_what_the_package_does(serve: Serve) -> None:
     """The rule of the page on Redis is enough, also while nothing is published."""
-    page = read_page(ROOT / "docs" / "howto" / "redis.md", ROOT)
+    page = how_to("redis.md")
     rule = the_block(page.blocks, "user mysite on").text.split()[1:]
     with RedisServer(port=0) as server, redis.Redis.from_url(server.url) as admin:
         admin.execute_command("ACL", "SETUSER", *rule)
@@ -331,7 +328,7 @@ print(bill.pk)
 
 def test_a_task_in_a_worker_reaches_its_user(tmp_path: Path, base: Path, worker: Worker) -> None:
     """Celery's worker publishes to the sockets of another process, in the order of the task."""
-    page = read_page(ROOT / "docs" / "howto" / "celery.md", ROOT)
+    page = how_to("celery.md")
 
     def run(source: str) -> str:
         code, output = worker.do("python", project.folder, source=source, setup="", page="test")

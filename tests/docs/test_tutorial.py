@@ -25,10 +25,10 @@ def has_form(project: Project) -> bool:
     return False
 
 
-def test_a_message_appears_in_two_browsers(tmp_path: Path, base: Path, worker: Worker) -> None:
+def test_a_message_appears_in_two_browsers(
+    tmp_path: Path, folder: Path, base: Path, worker: Worker
+) -> None:
     """What is kept comes first, one window writes to both, and a restart loses nothing."""
-    folder = tmp_path / "page"
-    folder.mkdir()
     tutorial = read_page(ROOT / "docs" / "tutorial.md", ROOT)
     with Project(folder, base, worker, tutorial) as project, Chromium(tmp_path) as browser:
         project.follow()
