@@ -387,6 +387,12 @@ def log_lines() -> set[str]:
     """Return what is logged of a socket that is refused, closed or given less, without quotes."""
     lines = set()
     for name, tree in trees():
+        # These may be raised, and passed on, anywhere.
+        for call in calls(tree, "PermissionDenied"):
+            lines.add(f"Refused the socket …: PermissionDenied: {pattern(call.args[0])}")
+        for call in calls(tree, "BusyError"):
+            lines.add(f"Cannot open the socket …: {pattern(call.args[0])}")
+        lines |= {why for why in constants(tree) if why.startswith("its client ")}
         if name.split("/")[0] not in {"consumers.py", "subscriber.py", "handshake"}:
             continue
         for call in calls(tree, "warning", "error", "exception"):
@@ -394,10 +400,6 @@ def log_lines() -> set[str]:
         for call in calls(tree, "_log"):
             if "DEBUG" not in ast.dump(call):
                 lines |= {f"{what} the socket …: …" for what in constants(call.args[0])}
-        for call in calls(tree, "_close", "_end", "partial"):
-            lines |= {why for why in constants(call) if why.startswith("its ")}
-        for call in calls(tree, "PermissionDenied"):
-            lines.add(f"Refused the socket …: PermissionDenied: {pattern(call.args[0])}")
     return lines
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 
 from channels_ws4redis.protocol import codes
+from tests.docs.test_reference import constants
 from tests.servers import ROOT
 
 PAGE = (ROOT / "docs" / "troubleshooting.md").read_text()
@@ -30,25 +31,16 @@ def log_calls() -> Iterator[tuple[str, ast.Call]]:
                     yield f"{path.relative_to(ROOT)}:{node.lineno}", node
 
 
-def texts(node: ast.AST) -> list[str]:
-    """Return the texts that an expression is made of."""
-    return [
-        each.value
-        for each in ast.walk(node)
-        if isinstance(each, ast.Constant) and isinstance(each.value, str)
-    ]
-
-
 def log_lines() -> dict[str, str]:
     """Return the lines that may be logged, as the page shows them, with their places."""
     lines = {}
     for place, call in log_calls():
         assert isinstance(call.func, ast.Attribute)
         if call.func.attr == "_log":
-            found = [CONSUMER_LINE.replace("%s", word, 1) for word in texts(call.args[0])]
+            found = [CONSUMER_LINE.replace("%s", word, 1) for word in constants(call.args[0])]
         else:
             index = 1 if call.func.attr == "log" else 0
-            found = [text for text in texts(call.args[index]) if text != CONSUMER_LINE]
+            found = [text for text in constants(call.args[index]) if text != CONSUMER_LINE]
         lines |= {PLACEHOLDER.sub("…", line): place for line in found}
     return lines
 
@@ -71,7 +63,7 @@ def test_every_reason_for_which_a_socket_is_closed_is_explained() -> None:
         for name in ("consumers.py", "open_socket.py")
         for node in ast.walk(ast.parse((package / name).read_text()))
     ]
-    reasons = {text for node in nodes for text in texts(node) if text[:4] == "its "}
+    reasons = {text for node in nodes for text in constants(node) if text[:4] == "its "}
     assert len(reasons) > 2
     for reason in reasons:
         assert f"`Closing the socket …: {reason}`" in PAGE
