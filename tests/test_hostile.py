@@ -27,6 +27,7 @@ from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.protocol.messages import EVENT_TYPE, SUBPROTOCOL
 from channels_ws4redis.protocol.names import channel_name
 from channels_ws4redis.routing import router, websocket_urlpatterns
+from channels_ws4redis.servers import uvicorn
 from channels_ws4redis.store.commands import _keys, events_channel
 from tests.clients import END, PATIENCE, Visitor
 from tests.conftest import Serve
@@ -189,6 +190,36 @@ def certificate(tmp_path: Path) -> dict[str, Path]:
     files = ["-keyout", found["privateKey"], "-out", found["certKey"]]
     subprocess.run([*command, *files], check=True, capture_output=True)
     return found
+
+
+async def test_a_lost_connection_can_be_paused_and_read_on(certificate) -> None:
+    """One of asyncio's for TLS raises then; neither server nor socket would end as they should."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate["certKey"], certificate["privateKey"])
+    trusting = ssl.create_default_context(cafile=str(certificate["certKey"]))
+    trusting.check_hostname = False
+    taken: asyncio.Queue[asyncio.StreamWriter] = asyncio.Queue()
+    server = await asyncio.start_server(
+        lambda _, writer: taken.put_nowait(writer), "127.0.0.1", 0, ssl=context
+    )
+    port = server.sockets[0].getsockname()[1]
+    _, client = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
+    transport = (await taken.get()).transport
+    gate = uvicorn._Gate(transport)
+    gate.pause_reading()
+    gate.pause_reading(uvicorn._Who.PEER)
+    gate.resume_reading()
+    assert not transport.is_reading()
+    for _ in range(2):  # as uvicorn does
+        transport.abort()
+        transport.close()
+        await asyncio.sleep(0)
+    for act in (gate.resume_reading, gate.pause_reading, gate.resume_reading):
+        act(uvicorn._Who.PEER)
+    uvicorn._Gate(transport)
+    client.transport.abort()
+    server.close()
+    await server.wait_closed()
 
 
 @pytest.mark.server

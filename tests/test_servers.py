@@ -236,6 +236,19 @@ async def test_the_root_path_of_a_foreign_router_is_not_the_clients(serve):
         pass
 
 
+@pytest.mark.server
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_router_before_ours_may_lengthen_the_root_path(serve, kind):
+    """Starlette's ``Mount`` does; but no client may, there either."""
+    visitor = Visitor(serve(kind, application="tests.site.mounted:application"))
+    async with visitor.socket("/app/ws/foo?subscribe-broadcast") as socket:
+        await visitor.publish("Hello", facility="foo", broadcast=True)
+        assert await socket.receive() == "Hello"
+    if kind == "daphne":
+        header = {"Daphne-Root-Path": "/ws/lobby"}
+        assert await visitor.refused("/app/ws/lobby/ws/foo?subscribe-broadcast", **header) == 403
+
+
 LARGE = 48 * 2**20
 
 

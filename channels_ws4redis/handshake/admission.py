@@ -122,10 +122,15 @@ def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
     # The router does not care about leading slashes. A hook or a proxy that looks at the path does.
     path = request.scope["path"]  # as it came: Django 4.2 puts its slashes right
     if not re.match("/(?!/)", path):
-        raise PermissionDenied("its path does not begin with one slash")
+        raise PermissionDenied(
+            "its path does not begin with one slash, or uvicorn's --root-path ends with one"
+        )
     root_path = request.scope.get("root_path", "").rstrip("/")
     if not re.match("/(?!/)", path.removeprefix(root_path)):
-        raise PermissionDenied("its path does not go on with one slash after the root path")
+        raise PermissionDenied(
+            "its path does not go on with one slash after the root path, or uvicorn's --root-path "
+            "ends with one"
+        )
     size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY
     if size > limit:
         raise PermissionDenied(

@@ -42,11 +42,17 @@ def behind(send: Send) -> Peer:
 
 
 def root_path_of(scope: Mapping[str, Any], send: Send) -> str:
-    """Return the root path that a server was started with, which a client cannot choose."""
+    """Return the root path of the server and of routers before ours, which no client can choose."""
     protocol = DaphnePeer.protocol_behind(_innermost(send)[0])
     # Middleware may have hidden the server behind a ``send`` of its own.
     server = running_server() if protocol is None else protocol.server
-    path: str = scope.get("root_path", "") if server is None else server.root_path
+    given: str = scope.get("root_path", "")
+    if server is None:
+        return given
+    protocol = protocol or running_protocol()
+    if protocol is not None and protocol.root_path == server.root_path:
+        return given  # if it is longer, a router of the project's own has made it so
+    path: str = server.root_path
     return path
 
 

@@ -113,15 +113,21 @@ class _Gate:
     def __init__(self, transport: Any) -> None:
         self._transport = transport
         # A message may have come with the very handshake.
-        self._paused = _Who.NOBODY if transport.is_reading() else _Who.SERVER
+        is_paused = self._is_open and not transport.is_reading()
+        self._paused = _Who.SERVER if is_paused else _Who.NOBODY
         self.write = transport.write  # once for each message, so without the way round below
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
+    @property
+    def _is_open(self) -> bool:
+        # One of asyncio's for TLS, once it has been closed, raises when it is asked for more.
+        return not self._transport.is_closing()
+
     def pause_reading(self, who: _Who = _Who.SERVER) -> None:
         """Read no more until this one lets us."""
-        if not self._paused:
+        if not self._paused and self._is_open:
             self._transport.pause_reading()
         self._paused |= who
 
@@ -129,7 +135,7 @@ class _Gate:
         """Read on, unless somebody else has paused that."""
         if self._paused & who:
             self._paused &= ~who
-            if not self._paused:
+            if not self._paused and self._is_open:
                 self._transport.resume_reading()
 
 
