@@ -204,8 +204,9 @@ async def test_a_lost_connection_can_be_paused_and_read_on(certificate) -> None:
     )
     port = server.sockets[0].getsockname()[1]
     _, client = await asyncio.open_connection("127.0.0.1", port, ssl=trusting)
-    transport = (await taken.get()).transport
-    gate = uvicorn._Gate(transport)
+    connection = await taken.get()
+    transport = connection.transport
+    gate = uvicorn._Gate(connection)
     gate.pause_reading()
     gate.pause_reading(uvicorn._Who.PEER)
     gate.resume_reading()
@@ -216,7 +217,7 @@ async def test_a_lost_connection_can_be_paused_and_read_on(certificate) -> None:
         await asyncio.sleep(0)
     for act in (gate.resume_reading, gate.pause_reading, gate.resume_reading):
         act(uvicorn._Who.PEER)
-    uvicorn._Gate(transport)
+    uvicorn._Gate(connection)
     client.transport.abort()
     server.close()
     await server.wait_closed()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import copy
 import enum
-import functools
 import random
 from typing import Any
 
@@ -27,8 +26,8 @@ class UvicornPeer(KnownPeer):
         # the buffer of the transport. To be deleted when uvicorn's ``pause_writing`` does that.
         self._gate = gate = _gate_of(protocol)
         if gate is not None:
-            protocol.pause_writing = functools.partial(_pause, protocol, gate)
-            protocol.resume_writing = functools.partial(_resume, protocol, gate)
+            protocol.pause_writing = gate.pause_writing
+            protocol.resume_writing = gate.resume_writing
 
     @staticmethod
     def protocol_behind(send: Any) -> Any:
@@ -81,7 +80,17 @@ class UvicornPeer(KnownPeer):
         stopped listening, and refuses handshakes that are under way. To be deleted when uvicorn
         spreads the closing itself.
         """
-        self._protocol.shutdown = functools.partial(_shut_down_later, self._protocol)
+        self._protocol.shutdown = self._shut_down_later
+
+    def _shut_down_later(self) -> None:
+        protocol = self._protocol
+        window = settings.WS4REDIS_CLOSE_WINDOW if _is_open(protocol) else 0
+        patience: float | None = protocol.config.timeout_graceful_shutdown
+        if patience is not None:
+            # What is still open after that gets no close frame at all: the process ends itself.
+            window = min(window, patience / 2)
+        delay = random.uniform(0, window)  # noqa: S311 # no secret
+        asyncio.get_running_loop().call_later(delay, _shut_down, protocol)
 
     def release(self) -> None:
         """Undo what was changed."""
@@ -108,10 +117,11 @@ class _Gate:
     the other one has done.
     """
 
-    __slots__ = ("_paused", "_transport", "write")
+    __slots__ = ("_paused", "_protocol", "_transport", "write")
 
-    def __init__(self, transport: Any) -> None:
-        self._transport = transport
+    def __init__(self, protocol: Any) -> None:
+        self._protocol = protocol
+        self._transport = transport = protocol.transport
         # A message may have come with the very handshake.
         is_paused = self._is_open and not transport.is_reading()
         self._paused = _Who.SERVER if is_paused else _Who.NOBODY
@@ -138,36 +148,28 @@ class _Gate:
             if not self._paused and self._is_open:
                 self._transport.resume_reading()
 
+    # In place of uvicorn's own methods
+
+    def pause_writing(self) -> None:
+        """Read no more of a client that does not read."""
+        type(self._protocol).pause_writing(self._protocol)
+        self.pause_reading(_Who.PEER)
+
+    def resume_writing(self) -> None:
+        """Read on, as the client does."""
+        type(self._protocol).resume_writing(self._protocol)
+        self.resume_reading(_Who.PEER)
+
 
 def _gate_of(protocol: Any) -> _Gate | None:
     """Put a gate before the transport of a connection; None if that is lost already."""
     if isinstance(protocol.transport, _Gate | None):
         return protocol.transport
-    gate = protocol.transport = _Gate(protocol.transport)
+    gate = protocol.transport = _Gate(protocol)
     reader = getattr(protocol, "reader", None)  # of the implementation on websockets
     if isinstance(reader, asyncio.StreamReader):
         reader._transport = gate  # type: ignore[attr-defined] # not public
     return gate
-
-
-def _pause(protocol: Any, gate: _Gate) -> None:
-    type(protocol).pause_writing(protocol)
-    gate.pause_reading(_Who.PEER)
-
-
-def _resume(protocol: Any, gate: _Gate) -> None:
-    type(protocol).resume_writing(protocol)
-    gate.resume_reading(_Who.PEER)
-
-
-def _shut_down_later(protocol: Any) -> None:
-    window = settings.WS4REDIS_CLOSE_WINDOW if _is_open(protocol) else 0
-    patience: float | None = protocol.config.timeout_graceful_shutdown
-    if patience is not None:
-        # What is still open after that gets no close frame at all: the process ends itself.
-        window = min(window, patience / 2)
-    delay = random.uniform(0, window)  # noqa: S311 # no secret
-    asyncio.get_running_loop().call_later(delay, _shut_down, protocol)
 
 
 def _is_open(protocol: Any) -> bool:

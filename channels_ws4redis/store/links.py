@@ -263,8 +263,19 @@ def _widen(connection: Any) -> None:
     nothing is left, as uvloop does.
     """
     reader: Any = getattr(connection, "_reader", None)
-    if isinstance(reader, asyncio.StreamReader):
-        reader._limit = MAX_BYTES_READ  # type: ignore[attr-defined] # not public
-        transport: Any = connection._writer.transport
-        if isinstance(getattr(transport, "max_size", None), int):  # of asyncio's own transport
-            transport.max_size = MAX_BYTES_READ
+    if not isinstance(reader, asyncio.StreamReader):
+        return
+    reader._limit = MAX_BYTES_READ  # type: ignore[attr-defined] # not public
+    transport: Any = connection._writer.transport
+    usual = getattr(transport, "max_size", None)
+    if not isinstance(usual, int):
+        return  # not asyncio's own transport
+    feed = reader.feed_data
+
+    def feed_and_fit(data: Any) -> None:
+        # Only after a read that was full: Python allocates as much as may be read, which takes
+        # 10 us for this size.
+        transport.max_size = usual if len(data) < usual else MAX_BYTES_READ
+        feed(data)
+
+    reader.feed_data = feed_and_fit  # type: ignore[method-assign] # called once for each read
