@@ -171,13 +171,17 @@ class RedisStore:
                 "The message is None; pass str, bytes or RedisMessage. "
                 "(RedisMessage(…) gives None for the heartbeat, which is never published.)"
             )
-        channels = [_as_text(name) for name in self._publishers]
+        channels = self._channels()
         if not isinstance(message, RedisMessage):
             message = RedisMessage(message)
             if message is None:
                 message, channels = b"", []  # the heartbeat
         expire = _as_seconds(self._expire if expire is None else expire)
         return Publication(channels, bytes(message), expire, self._sender, key)
+
+    def _channels(self) -> list[str]:
+        """Return the names of the channels that messages are published to."""
+        return [_as_text(name) for name in self._publishers]
 
     @staticmethod
     def get_prefix() -> str:
