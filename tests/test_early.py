@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from channels.layers import get_channel_layer
+from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
@@ -265,6 +265,22 @@ async def test_a_handshake_during_which_the_last_socket_leaves(redis_client, set
     await asyncio.to_thread(publish, "hello")
     assert await second.receive_from(PATIENCE) == "hello"
     await second.disconnect()
+
+
+async def test_without_redis(hook, settings, free_port, caplog) -> None:
+    """The client is told to come back, and the log says why, as without a hook."""
+    hook(lambda subscriber: None)
+    settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
+    channel_layers.backends.clear()
+    socket = client()
+    assert (await socket.connect(PATIENCE))[0]
+    assert await socket.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
+    await socket.send_input({"type": "websocket.disconnect", "code": 1013})
+    await socket.wait(PATIENCE)
+    (line,) = [line for line in caplog.messages if "/ws/foo" in line]
+    assert line.startswith("Cannot open the socket '/ws/foo': ConnectionError: Error 111")
+    assert nobody_listens()
+    channel_layers.backends.clear()
 
 
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])

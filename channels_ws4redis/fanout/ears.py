@@ -79,6 +79,10 @@ class Ear:
     def tell(self, lost: Lost) -> None:
         """Take no notice of losses, which a socket without positions is not told."""
 
+    def end(self, error: Exception) -> None:
+        """Stop, as Redis refuses one of the channels; it refuses that to the socket as well."""
+        self.stop()
+
     def hand_over(self, entries: Sequence[Entry]) -> list[Entry]:
         """Return what a socket gets that goes live now, with all that was heard; and stop.
 

@@ -126,6 +126,10 @@ def _load(session: Any) -> bool:
     vars(session).update(stand_ins)
     try:
         session._get_session()
+    except Exception:
+        if not given_up:
+            raise
+        # It has looked for the session that it wanted to begin anew.
     finally:
         for name in stand_ins:
             del vars(session)[name]

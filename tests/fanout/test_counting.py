@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import time
 from contextlib import AsyncExitStack
@@ -20,6 +21,7 @@ from channels_ws4redis.store.commands import ANSWER_EXPIRE
 from tests.clients import Visitor
 from tests.conftest import Serve
 from tests.listeners import PATIENCE, Listener, all_left, close_layer
+from tests.servers import ROOT
 
 
 def everybody(facility: str = "foo") -> RedisPublisher:
@@ -126,6 +128,24 @@ async def test_a_refusal_is_raised(fanout, redis_client, settings, redis_url) ->
             await publisher.acount_listeners()
     finally:
         redis_client.execute_command("ACL DELUSER mute")
+
+
+async def test_a_user_of_redis_who_may_do_what_the_manual_says(
+    fanout, redis_client, settings, redis_url
+) -> None:
+    """Nothing else is needed to ask and to answer."""
+    page = (ROOT / "docs" / "reference" / "redis-keys.md").read_text()
+    words = " ".join(re.findall(r'^    "(.*)"$', page, re.MULTILINE)).split()
+    redis_client.execute_command(*words)
+    settings.WS4REDIS_PREFIX = "mysite"
+    settings.WS4REDIS_CONNECTION = redis_url.replace("//", "//mysite:secret@")
+    listener = await Listener(fanout).join("mysite:broadcast:foo")
+    try:
+        assert await everybody().acount_listeners() == 1
+        assert await asyncio.to_thread(everybody().count_listeners) == 1
+    finally:
+        listener.leave()
+        redis_client.execute_command("ACL DELUSER mysite")
 
 
 async def test_in_several_processes(serve: Serve, redis_client, settings) -> None:

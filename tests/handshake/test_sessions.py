@@ -265,6 +265,17 @@ class Inserting(LastSeen):
         return data
 
 
+class Insisting:
+    """Relies on what it has made, and fails without it."""
+
+    def load(self):
+        data = super().load()
+        if not data or not self.session_key:
+            self.create()
+            return {True: {}}[self.modified]
+        return data
+
+
 class Rotating(LastSeen):
     """Gives a session a new key from time to time."""
 
@@ -274,7 +285,7 @@ class Rotating(LastSeen):
         return self._session_cache
 
 
-HABITS = [LastSeen, Noting, Saving, Replacing, Inserting, Rotating]
+HABITS = [LastSeen, Noting, Saving, Replacing, Inserting, Insisting, Rotating]
 
 
 @pytest.fixture
