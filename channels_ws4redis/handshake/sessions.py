@@ -69,8 +69,14 @@ def authenticate(request: WebSocketRequest) -> None:
     if request.session is None:
         return
     drop_forged_session(request)
-    user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
-    request.user = user if user.is_authenticated else nobody()
+    user = user_of(request.session)
+    request.user = nobody() if user is None else user
+
+
+def user_of(session: Any) -> Any:
+    """Return the user whom a session logs in that exists; None for nobody. This may block."""
+    user = _Visitor(SessionSnapshot(session._get_session())).get_user()
+    return user if user.is_authenticated else None
 
 
 def drop_forged_session(request: WebSocketRequest) -> None:
