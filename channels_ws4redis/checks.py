@@ -16,7 +16,7 @@ from django.utils.module_loading import import_string
 from channels_ws4redis.conf import NAMES, settings
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.handshake.origins import Origin
-from channels_ws4redis.handshake.requests import unshared_session_cache
+from channels_ws4redis.handshake.sessions import unshared_session_cache
 from channels_ws4redis.protocol.names import is_public
 from channels_ws4redis.spelling import setting_meant_by
 from channels_ws4redis.store.clients import connection_kwargs

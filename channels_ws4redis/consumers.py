@@ -153,10 +153,11 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     async def _enter(self, calls: Calls) -> tuple[OpenSocket, str | None]:
         """Join the groups, once the socket has been admitted; also returns its subprotocol."""
-        outbox, fanout = self._make_outbox(), get_fanout(self.channel_layer)
+        outbox, layer = self._make_outbox(), self.channel_layer
         servers.require_true_path(self.scope, self.base_send)
-        admitted = await admit_or_release(self.scope, calls, self._check_origin)
-        socket = self._socket = OpenSocket(*admitted, fanout, outbox, self._end)
+        admitted = await admit_or_release(self.scope, calls, self._check_origin, layer)
+        # Asked for now, as a fan-out is closed for good with its last socket.
+        socket = self._socket = OpenSocket(*admitted, get_fanout(layer), outbox, self._end)
         await socket.join(admitted[0].channels)
         if not socket.speaks_protocol:
             # Before the client is accepted: it is owed all that is published from then on, also

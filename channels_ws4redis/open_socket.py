@@ -18,7 +18,7 @@ from channels_ws4redis.handshake.admission import Admission, admit
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
+from channels_ws4redis.protocol.messages import SUBPROTOCOL, Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.replaying import replay_by_hook
 from channels_ws4redis.servers import ClientGoneError, Incoming
@@ -121,7 +121,7 @@ class OpenSocket:
         hold = self._subscriber.replay_hook is not None and not positions
 
         def start(entries: Sequence[Entry]) -> None:
-            self._socket.start(entries, positions, hold)
+            self._socket.start(self._subscriber.heard(entries), positions, hold)
 
         async with self._following:
             channels = self._fanout.channels_of(self._socket)
@@ -220,13 +220,17 @@ class OpenSocket:
 
 
 async def admit_or_release(
-    scope: dict[str, Any], calls: Calls, check_origin: bool
+    scope: dict[str, Any], calls: Calls, check_origin: bool, layer: Any
 ) -> tuple[Admission, SubscriberHooks]:
     """Make the subscriber of a socket, and find out what the socket may use.
 
     Takes and raises what `admit` does. A subscriber whose socket is not let in is released.
+
+    :param layer: the channel layer that the socket is going to listen on.
     """
     subscriber = await make_subscriber(calls)
+    if SUBPROTOCOL not in (scope.get("subprotocols") or ()):
+        subscriber.listen_early(layer)
     try:
         return await admit(scope, subscriber, calls, check_origin), subscriber
     except BusyError:

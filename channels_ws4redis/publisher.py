@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.utils.asyncio import async_unsafe
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
+from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
 from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities, warn
@@ -107,6 +109,29 @@ class RedisPublisher(RedisStore):
         # In a thread, as finding out who asks may load the session and the user from the database.
         names = await sync_to_async(self._stored_names)(request, facility, audience)
         return _first(await get_runner().run([fetch_command(name) for name in names]))
+
+    @async_unsafe(
+        "count_listeners() would wait for this event loop to answer; await acount_listeners()."
+    )
+    def count_listeners(self) -> int:
+        """Return how many sockets hear what this publisher publishes, in all processes.
+
+        They are asked now, which takes milliseconds on the package's own layer and a second on
+        others. A process that does not answer within a second counts for nothing, and a socket that
+        hears several of the channels counts on each.
+
+        :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        :raises django.core.exceptions.SynchronousOnlyOperation: on an event loop.
+        """
+        backend = backend_named(self.channel_layer_alias)
+        return sum(backend.count(self._channels(), self._connection).values())
+
+    async def acount_listeners(self) -> int:
+        """Return how many sockets hear this publisher; asyncio twin of `count_listeners`."""
+        if client_given_to(self) is not None:  # a synchronous one
+            return await sync_to_async(self.count_listeners, thread_sensitive=False)()
+        backend = backend_named(self.channel_layer_alias)
+        return sum((await backend.acount(self._channels())).values())
 
     def _stored_names(self, request: Any, facility: Any, audience: str) -> list[str]:
         if audience != "any" and audience not in AUDIENCES:

@@ -11,6 +11,7 @@ from typing import Any, Self
 from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.choice import backend_named
+from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.protocol.messages import is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
@@ -170,13 +171,17 @@ class RedisStore:
                 "The message is None; pass str, bytes or RedisMessage. "
                 "(RedisMessage(…) gives None for the heartbeat, which is never published.)"
             )
-        channels = [_as_text(name) for name in self._publishers]
+        channels = self._channels()
         if not isinstance(message, RedisMessage):
             message = RedisMessage(message)
             if message is None:
                 message, channels = b"", []  # the heartbeat
         expire = _as_seconds(self._expire if expire is None else expire)
         return Publication(channels, bytes(message), expire, self._sender, key)
+
+    def _channels(self) -> list[str]:
+        """Return the names of the channels that messages are published to."""
+        return [_as_text(name) for name in self._publishers]
 
     @staticmethod
     def get_prefix() -> str:
@@ -234,21 +239,6 @@ def own_identities(request: Any, audience: str) -> list[str]:
     if isinstance(members, str) or not members:
         return [members] if members else []
     return [str(member) for member in members if member]
-
-
-def session_key(session: Any) -> str | None:
-    """Return the key of a session; None for one that is unsaved, has expired or has been forged."""
-    if session is None or not getattr(session, "session_key", None):
-        return None
-    if hasattr(session, "_get_session"):
-        # Only loading tells whether there is such a session. If there is none, most engines drop
-        # the key; the one of signed cookies begins an empty session and marks it as modified.
-        was_modified = session.modified
-        data = session._get_session()
-        if not data and session.modified and not was_modified:
-            return None
-    key = session.session_key
-    return str(key) if key else None
 
 
 def _as_text(name: str | bytes) -> str:

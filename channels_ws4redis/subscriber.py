@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from typing import Any, ClassVar
 
 from django.utils.module_loading import import_string
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.ears import Ear
+from channels_ws4redis.fanout.sockets import Entry
 from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.handshake.requests import facility_in
@@ -128,11 +130,13 @@ class SubscriberHooks:
     :param calls: run what may block for this socket.
     """
 
-    __slots__ = ("_calls", "_subscriber", "prefix")
+    __slots__ = ("_calls", "_ear", "_subscriber", "prefix")
 
     def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
         self._subscriber = subscriber
         self._calls = calls
+        #: Listens for the socket while an overridden method runs that subscribes; None if none is.
+        self._ear: Ear | None = None
         #: What the names of its channels begin with; an overridden method has said so in a thread.
         self.prefix = ""
 
@@ -154,6 +158,23 @@ class SubscriberHooks:
         """The names of the channels it listens on now."""
         return list(self._subscriber._subscription.channels)
 
+    def listen_early(self, layer: Any) -> None:
+        """Let the socket hear what a hook subscribes to from that moment on, as legacy does.
+
+        For a socket without positions, which `heard` is asked for once it goes live.
+
+        :param layer: the channel layer that the socket is going to listen on.
+        """
+        if self._overrides("set_pubsub_channels"):
+            self._ear = Ear(layer)
+
+    def heard(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return what the socket gets that goes live now, with what it has heard early.
+
+        :param entries: what its readings have found.
+        """
+        return entries if self._ear is None else self._ear.hand_over(entries)
+
     async def set_channels(self, request: Any, flags: Collection[str], may_block: bool) -> None:
         """Set the channels that the socket listens on and publishes to.
 
@@ -170,7 +191,11 @@ class SubscriberHooks:
             self._set_channels(request, flags)
 
     def _set_channels(self, request: Any, flags: Collection[str]) -> None:
+        ear = self._ear
+        if ear is not None:
+            self.follow(lambda: ear.listen(self.channels))
         self._subscriber.set_pubsub_channels(request, flags)
+        self.follow(None)
         self._subscriber._subscription.settle()
         self.prefix = self._subscriber.get_prefix()
         tell_if_elsewhere(self._subscriber)
@@ -212,6 +237,8 @@ class SubscriberHooks:
     async def release(self) -> None:
         """Tell the subscriber that its socket is gone; to be called once."""
         self.follow(None)
+        if self._ear is not None:
+            self._ear.stop()
         self._calls.be_patient()
         if not self._overrides("release"):
             return

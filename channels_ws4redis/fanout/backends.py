@@ -97,5 +97,17 @@ class Backend(ABC):
         """Return all that is kept of each channel; asyncio twin of `read`."""
 
     @abstractmethod
+    def count(self, channels: Sequence[str], client: Any = None) -> dict[str, int]:
+        """Ask all processes how many sockets hear each channel; a process that is silent has none.
+
+        :param client: a redis-py client other than the process's own.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        """
+
+    @abstractmethod
+    async def acount(self, channels: Sequence[str]) -> dict[str, int]:
+        """Ask all processes how many sockets hear each channel; asyncio twin of `count`."""
+
+    @abstractmethod
     def hearing(self, receiver: Receiver) -> Hearing:
         """Return what receives on the running event loop."""

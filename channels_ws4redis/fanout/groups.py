@@ -18,12 +18,14 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout import sockets
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_of
+from channels_ws4redis.fanout.counting import answer
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
 from channels_ws4redis.protocol.texts import escaped, shown
 from channels_ws4redis.protocol.track import Track
 from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.store.commands import QUESTION
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.runner import get_runner
 
@@ -180,8 +182,12 @@ class FanOut:
         group = self._groups.get(event.channel)
         if group is None:
             return
-        if not event.offset and is_heartbeat(event.payload, settings.WS4REDIS_HEARTBEAT):
-            return  # a foreign program's; each socket has its own
+        if not event.offset:
+            if event.epoch == QUESTION:
+                this_loop().spawn(answer(event, len(group.sockets)), "ws4redis-answer")
+                return
+            if is_heartbeat(event.payload, settings.WS4REDIS_HEARTBEAT):
+                return  # a foreign program's; each socket has its own
         for due in group.track.receive(event):
             for socket in list(group.live):
                 socket.deliver(due)

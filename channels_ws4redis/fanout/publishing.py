@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +12,7 @@ import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
+from channels_ws4redis.fanout.counting import TRIES, Question
 from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.store import runner
@@ -107,6 +110,38 @@ class RedisBackend(Backend):
             return parse_readings(channels, await runner.get_runner().run(commands))
         except (redis.exceptions.RedisError, OSError) as error:
             return [error] * len(channels)
+
+    def count(self, channels: Sequence[str], client: Any = None) -> dict[str, int]:
+        """Ask all processes how many sockets hear each channel."""
+        client = client or get_client()
+        for seconds in TRIES:
+            question = Question(channels)
+            if self.prefix is None:
+                self.send(question.events())
+            else:
+                question.asked(runner.run(client, question.commands(self.prefix)))
+            for pause, commands in question.looks(seconds):
+                time.sleep(pause)
+                question.take(runner.run(client, commands))
+            if question.answered:
+                break
+        return question.counts
+
+    async def acount(self, channels: Sequence[str]) -> dict[str, int]:
+        """Ask all processes how many sockets hear each channel; asyncio twin of `count`."""
+        run = runner.get_runner().run
+        for seconds in TRIES:
+            question = Question(channels)
+            if self.prefix is None:
+                await self.asend(question.events())
+            else:
+                question.asked(await run(question.commands(self.prefix)))
+            for pause, commands in question.looks(seconds):
+                await asyncio.sleep(pause)
+                question.take(await run(commands))
+            if question.answered:
+                break
+        return question.counts
 
 
 def _parts(publication: Publication, size: int) -> list[Publication]:

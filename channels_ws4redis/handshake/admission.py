@@ -18,11 +18,8 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.origins import origin_allowed
-from channels_ws4redis.handshake.requests import (
-    WebSocketRequest,
-    authenticate,
-    drop_forged_session,
-)
+from channels_ws4redis.handshake.requests import WebSocketRequest
+from channels_ws4redis.handshake.sessions import authenticate, drop_forged_session
 from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import channel_labels, is_public, parse_flags

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import io
-from importlib import import_module
 from typing import Any
 
-from django.contrib.auth import get_user
-from django.contrib.sessions.backends.base import SessionBase
-from django.core.cache import caches
-from django.core.cache.backends.dummy import DummyCache
-from django.core.cache.backends.locmem import LocMemCache
 from django.core.handlers.asgi import ASGIRequest
 from django.utils.functional import LazyObject, SimpleLazyObject, empty
 
@@ -75,92 +69,15 @@ def _load(user: Any) -> Any:
 
 
 def _or_nobody(user: Any) -> Any:
-    from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415 # see `_nobody`
+    from django.contrib.auth.models import AnonymousUser  # noqa: PLC0415 # see `nobody`
 
     found = unwrapped(user)
-    return _nobody() if found is None or issubclass(type(found), AnonymousUser) else user
+    return nobody() if found is None or issubclass(type(found), AnonymousUser) else user
 
 
-def _nobody() -> Any:
+def nobody() -> Any:
+    """Return the user of a socket on which nobody is logged in."""
     # Imported late, as asgi.py imports this package before Django has loaded its models.
     from channels_ws4redis.handshake.anonymous import Anonymous  # noqa: PLC0415
 
     return Anonymous()
-
-
-class SessionSnapshot(SessionBase):
-    """A copy of a session's data, to be changed without any effect on the session itself.
-
-    Django's ``get_user`` flushes a session whose hash is stale, and gives the session a new key
-    while a ``SECRET_KEY`` is being rotated. Both would log the user out if a socket did them, as a
-    socket cannot set the new cookie.
-    """
-
-    def __init__(self, data: dict[str, Any]) -> None:
-        super().__init__()
-        self._session_cache = dict(data)
-
-    def flush(self) -> None:
-        """Forget the copy."""
-        self._session_cache = {}
-
-    def cycle_key(self) -> None:
-        """Do nothing, as a copy has no key."""
-
-
-def open_session(request: WebSocketRequest) -> Any:
-    """Return the session that a request's cookie names, not yet loaded; None without a cookie."""
-    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
-    if not key:
-        return None
-    return import_module(settings.SESSION_ENGINE).SessionStore(key)
-
-
-def unshared_session_cache() -> str:
-    """Return the class of the cache that keeps sessions, if other processes do not see into it.
-
-    Empty for an engine without a cache, and for a cache that all processes share.
-    """
-    # Both of Django's engines with a cache have this attribute, and so has what extends them.
-    if not hasattr(import_module(settings.SESSION_ENGINE).SessionStore, "cache_key_prefix"):
-        return ""
-    cache = caches[settings.SESSION_CACHE_ALIAS]
-    return type(cache).__name__ if isinstance(cache, LocMemCache | DummyCache) else ""
-
-
-def authenticate(request: WebSocketRequest) -> None:
-    """Set the session and the user of a request. This may ask the database and so block."""
-    request.session = open_session(request)
-    if request.session is None:
-        return
-    drop_forged_session(request)
-    user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
-    request.user = user if user.is_authenticated else _nobody()
-
-
-def drop_forged_session(request: WebSocketRequest) -> None:
-    """Give a request an empty session if the key of its session is made up. This may block.
-
-    The engine of signed cookies, when it finds the signature to be wrong, begins an empty session
-    and leaves it the key that it was given. That shows by a modified session; but whoever had the
-    session first may have modified it too.
-    """
-    session: Any = request.session
-    if not isinstance(session, SessionBase):
-        return
-    session._get_session()  # type: ignore[attr-defined] # not in the stubs
-    if session.modified and session.session_key:
-        again: Any = import_module(settings.SESSION_ENGINE).SessionStore(session.session_key)
-        again._get_session()
-        if again.modified:
-            request.session = type(again)()
-
-
-class _Visitor:
-    """As much of a request as ``django.contrib.auth.get_user`` looks at."""
-
-    def __init__(self, session: SessionBase) -> None:
-        self.session = session
-
-    def get_user(self) -> Any:
-        return get_user(self)  # type: ignore[arg-type] # it looks at .session alone

@@ -11,10 +11,13 @@ Per channel name C there are three keys, in one Redis Cluster slot:
     a hash with the epoch and the offset of the channel. It outlives the history, so that a client
     can be told "you have missed nothing" after the entries have expired.
 
+There is a fourth, ``{C}:count:<token>``, for seconds, while somebody asks how many sockets hear C.
+
 Messages travel on two Redis pub/sub channels:
 
 ``{C}:events``
-    in an envelope with epoch, offset and sender. Nobody but ``publish.lua`` publishes there;
+    in an envelope with epoch, offset and sender. Nobody but ``publish.lua`` publishes there, and
+    whoever asks;
 ``C``
     bare payloads, as programs written for legacy publish and expect them. Whoever publishes there
     may pass on what a stranger has sent, so nothing about these bytes is ever looked at.
@@ -46,6 +49,18 @@ def _script(name: str) -> Script:
 _PUBLISH = _script("publish.lua")
 _READ = _script("read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
+_QUESTION = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
+_ANSWER = Script(
+    "redis.call('XADD', KEYS[1], '*', 'n', ARGV[1]) return redis.call('EXPIRE', KEYS[1], ARGV[2])"
+)
+_ANSWERS = Script("return redis.call('XRANGE', KEYS[1], '-', '+')")
+
+#: What stands in place of the epoch where no message is meant, but the question how many sockets
+#: hear a channel.
+QUESTION = "?"
+
+#: Seconds for which answers are kept.
+ANSWER_EXPIRE = 10
 
 
 class Publication(NamedTuple):
@@ -123,6 +138,32 @@ def parse_envelope(channel: str, data: bytes) -> tuple[Event, bool]:
 def fetch_command(name: str) -> Command:
     """Return the command that reads the stored message of a channel and nothing else."""
     return Command(_FETCH, [name], [])
+
+
+def question_command(name: str, prefix: str, token: str) -> Command:
+    """Return the command that asks the processes of a channel how many sockets of theirs hear it.
+
+    It returns how many processes have got the question.
+
+    :param prefix: see `events_channel`.
+    :param token: under which they answer; nobody else has the same.
+    """
+    envelope = f"{QUESTION} 0 {token} 0\n"
+    return Command(_QUESTION, [], [events_channel(name, prefix), envelope])
+
+
+def answer_command(name: str, token: str, sockets: int) -> Command:
+    """Return the command that answers a question."""
+    return Command(_ANSWER, [_answers_key(name, token)], [sockets, ANSWER_EXPIRE])
+
+
+def answers_command(name: str, token: str) -> Command:
+    """Return the command that reads the answers that have come."""
+    return Command(_ANSWERS, [_answers_key(name, token)], [])
+
+
+def _answers_key(name: str, token: str) -> str:
+    return f"{{{name}}}:count:{token}"
 
 
 def read_command(name: str) -> Command:

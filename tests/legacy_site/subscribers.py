@@ -58,6 +58,22 @@ class Presence(RedisSubscriber):
         super().release()
 
 
+class Greeting(RedisSubscriber):
+    """Tells everybody, the newcomer too, how many there are. Counting was PUBSUB NUMSUB once."""
+
+    def _tell(self, word):
+        publisher = RedisPublisher(facility="room", broadcast=True)
+        publisher.publish_message(RedisMessage(f"{publisher.count_listeners()} {word}"), 0)
+
+    def set_pubsub_channels(self, request, channels):
+        super().set_pubsub_channels(request, channels)
+        self._tell("here")
+
+    def release(self):
+        super().release()
+        self._tell("left")
+
+
 class StockBody(RedisSubscriber):
     """Repeats the body of the original and adds a channel of its own."""
 

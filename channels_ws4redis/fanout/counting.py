@@ -1,0 +1,104 @@
+"""Counting the sockets that hear a channel, in all processes.
+
+Redis knows which processes hear a channel, and only they know how many sockets of theirs do. So
+whoever wants to know asks them: a question goes the way of the channel's messages, and each answers
+under a key that the question names. Nothing is kept for the day on which somebody asks.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import uuid
+from collections.abc import Iterator, Sequence
+
+from channels_ws4redis.protocol.messages import Event
+from channels_ws4redis.protocol.texts import shown
+from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.store.commands import (
+    QUESTION,
+    answer_command,
+    answers_command,
+    question_command,
+)
+from channels_ws4redis.store.runner import get_runner
+from channels_ws4redis.store.scripts import Command, Reply, Result
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which answers are waited for, and once more after a second question: somebody who was
+#: just leaving the channel when the first came counts among those who have to answer, and does not.
+TRIES = 0.1, 0.9
+
+#: Seconds between looks for answers; each is twice as long as the one before, up to the last.
+FIRST_PAUSE, LAST_PAUSE = 0.002, 0.05
+
+
+class Question:
+    """One question about some channels, and what has been answered.
+
+    :param channels: names of channels.
+    """
+
+    def __init__(self, channels: Sequence[str]) -> None:
+        self._token = uuid.uuid4().hex
+        #: How many sockets hear each channel, as far as the answers say.
+        self.counts = dict.fromkeys(channels, 0)
+        #: How many answers there will be, for each channel that is not answered yet.
+        self._due: dict[str, float] = dict.fromkeys(channels, math.inf)
+
+    @property
+    def answered(self) -> bool:
+        """True once all answers have come. Where nobody can tell how many there are, it is not."""
+        return not self._due
+
+    def events(self) -> list[Event]:
+        """Return the question as messages, for a layer that sends them."""
+        return [Event(name, b"", QUESTION, 0, self._token) for name in self.counts]
+
+    def commands(self, prefix: str) -> list[Command]:
+        """Return the commands that ask, where a script sends; `asked` takes the replies."""
+        return [question_command(name, prefix, self._token) for name in self.counts]
+
+    def asked(self, replies: Sequence[Result]) -> None:
+        """Take note of how many processes have got the question.
+
+        :raises redis.exceptions.ResponseError: if Redis has refused it.
+        """
+        receivers = zip(self.counts, _require(replies), strict=True)
+        self._due = {name: count for name, count in receivers if count}
+
+    def looks(self, seconds: float) -> Iterator[tuple[float, list[Command]]]:
+        """Yield, until all is answered or the time is over, how long to wait and what to run then.
+
+        `take` takes the replies. Seconds are those that are waited, however long Redis takes.
+        """
+        pause = FIRST_PAUSE
+        while self._due and seconds > 0:
+            yield min(pause, seconds), [answers_command(name, self._token) for name in self._due]
+            seconds, pause = seconds - pause, min(2 * pause, LAST_PAUSE)
+
+    def take(self, replies: Sequence[Result]) -> None:
+        """Take the answers that have come.
+
+        :raises redis.exceptions.ResponseError: if Redis has refused to tell.
+        """
+        for name, answers in zip(tuple(self._due), _require(replies), strict=True):
+            self.counts[name] = sum(int(fields[1]) for _, fields in answers)
+            if len(answers) >= self._due[name]:
+                del self._due[name]
+
+
+def _require(replies: Sequence[Result]) -> Sequence[Reply]:
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise reply
+    return replies
+
+
+async def answer(question: Event, sockets: int) -> None:
+    """Answer how many sockets of this event loop hear the channel of a question."""
+    try:
+        await get_runner().run([answer_command(question.channel, question.sender, sockets)])
+    except UNREACHABLE as error:
+        logger.debug("Nobody hears how many hear %s: %s", shown(question.channel), error)

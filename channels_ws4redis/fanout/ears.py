@@ -1,0 +1,113 @@
+"""What is published for a socket while it is still connecting."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.groups import FanOut, get_fanout
+from channels_ws4redis.fanout.sockets import Entry
+from channels_ws4redis.protocol.history import Lost, Outcome
+from channels_ws4redis.protocol.messages import Event
+
+
+class Ear:
+    """Listens in place of a socket until that goes live, as far as its subscriber has come.
+
+    In legacy a hook that has subscribed and then publishes reaches its own socket. A reading alone
+    would not do: it has neither what is not stored, nor what was the last message for a moment.
+
+    :param layer: the channel layer that the socket is going to listen on.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        # It takes part in groups as a socket does, but does not look like one to a type checker.
+        self._me: Any = self
+        self._layer = layer
+        self._loop = asyncio.get_running_loop()
+        #: Had when it first listens: one that nobody listens on is given up.
+        self._fanout: FanOut | None = None
+        self._events: list[Event] = []
+        self._bytes = 0
+        self._stopped = False
+        #: Nothing is sent to it that is not published.
+        self.replayed = False
+
+    def listen(self, channels: Iterable[str]) -> None:
+        """Listen on these channels and no others; in another thread, return once that has effect.
+
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        """
+        listening = self._listen(list(channels))
+        asyncio.run_coroutine_threadsafe(listening, self._loop).result()
+
+    async def _listen(self, channels: Sequence[str]) -> None:
+        if self._stopped:
+            return
+        fanout = self._fanout = self._fanout or get_fanout(self._layer)
+        now = fanout.channels_of(self._me)
+        gone = [name for name in now if name not in channels]
+        fanout.leave(self._me, gone)
+        added = [name for name in channels if name not in now]
+        try:
+            await fanout.join(self._me, added)
+            await fanout.enter(self._me, added, self._start)
+        finally:
+            self._leave_if_stopped()  # meanwhile
+
+    def _start(self, entries: Sequence[Entry]) -> None:
+        for _, after in entries:
+            for event in after:
+                self.deliver(event)
+
+    def deliver(self, event: Event) -> None:
+        """Take a message."""
+        self._events.append(event)
+        self._bytes += len(event.payload)
+        too_many = len(self._events) > settings.WS4REDIS_OUTBOX_MESSAGES
+        if too_many or self._bytes > settings.WS4REDIS_OUTBOX_BYTES:
+            self.stop()  # the socket gets what is stored
+
+    def recover(self, items: Outcome) -> None:
+        """Take what the group had missed."""
+        for item in items:
+            if not isinstance(item, Lost):
+                self.deliver(item)
+
+    def tell(self, lost: Lost) -> None:
+        """Take no notice of losses, which a socket without positions is not told."""
+
+    def end(self, error: Exception) -> None:
+        """Stop, as Redis refuses one of the channels; it refuses that to the socket as well."""
+        self.stop()
+
+    def hand_over(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Return what a socket gets that goes live now, with all that was heard; and stop.
+
+        :param entries: what its readings have found.
+        """
+        handed = [self._with_heard(entry) for entry in entries]
+        self.stop()
+        return handed
+
+    def _with_heard(self, entry: Entry) -> Entry:
+        reading, _ = entry
+        heard = [event for event in self._events if event.channel == reading.channel]
+        if not heard:
+            return entry
+        numbers = {(event.epoch, event.offset) for event in heard if event.offset}
+        before = [e for e in reading.replay() if (e.epoch, e.offset) not in numbers]
+        # What has come since the reading is among what was heard.
+        return Entry(reading._replace(stored=before), heard)
+
+    def stop(self) -> None:
+        """Listen no more, and forget what was heard."""
+        self._stopped = True
+        self._events = []
+        self._leave_if_stopped()
+
+    def _leave_if_stopped(self) -> None:
+        if self._stopped and self._fanout is not None:
+            self._fanout.leave(self._me)
