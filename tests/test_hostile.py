@@ -21,6 +21,7 @@ from django.template import Context, Template
 from django.urls import re_path
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from websockets import InvalidStatus
 from websockets.asyncio.client import connect
 
 from channels_ws4redis.consumers import WS4RedisConsumer
@@ -106,13 +107,12 @@ async def test_a_signed_cookie_that_is_forged_is_no_session(
 
 @pytest.mark.server
 async def test_no_middleware_lets_a_client_name_the_root_path(serve: Serve) -> None:
-    """Also if it hands on a ``send`` of its own: the facility is what the path shows."""
+    """Also if it hands on a ``send`` of its own."""
     visitor = Visitor(serve("daphne", application="tests.site.impatient:application"))
     path, root = "/ws/lobby/ws/secret?subscribe-broadcast", {"Daphne-Root-Path": "/ws/lobby"}
-    async with visitor.socket(path, **root) as socket:
-        await visitor.publish("secret", facility="secret", broadcast=True)
-        await visitor.publish(END, facility="lobby/ws/secret", broadcast=True)
-        assert await socket.receive() == END
+    assert await visitor.refused(path, **root) == 403
+    async with visitor.socket(path):
+        pass
 
 
 @pytest.mark.server
@@ -224,25 +224,22 @@ async def test_a_lost_connection_can_be_paused_and_read_on(certificate) -> None:
 
 @pytest.mark.server
 async def test_no_client_names_the_root_path_where_daphne_does_tls(
-    serve: Serve, certificate, redis_client: redis.Redis, monkeypatch
+    serve: Serve, certificate, monkeypatch
 ) -> None:
-    """Nor behind middleware with a ``send`` of its own: the facility is what the path shows."""
+    """Nor behind middleware with a ``send`` of its own."""
     files = "".join(f":{name}={path}" for name, path in certificate.items())
     command = ["daphne", "-e", f"ssl:{{port}}:interface=127.0.0.1{files}", "{application}"]
     monkeypatch.setitem(COMMANDS, "daphne-tls", command)
     server = serve("daphne-tls", application="tests.site.impatient:application")
-    redis_client.set(channel_name("", "broadcast", None, "secret"), "for others")
-    redis_client.set(channel_name("", "broadcast", None, "lobby/ws/secret"), END)
     trusting = ssl.create_default_context(cafile=str(certificate["certKey"]))
     trusting.check_hostname = False
-    async with connect(
-        f"wss://127.0.0.1:{server.port}/ws/lobby/ws/secret?subscribe-broadcast",
-        ssl=trusting,
-        additional_headers={"Daphne-Root-Path": "/ws/lobby"},
-        proxy=None,
-    ) as socket:
-        async with asyncio.timeout(PATIENCE):
-            assert await socket.recv() in (END, END.encode())
+    url = f"wss://127.0.0.1:{server.port}/ws/lobby/ws/secret?subscribe-broadcast"
+    async with connect(url, ssl=trusting, proxy=None):
+        pass
+    header = {"Daphne-Root-Path": "/ws/lobby"}
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url, ssl=trusting, additional_headers=header, proxy=None)
+    assert refused.value.response.status_code == 403
 
 
 @pytest.mark.server
