@@ -8,6 +8,7 @@ from typing import Any
 
 from channels.routing import URLRouter
 from channels.security.websocket import WebsocketDenier
+from django.core.checks import CheckMessage
 from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern
 
@@ -39,6 +40,10 @@ class FacilityPattern(RegexPattern):
     @property
     def _prefix(self) -> str:
         return settings.WEBSOCKET_URL.lstrip("/")
+
+    def check(self) -> list[CheckMessage]:
+        """Find nothing, as there is nothing; what is wrong with WEBSOCKET_URL is said by E004."""
+        return []
 
     def match(self, path: str) -> tuple[str, tuple[()], dict[str, str]] | None:
         """Return what Django's patterns return, or None; ``path`` has no leading slash."""
