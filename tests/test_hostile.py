@@ -164,7 +164,7 @@ async def test_a_path_without_its_slash_is_refused(serve: Serve) -> None:
     server = serve("daphne")
     for path in ("ws/x", "ws/admin/x?subscribe-broadcast"):
         assert await answer_to(server, path) == 403, path
-    assert server.says("its path does not begin with one slash")
+    assert server.says("its path does not begin with a slash")
 
 
 @pytest.mark.server
@@ -179,7 +179,26 @@ async def test_a_path_without_a_slash_after_the_root_path_is_refused(
         client.scope |= {"path": path, "root_path": root_path}
         assert (await client.connect(10))[0] is welcome, path
         await client.disconnect()
-    assert "does not go on with one slash after the root path" in caplog.text
+    assert "does not begin with the server's root path, '/app/'" in caplog.text
+    assert "has two slashes together before its facility" in caplog.text
+
+
+@pytest.mark.server
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "route",
+    [
+        re_path("^app/", URLRouter(websocket_urlpatterns)),
+        re_path("^app/", URLRouter([re_path("^ws/(?P<facility>.*)$", WS4RedisConsumer.as_asgi())])),
+    ],
+)
+async def test_slashes_between_routers_are_no_way_around(redis_client, route) -> None:
+    """Each router drops those before its own part, which a proxy that guards /app/ws/ does not."""
+    for url, welcome in (("/app/ws/x", True), ("/app//ws/x", False), ("//app/ws/x", False)):
+        client = WebsocketCommunicator(URLRouter([route]), "/ws/x?subscribe-broadcast")
+        client.scope["path"] = url
+        assert (await client.connect(10))[0] is welcome, url
+        await client.disconnect()
 
 
 @pytest.fixture

@@ -87,7 +87,7 @@ REFUSED = {
     "daphne-root-stripped": (
         Mount(ROOT_PATH),
         "/ws/foo",
-        "does not begin with the server's root path, '/app'; have the proxy pass",
+        "does not begin with the server's root path, '/app/'; have the proxy pass",
     ),
     "daphne-force-passed-on": (
         Mount([], FORCE),

@@ -123,7 +123,8 @@ def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
             f"a page of the foreign origin {shown(request.META['HTTP_ORIGIN'])} opens it; name the "
             "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
         )
-    require_plain_path(request.scope)  # not that of the request: Django 4.2 puts slashes right
+    # The path as it came: Django 4.2 puts the slashes right in that of the request.
+    require_plain_path(request.scope, request.facility)
     size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY
     if size > limit:
         raise PermissionDenied(

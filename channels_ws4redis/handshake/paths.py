@@ -6,7 +6,6 @@ pages are below ``/app/``, empty for most. WEBSOCKET_URL may be written with the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -67,25 +66,24 @@ def facility_of(request: HttpRequest) -> str:
     return request.path_info.removeprefix(url)
 
 
-def require_plain_path(scope: Mapping[str, Any]) -> None:
-    """Refuse a path that somebody may take for another one than the router does.
+def require_plain_path(scope: Mapping[str, Any], facility: str) -> None:
+    """Refuse a path that somebody may take for another one than the routers do.
 
-    The router does not care about leading slashes. A hook or a proxy that looks at the path does.
+    Each router drops the slashes before what it looks at. A hook or a proxy that looks at the path
+    does not.
 
     :raises django.core.exceptions.PermissionDenied: then.
     """
     path, root_path = scope["path"], scope.get("root_path", "").rstrip("/")
-    if not re.match("/(?!/)", path):
+    if not path.startswith("/"):
+        raise PermissionDenied("its path does not begin with a slash")
+    if not path.startswith(f"{root_path}/"):
         raise PermissionDenied(
-            "its path does not begin with one slash, or uvicorn's --root-path ends with one"
+            f"its path does not begin with the server's root path, {shown(root_path + '/')}; have "
+            "the proxy pass the path on as it is, or set FORCE_SCRIPT_NAME in place of --root-path"
         )
-    if not path.startswith(root_path):
+    if "//" in path.removesuffix(facility):
         raise PermissionDenied(
-            f"its path does not begin with the server's root path, {shown(root_path)}; have the "
-            "proxy pass the path on as it is, or set FORCE_SCRIPT_NAME in place of --root-path"
-        )
-    if not re.match("/(?!/)", path.removeprefix(root_path)):
-        raise PermissionDenied(
-            "its path does not go on with one slash after the root path, or uvicorn's --root-path "
-            "ends with one"
+            "its path has two slashes together before its facility; uvicorn's --root-path must not "
+            "end with one"
         )
