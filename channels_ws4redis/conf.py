@@ -6,6 +6,7 @@ of each property is its text there, in Markdown, and its default is what the pro
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -58,11 +59,17 @@ class Settings:
     def WEBSOCKET_URL(self) -> str:
         """Path prefix of every socket; what follows it is the facility.
 
-        With ``"/ws/"``, a socket at ``/ws/chat`` is on the facility ``chat``. Without a trailing
-        slash, facilities begin with a slash.
+        With ``"/ws/"``, a socket at ``/ws/chat`` is on the facility ``chat``. A leading slash may
+        be left out. Nothing is put at the end: with ``"/stream"``, a socket at ``/stream/chat`` is
+        on the facility ``/chat``, and ``/streamchat`` on ``chat``. For a project that is served
+        [below a path](../howto/deploy.md#below-a-path), it is written with that path or without.
         """
-        value: str = self._get("WEBSOCKET_URL", "/ws/")
-        return value
+        value = self._get("WEBSOCKET_URL", "/ws/")
+        if not isinstance(value, str) or re.search(r"[?#]|://", value):
+            raise ImproperlyConfigured(
+                f"WEBSOCKET_URL is {value!r}; it must be the path of an address, such as '/ws/'."
+            )
+        return "/" + value.lstrip("/")
 
     @property
     def WS4REDIS_MAX_FACILITY(self) -> int:
@@ -206,6 +213,15 @@ class Settings:
         """Django's list of origins that may send unsafe requests; their pages may open sockets."""
         value: Sequence[str] = self._get("CSRF_TRUSTED_ORIGINS", ())
         return value
+
+    @property
+    def DEBUG(self) -> bool:
+        """Django's switch for development.
+
+        While it is on, the log tells of a socket that hears nothing by a flag because nobody is
+        logged in.
+        """
+        return bool(self._get("DEBUG", False))
 
     @property
     def SESSION_COOKIE_NAME(self) -> str:

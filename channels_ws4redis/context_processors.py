@@ -9,6 +9,7 @@ from django.http import HttpRequest
 from django.utils.safestring import mark_safe
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.paths import address_for_pages
 
 __all__ = ["default"]
 
@@ -24,6 +25,6 @@ def default(request: HttpRequest) -> dict[str, Any]:
     scheme = "wss" if request.is_secure() else "ws"
     heartbeat = json.dumps(settings.WS4REDIS_HEARTBEAT).translate(_UNSAFE)
     return {
-        "WEBSOCKET_URI": f"{scheme}://{request.get_host()}{settings.WEBSOCKET_URL}",
+        "WEBSOCKET_URI": f"{scheme}://{request.get_host()}{address_for_pages()}",
         "WS4REDIS_HEARTBEAT": mark_safe(heartbeat),  # noqa: S308 # escaped on the line above
     }

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
 from channels.routing import URLRouter
 from channels.security.websocket import WebsocketDenier
-from django.urls import Resolver404, URLPattern
+from django.core.checks import CheckMessage
+from django.urls import URLPattern
 from django.urls.resolvers import RegexPattern
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.consumers import WS4RedisConsumer
-from channels_ws4redis.servers import root_path_of
+from channels_ws4redis.handshake.paths import path_info_of
+from channels_ws4redis.protocol.texts import shown
 
 __all__ = ["application", "router", "websocket_urlpatterns"]
+
+logger = logging.getLogger(__name__)
 
 
 class FacilityPattern(RegexPattern):
@@ -36,6 +41,10 @@ class FacilityPattern(RegexPattern):
     def _prefix(self) -> str:
         return settings.WEBSOCKET_URL.lstrip("/")
 
+    def check(self) -> list[CheckMessage]:
+        """Find nothing, as there is nothing; what is wrong with WEBSOCKET_URL is said by E004."""
+        return []
+
     def match(self, path: str) -> tuple[str, tuple[()], dict[str, str]] | None:
         """Return what Django's patterns return, or None; ``path`` has no leading slash."""
         if not path.startswith(self._prefix):
@@ -50,18 +59,22 @@ class Router(URLRouter):  # type: ignore[misc] # Channels has no types
     """A URLRouter that refuses unknown paths instead of raising an exception."""
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        """Route a socket to its consumer; 403 if there is none for its path.
-
-        Daphne takes the root path from a header of the client (``Daphne-Root-Path``), by which the
-        client could have another facility matched than the path shows to a hook or a proxy.
-        """
-        scope = {**scope, "root_path": root_path_of(scope, send)}
-        try:
-            await super().__call__(scope, receive, send)
-        except (ValueError, Resolver404) as error:
-            if not str(error).startswith("No route found") and not isinstance(error, Resolver404):
-                raise
-            await WebsocketDenier()(scope, receive, send)
+        """Route a socket to its consumer; 403 if there is none for its path."""
+        # Within a router of the project's own, its path has been looked at already.
+        path = scope.get("path_remaining")
+        if path is None:
+            path = path_info_of(scope)
+        if any(route.pattern.match(path.lstrip("/")) for route in self.routes):
+            await super().__call__({**scope, "path_remaining": path}, receive, send)
+            return
+        logger.warning(
+            "Refused the socket %s: %s does not begin with WEBSOCKET_URL, %r; if a proxy passes a "
+            "prefix on, write WEBSOCKET_URL with it, or start daphne with --root-path",
+            shown(scope["path"]),
+            shown(path),
+            settings.WEBSOCKET_URL,
+        )
+        await WebsocketDenier()(scope, receive, send)
 
 
 #: For a project that has a URLRouter of its own: ``URLRouter([*mine, *websocket_urlpatterns])``.

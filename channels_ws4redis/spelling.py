@@ -1,23 +1,14 @@
-"""Which of the names that exist was probably meant by one that does not. Private."""
+"""Which setting was probably meant by a name that is none. Private."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from difflib import get_close_matches
 
 from channels_ws4redis.conf import NAMES
+from channels_ws4redis.protocol.texts import meant_by
 
 #: What the names of most settings begin with.
 PREFIX = "WS4REDIS_"
-
-
-def meant_by(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
-    """Return the known name that another name is most similar to, None if it is like none.
-
-    :param similarity: from 0 to 1, as difflib measures it.
-    """
-    return next(iter(get_close_matches(name, list(known), 1, similarity)), None)
 
 
 def setting_meant_by(name: str) -> str | None:

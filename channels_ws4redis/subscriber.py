@@ -15,7 +15,7 @@ from channels_ws4redis.fanout.ears import Ear
 from channels_ws4redis.fanout.sockets import Entry
 from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake.hooks import Calls, overrides
-from channels_ws4redis.handshake.requests import facility_in
+from channels_ws4redis.handshake.paths import facility_of
 from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.protocol.names import audience_arguments
 from channels_ws4redis.redis_store import RedisMessage, RedisStore
@@ -83,9 +83,9 @@ class RedisSubscriber(RedisStore):
         :param request: the Django request of the handshake, with ``session`` and ``user``.
         :param channels: the flags it was granted, such as ``subscribe-user``.
         """
-        facility = getattr(request, "facility", None)  # tests of legacy code make their own request
-        if facility is None:
-            facility = facility_in(request.path_info)
+        facility = getattr(request, "facility", None)
+        if facility is None:  # tests of legacy code make their own request
+            facility = facility_of(request)
         self._publishers = set(
             self._get_message_channels(
                 request=request, facility=facility, **audience_arguments("publish", channels)

@@ -132,6 +132,9 @@ def test_legacy_servers(settings, layer, wrong):
         ("WS4REDIS_EXPIRE", "soon"),
         ("WS4REDIS_CONNECTION", {"port": "redis"}),
         ("WS4REDIS_HISTORY", 0),
+        ("WEBSOCKET_URL", "ws://example.com/ws/"),
+        ("WEBSOCKET_URL", "/ws/?x"),
+        ("WEBSOCKET_URL", None),
     ],
 )
 def test_values(settings, name, value):
@@ -221,6 +224,26 @@ def test_wsgi_application(settings, entry_point, wrong):
     """W003: WSGI_APPLICATION still points to ws4redis."""
     settings.WSGI_APPLICATION = entry_point
     assert list(found()) == (["ws4redis.W003"] if wrong else [])
+
+
+@pytest.mark.parametrize(
+    ("command", "apps", "wrong"),
+    [
+        ("runserver", ["django.contrib.staticfiles"], True),
+        ("runserver", [], True),
+        ("runserver", ["daphne", "django.contrib.staticfiles"], False),
+        ("check", ["django.contrib.staticfiles"], False),
+        ("runserver", ["tests.own_runserver", "django.contrib.staticfiles"], False),
+    ],
+)
+def test_runserver(monkeypatch, command, apps, wrong):
+    """W010: what is being started is Django's own server, which knows no WebSockets."""
+    monkeypatch.setattr(sys, "argv", ["manage.py", command, "8000"])
+    provider = apps[0] if apps else "django.core"
+    monkeypatch.setattr(
+        "channels_ws4redis.checks.servers.get_commands", lambda: {"runserver": provider}
+    )
+    assert list(found()) == (["ws4redis.W010"] if wrong else [])
 
 
 def test_gevent_in_redis(monkeypatch):

@@ -34,6 +34,7 @@ DEFAULTS = {
     "WS4REDIS_THREADS": 32,
     "WS4REDIS_CLOSE_WINDOW": 2.0,
     "WS4REDIS_LEGACY_SERVERS": False,
+    "DEBUG": False,
     "SESSION_COOKIE_NAME": "sessionid",
     "SESSION_ENGINE": "django.contrib.sessions.backends.db",
     "SESSION_CACHE_ALIAS": "default",
@@ -59,6 +60,9 @@ def test_csrf_trusted_origins(settings):
     ("name", "value", "read"),
     [
         ("WEBSOCKET_URL", "/stream", "/stream"),
+        ("WEBSOCKET_URL", "ws/", "/ws/"),
+        ("WEBSOCKET_URL", "//ws/", "/ws/"),
+        ("WEBSOCKET_URL", "", "/"),
         ("WS4REDIS_CONNECTION", {"host": "h"}, {"host": "h"}),
         ("WS4REDIS_CONNECTION", "redis://h", "redis://h"),
         ("WS4REDIS_CONNECTION", None, DEFAULTS["WS4REDIS_CONNECTION"]),
@@ -94,6 +98,9 @@ def test_values(name, value, read):
 @pytest.mark.parametrize(
     ("name", "value", "complaint"),
     [
+        ("WEBSOCKET_URL", None, "must be the path of an address, such as '/ws/'"),
+        ("WEBSOCKET_URL", "wss://example.com/ws/", "must be the path of an address"),
+        ("WEBSOCKET_URL", "/ws/#", "must be the path of an address"),
         ("WS4REDIS_CONNECTION", 6379, "must be a dict or a redis:// URL"),
         ("WS4REDIS_CONNECTION", ["localhost"], "must be a dict or a redis:// URL"),
         ("WS4REDIS_EXPIRE", -1, "at least 0"),

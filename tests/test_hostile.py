@@ -21,6 +21,7 @@ from django.template import Context, Template
 from django.urls import re_path
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from websockets import InvalidStatus
 from websockets.asyncio.client import connect
 
 from channels_ws4redis.consumers import WS4RedisConsumer
@@ -106,13 +107,12 @@ async def test_a_signed_cookie_that_is_forged_is_no_session(
 
 @pytest.mark.server
 async def test_no_middleware_lets_a_client_name_the_root_path(serve: Serve) -> None:
-    """Also if it hands on a ``send`` of its own: the facility is what the path shows."""
+    """Also if it hands on a ``send`` of its own."""
     visitor = Visitor(serve("daphne", application="tests.site.impatient:application"))
     path, root = "/ws/lobby/ws/secret?subscribe-broadcast", {"Daphne-Root-Path": "/ws/lobby"}
-    async with visitor.socket(path, **root) as socket:
-        await visitor.publish("secret", facility="secret", broadcast=True)
-        await visitor.publish(END, facility="lobby/ws/secret", broadcast=True)
-        assert await socket.receive() == END
+    assert await visitor.refused(path, **root) == 403
+    async with visitor.socket(path):
+        pass
 
 
 @pytest.mark.server
@@ -164,7 +164,7 @@ async def test_a_path_without_its_slash_is_refused(serve: Serve) -> None:
     server = serve("daphne")
     for path in ("ws/x", "ws/admin/x?subscribe-broadcast"):
         assert await answer_to(server, path) == 403, path
-    assert server.says("its path does not begin with one slash")
+    assert server.says("its path does not begin with a slash")
 
 
 @pytest.mark.server
@@ -179,7 +179,26 @@ async def test_a_path_without_a_slash_after_the_root_path_is_refused(
         client.scope |= {"path": path, "root_path": root_path}
         assert (await client.connect(10))[0] is welcome, path
         await client.disconnect()
-    assert "does not go on with one slash after the root path" in caplog.text
+    assert "does not begin with the server's root path, '/app/'" in caplog.text
+    assert "has two slashes together before its facility" in caplog.text
+
+
+@pytest.mark.server
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "route",
+    [
+        re_path("^app/", URLRouter(websocket_urlpatterns)),
+        re_path("^app/", URLRouter([re_path("^ws/(?P<facility>.*)$", WS4RedisConsumer.as_asgi())])),
+    ],
+)
+async def test_slashes_between_routers_are_no_way_around(redis_client, route) -> None:
+    """Each router drops those before its own part, which a proxy that guards /app/ws/ does not."""
+    for url, welcome in (("/app/ws/x", True), ("/app//ws/x", False), ("//app/ws/x", False)):
+        client = WebsocketCommunicator(URLRouter([route]), "/ws/x?subscribe-broadcast")
+        client.scope["path"] = url
+        assert (await client.connect(10))[0] is welcome, url
+        await client.disconnect()
 
 
 @pytest.fixture
@@ -225,25 +244,22 @@ async def test_a_lost_connection_can_be_paused_and_read_on(certificate) -> None:
 
 @pytest.mark.server
 async def test_no_client_names_the_root_path_where_daphne_does_tls(
-    serve: Serve, certificate, redis_client: redis.Redis, monkeypatch
+    serve: Serve, certificate, monkeypatch
 ) -> None:
-    """Nor behind middleware with a ``send`` of its own: the facility is what the path shows."""
+    """Nor behind middleware with a ``send`` of its own."""
     files = "".join(f":{name}={path}" for name, path in certificate.items())
     command = ["daphne", "-e", f"ssl:{{port}}:interface=127.0.0.1{files}", "{application}"]
     monkeypatch.setitem(COMMANDS, "daphne-tls", command)
     server = serve("daphne-tls", application="tests.site.impatient:application")
-    redis_client.set(channel_name("", "broadcast", None, "secret"), "for others")
-    redis_client.set(channel_name("", "broadcast", None, "lobby/ws/secret"), END)
     trusting = ssl.create_default_context(cafile=str(certificate["certKey"]))
     trusting.check_hostname = False
-    async with connect(
-        f"wss://127.0.0.1:{server.port}/ws/lobby/ws/secret?subscribe-broadcast",
-        ssl=trusting,
-        additional_headers={"Daphne-Root-Path": "/ws/lobby"},
-        proxy=None,
-    ) as socket:
-        async with asyncio.timeout(PATIENCE):
-            assert await socket.recv() in (END, END.encode())
+    url = f"wss://127.0.0.1:{server.port}/ws/lobby/ws/secret?subscribe-broadcast"
+    async with connect(url, ssl=trusting, proxy=None):
+        pass
+    header = {"Daphne-Root-Path": "/ws/lobby"}
+    with pytest.raises(InvalidStatus) as refused:
+        await connect(url, ssl=trusting, additional_headers=header, proxy=None)
+    assert refused.value.response.status_code == 403
 
 
 @pytest.mark.server

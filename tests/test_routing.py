@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from channels.routing import URLRouter
 from channels.testing import WebsocketCommunicator
-from django.urls import path
+from django.urls import path, re_path
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,7 +27,7 @@ async def accepting(scope, receive, send):
 
 async def failing(scope, receive, send):
     """Fail in a way that a router must not mistake for an unknown path."""
-    raise ValueError("something else")
+    raise ValueError("No route found, or something else")
 
 
 def routes(view=accepting):
@@ -62,14 +62,20 @@ async def test_facility(path, facility):
 
 
 @pytest.mark.parametrize("path", ["/", "/w", "/ws", "/wsx", "/elsewhere/ws/foo", "/WS/foo"])
-async def test_unknown_path(path):
+async def test_unknown_path(path, caplog):
     """A path that is not under WEBSOCKET_URL is refused before a consumer sees it."""
     accepted, code = await connect(router, path)
     assert (accepted, code) == (False, 1000)
+    (record,) = caplog.records
+    assert record.message.startswith(
+        f"Refused the socket '{path}': '{path}' does not begin with WEBSOCKET_URL, '/ws/'; "
+    )
 
 
 async def test_websocket_url(settings):
-    """WEBSOCKET_URL is read for every socket."""
+    """WEBSOCKET_URL is read for every socket, and may be without its slashes."""
+    settings.WEBSOCKET_URL = "live/"
+    assert await connect(Router(routes()), "/live/foo") == (True, "foo")
     settings.WEBSOCKET_URL = "/stream"
     assert await connect(Router(routes()), "/stream/foo") == (True, "/foo")
     assert (await connect(Router(routes()), "/ws/foo"))[0] is False
@@ -77,7 +83,7 @@ async def test_websocket_url(settings):
 
 async def test_errors_pass():
     """An error of the application itself is no unknown path."""
-    with pytest.raises(ValueError, match="something else"):
+    with pytest.raises(ValueError, match="No route found, or something else"):
         await connect(Router(routes(failing)), "/ws/foo")
 
 
@@ -93,6 +99,43 @@ async def test_nested_router():
     nested = URLRouter([path("", Router(routes()))])
     assert await connect(nested, "/ws/foo") == (True, "foo")
     assert (await connect(nested, "/elsewhere"))[0] is False
+
+
+OWN_ROUTES = [
+    (path("live/<path:facility>", WS4RedisConsumer.as_asgi()), "/live/a/b", "a/b"),
+    (path("live/<int:facility>", WS4RedisConsumer.as_asgi()), "/live/7", "7"),
+    (path("live/", WS4RedisConsumer.as_asgi(), {"facility": "news"}), "/live/", "news"),
+    (re_path("^ws/", WS4RedisConsumer.as_asgi()), "/ws/a/b", "a/b"),
+    (path("app/", URLRouter(websocket_urlpatterns)), "/app/ws/a/b", "a/b"),
+    (path("app/", Router(websocket_urlpatterns)), "/app/ws/a/b", "a/b"),
+    (re_path(r"^(?P<facility>\w+)/", URLRouter(websocket_urlpatterns)), "/app/ws/a/b", "a/b"),
+    (path("<slug:site>/<path:facility>", WS4RedisConsumer.as_asgi()), "/app/ws/x", "ws/x"),
+]
+
+
+@pytest.mark.parametrize(("route", "url", "facility"), OWN_ROUTES)
+@pytest.mark.parametrize("root_path", ["", "/site"])
+async def test_a_route_of_the_project(redis_client, route, url, facility, root_path):
+    """The socket hears the facility that was matched, wherever the route is, and no other."""
+    socket = WebsocketCommunicator(URLRouter([route]), f"{root_path}{url}?subscribe-broadcast")
+    socket.scope["root_path"] = root_path
+    assert (await socket.connect(10))[0]
+    assert redis_client.pubsub_channels("broadcast:*") == [f"broadcast:{facility}".encode()]
+    await socket.disconnect()
+
+
+@pytest.mark.parametrize(
+    ("route", "url"),
+    [
+        (path("live/<path:room>", WS4RedisConsumer.as_asgi()), "/live/foo"),
+        (path("live/", WS4RedisConsumer.as_asgi()), "/live/"),
+        (path("app/", URLRouter([re_path("^ws/", WS4RedisConsumer.as_asgi())])), "/app/ws/foo"),
+    ],
+)
+async def test_a_route_of_the_project_without_a_facility(caplog, route, url):
+    """A socket on no facility would hear nothing, and say so nowhere; this one says it."""
+    assert not (await connect(URLRouter([route]), f"{url}?subscribe-broadcast"))[0]
+    assert f"Refused the socket '{url}': PermissionDenied: its route has no facility" in caplog.text
 
 
 @pytest.mark.parametrize(

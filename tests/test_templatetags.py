@@ -17,9 +17,10 @@ from django.contrib.auth.models import AnonymousUser, User
 from django.http import HttpResponse
 from django.template import Context, Template, TemplateSyntaxError
 from django.test import AsyncClient, RequestFactory
-from django.urls import path
+from django.urls import path, set_script_prefix
 from django.utils.functional import SimpleLazyObject, empty
 
+from channels_ws4redis.context_processors import default
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.stamping import PATIENCE
 from channels_ws4redis.subscriber import RedisSubscriber
@@ -69,6 +70,22 @@ def test_a_path_that_is_another_host_to_browsers(settings, facility):
     with pytest.raises(ValueError, match=rf"'/{facility}' is an address on another host"):
         render(f'{{% ws4redis "{facility}" "subscribe-broadcast" %}}')
     assert render('{% ws4redis "x//y" "" %}')["data-ws4redis-uri"] == "/x//y"
+
+
+@pytest.mark.parametrize("url", ["/ws/", "ws/", "/app/ws/"])
+def test_address_below_a_path(settings, url):
+    """The browser needs all of it; WEBSOCKET_URL may have been written with it or without."""
+    settings.WEBSOCKET_URL = url
+    set_script_prefix("/app/")
+    try:
+        assert render('{% ws4redis "chat" "" %}')["data-ws4redis-uri"] == "/app/ws/chat"
+        uri = default(RequestFactory().get("/"))["WEBSOCKET_URI"]
+        assert uri == "ws://testserver/app/ws/"
+        set_script_prefix("//evil.example/")
+        with pytest.raises(ValueError, match="is an address on another host"):
+            render('{% ws4redis "chat" "" %}')
+    finally:
+        set_script_prefix("/")
 
 
 def test_no_inline_code():

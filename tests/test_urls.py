@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from django.core.checks import run_checks
-from django.test import Client, override_settings
-from django.urls import Resolver404, include, path, resolve
+from django.test import AsyncClient, Client, override_settings
+from django.urls import Resolver404, include, path, resolve, set_script_prefix
 
 from channels_ws4redis.urls import upgrade_required
 
@@ -50,6 +50,35 @@ def test_websocket_url(urls, url):
         assert resolve(f"{url}foo").kwargs == {"facility": "foo"}
         with pytest.raises(Resolver404):
             resolve("/ws/foo")
+
+
+@pytest.mark.parametrize("url", ["/ws/", "ws/", "/app/ws/"])
+def test_below_a_path(urls, settings, url):
+    """The address that a page there opens is matched, without what Django takes off."""
+    settings.WEBSOCKET_URL = url
+    set_script_prefix("/app/")
+    try:
+        assert resolve("/ws/foo").kwargs == {"facility": "foo"}
+        with pytest.raises(Resolver404):
+            resolve("/app/ws/foo")
+    finally:
+        set_script_prefix("/")
+
+
+def test_a_websocket_on_a_wsgi_server(urls, caplog):
+    """Answer and log say what to change; that the client does not wish it would be wrong."""
+    response = Client().get("/ws/foo", headers={"upgrade": "WebSocket", "connection": "Upgrade"})
+    assert response.status_code == 400
+    assert b"put 'daphne' first in INSTALLED_APPS" in response.content
+    assert "No socket for '/ws/foo': This is a WSGI server, which serves no Web" in caplog.text
+
+
+async def test_a_websocket_on_an_asgi_server_without_a_library(urls, caplog):
+    """As uvicorn has none unless it is installed with one."""
+    response = await AsyncClient().get("/ws/foo", headers={"upgrade": "websocket"})
+    assert response.status_code == 400
+    assert b"pip install 'uvicorn[standard]'" in response.content
+    assert "No socket for '/ws/foo': This server has taken a WebSocket for pl" in caplog.text
 
 
 def test_checks(urls):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from typing import Any
+
+from asgiref.sync import SyncToAsync
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
 from channels_ws4redis.fanout.stock import StockBackend, StockHearing, Work
 from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.store.loops import running_loop, this_loop
+
+logger = logging.getLogger(__name__)
 
 
 class InMemoryBackend(StockBackend):
@@ -21,11 +26,13 @@ class InMemoryBackend(StockBackend):
         super().__init__(layer)
         #: The event loop on which the layer is listened to.
         self._home: asyncio.AbstractEventLoop | None = None
+        self._told = False
 
     def send(self, events: Sequence[Event]) -> None:
         """Send events from synchronous code, on the loop where they are listened for."""
         home = self._find_home()
         if home is None:
+            self._tell_once()
             super().send(events)
         elif home is running_loop():
             # We hold up the very loop that would have to send; it does so in its next turn.
@@ -40,6 +47,19 @@ class InMemoryBackend(StockBackend):
             await sending
         else:
             await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(sending, home))
+
+    def _tell_once(self) -> None:
+        """Log that nobody is reached, where the code is run by no server that may serve sockets."""
+        # What a server runs in a thread has its event loop noted there.
+        server = running_loop() or getattr(SyncToAsync.threadlocal, "main_event_loop", None)
+        if server is None and not self._told:
+            self._told = True
+            logger.warning(
+                "A message is published in a process without sockets, and the in-memory channel "
+                "layer reaches no other process: it arrives there late, or never if it is not "
+                "stored; set CHANNEL_LAYERS = {'default': {'BACKEND': "
+                "'channels_ws4redis.layers.RedisChannelLayer'}}"
+            )
 
     def _find_home(self) -> asyncio.AbstractEventLoop | None:
         home = self._home

@@ -7,7 +7,6 @@ nobody in and grants nothing.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,8 +15,10 @@ from channels.exceptions import DenyConnection
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.origins import origin_allowed
+from channels_ws4redis.handshake.paths import require_plain_path
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.handshake.sessions import authenticate, drop_forged_session
 from channels_ws4redis.handshake.threads import BusyError
@@ -92,6 +93,7 @@ async def admit(
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
+    remarks.tell_of_unknown(request.path, flags.unknown, subscriber.flags)
     request = await _identify(scope, request, flags.channels, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
@@ -103,6 +105,8 @@ async def admit(
     granted = await _grant(request, flags.channels, calls)
     await subscriber.set_channels(request, granted, may_block=lazy and not is_public(granted))
     channels = subscriber.channels
+    if subscriber.is_stock:
+        remarks.tell_of_unheard(request.path, granted, subscriber.prefix, channels)
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
     speaks_protocol = subprotocol == SUBPROTOCOL
     labels = channel_labels(subscriber.prefix, channels) if speaks_protocol else None
@@ -116,18 +120,8 @@ def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
             f"a page of the foreign origin {shown(request.META['HTTP_ORIGIN'])} opens it; name the "
             "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
         )
-    # The router does not care about leading slashes. A hook or a proxy that looks at the path does.
-    path = request.scope["path"]  # as it came: Django 4.2 puts its slashes right
-    if not re.match("/(?!/)", path):
-        raise PermissionDenied(
-            "its path does not begin with one slash, or uvicorn's --root-path ends with one"
-        )
-    root_path = request.scope.get("root_path", "").rstrip("/")
-    if not re.match("/(?!/)", path.removeprefix(root_path)):
-        raise PermissionDenied(
-            "its path does not go on with one slash after the root path, or uvicorn's --root-path "
-            "ends with one"
-        )
+    # The path as it came: Django 4.2 puts the slashes right in that of the request.
+    require_plain_path(request.scope, request.facility)
     size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY
     if size > limit:
         raise PermissionDenied(

@@ -6,9 +6,9 @@ import io
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
-from django.utils.functional import LazyObject, SimpleLazyObject, empty
+from django.utils.functional import LazyObject, SimpleLazyObject, cached_property, empty
 
-from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.paths import facility_of, path_info_of
 
 
 class WebSocketRequest(ASGIRequest):
@@ -22,28 +22,25 @@ class WebSocketRequest(ASGIRequest):
 
     session: Any
     user: Any
-    #: What the router has matched, or if its route names no facility, what follows WEBSOCKET_URL.
-    facility: str
 
     def __init__(self, scope: dict[str, Any]) -> None:
         scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
         query_string = scope.get("query_string", b"").decode("latin-1")
         http_scope = {**scope, "method": "GET", "scheme": scheme, "query_string": query_string}
         super().__init__(http_scope, io.BytesIO())
-        matched = scope.get("url_route", {}).get("kwargs", {}).get("facility")
-        self.facility = facility_in(self.path_info) if matched is None else str(matched)
+        self.path_info = self.META["PATH_INFO"] = path_info_of(scope)
         self.session = scope.get("session")
         self.user = _user_in(scope)
+
+    @cached_property
+    def facility(self) -> str:
+        """The facility of the socket; see `facility_of`, also for what it raises."""
+        return facility_of(self)
 
     @property
     def environ(self) -> dict[str, Any]:
         """The same dictionary as ``META``, for hooks of legacy, whose request came from WSGI."""
         return self.META
-
-
-def facility_in(path_info: str) -> str:
-    """Return what follows WEBSOCKET_URL in a path."""
-    return path_info.removeprefix(settings.WEBSOCKET_URL)
 
 
 def unwrapped(user: Any) -> Any:

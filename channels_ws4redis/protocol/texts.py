@@ -1,8 +1,10 @@
-"""What others have written: how large it is, and how a log shows it. Pure functions."""
+"""What others have written: how large it is, how a log shows it, what was meant. Pure functions."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 #: The key of a session in the name of its channel. Whoever knows the key can be that visitor.
 _SESSION_KEY = re.compile(r"\b(session:)[^:\s]+")
@@ -38,3 +40,11 @@ def is_longer(data: str | bytes, limit: int) -> bool:
     if not isinstance(data, str) or len(data) > limit:
         return len(data) > limit
     return 4 * len(data) > limit and len(data.encode("utf-8", "surrogatepass")) > limit
+
+
+def meant_by(name: str, known: Iterable[str], similarity: float = 0.6) -> str | None:
+    """Return the known name that another name is most similar to, None if it is like none.
+
+    :param similarity: from 0 to 1, as difflib measures it.
+    """
+    return next(iter(get_close_matches(name, list(known), 1, similarity)), None)

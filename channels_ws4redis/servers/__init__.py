@@ -21,7 +21,6 @@ __all__ = [
     "Send",
     "behind",
     "require_true_path",
-    "root_path_of",
 ]
 
 _KNOWN: tuple[type[KnownPeer], ...] = (DaphnePeer, UvicornPeer)
@@ -41,21 +40,6 @@ def behind(send: Send) -> Peer:
     return Peer(send)
 
 
-def root_path_of(scope: Mapping[str, Any], send: Send) -> str:
-    """Return the root path of the server and of routers before ours, which no client can choose."""
-    protocol = DaphnePeer.protocol_behind(_innermost(send)[0])
-    # Middleware may have hidden the server behind a ``send`` of its own.
-    server = running_server() if protocol is None else protocol.server
-    given: str = scope.get("root_path", "")
-    if server is None:
-        return given
-    protocol = protocol or running_protocol()
-    if protocol is not None and protocol.root_path == server.root_path:
-        return given  # if it is longer, a router of the project's own has made it so
-    path: str = server.root_path
-    return path
-
-
 def require_true_path(scope: Mapping[str, Any], send: Send) -> None:
     """Refuse a client that has made its path look like another one to whoever is in front.
 
@@ -65,12 +49,18 @@ def require_true_path(scope: Mapping[str, Any], send: Send) -> None:
 
     :raises django.core.exceptions.PermissionDenied: then.
     """
-    if scope.get("root_path", "") != root_path_of(scope, send):
-        raise PermissionDenied(
-            "its client names a root path by the header Daphne-Root-Path; start daphne with "
-            "--root-path, and have the proxy drop that header"
-        )
     protocol = DaphnePeer.protocol_behind(_innermost(send)[0]) or running_protocol()
+    # Middleware may have hidden the protocol, but not the server.
+    server = running_server() if protocol is None else protocol.server
+    if server is None:
+        return
+    # A router of the project's own may have made that of the scope longer, but not the protocol's.
+    named = scope.get("root_path", "") if protocol is None else protocol.root_path
+    if named != server.root_path:
+        raise PermissionDenied(
+            "its client, or a proxy, names a root path by the header Daphne-Root-Path; start "
+            "daphne with --root-path, and have the proxy drop that header"
+        )
     if (
         protocol is not None
         and protocol.http_request_uri.partition("?")[0].encode() != protocol.path

@@ -11,8 +11,8 @@ from django.templatetags.static import static
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
-from channels_ws4redis.conf import settings
-from channels_ws4redis.spelling import meant_by
+from channels_ws4redis.handshake.paths import address_for_pages
+from channels_ws4redis.protocol.texts import meant_by
 from channels_ws4redis.stamping import positions
 from channels_ws4redis.subscriber import subscriber_class
 
@@ -68,7 +68,7 @@ def _path(facility: str) -> str:
             f"facility={facility!r} cannot be opened by a browser, which removes '.' and '..' from "
             "a path; give the facility another name."
         )
-    path = settings.WEBSOCKET_URL + quote(facility, safe="/")
+    path = address_for_pages() + quote(facility, safe="/")
     if path.startswith("//"):
         raise ValueError(f"{path!r} is an address on another host for a browser, not a path.")
     return path

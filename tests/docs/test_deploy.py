@@ -14,6 +14,7 @@ from contextlib import ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import django
 import pytest
 import websockets
 from websockets.asyncio.client import connect
@@ -24,7 +25,7 @@ from tests.browser import give_up
 from tests.conftest import Serve
 from tests.docs.blocks import Block, read_page
 from tests.docs.project import Project, Worker, listens
-from tests.servers import PATIENCE, ROOT, AsgiServer
+from tests.servers import COMMANDS, PATIENCE, ROOT, AsgiServer
 
 #: Seconds between two looks at whether a web server listens.
 POLL = 0.05
@@ -226,16 +227,28 @@ async def test_a_quiet_socket_stays_open_and_new_ones_find_the_server_that_still
             assert await socket.recv() == "--heartbeat--"
 
 
+#: The ways to serve a project below a path: its configuration of nginx on the page, the options of
+#: the server, and the settings.
+BELOW = {
+    "daphne --root-path": (1, ["--root-path", "/app"], {}),
+    "uvicorn --root-path": (2, ["--root-path", "/app"], {}),
+    "uvicorn": (2, [], {"FORCE_SCRIPT_NAME": "/app"}),
+    "daphne": (1, [], {"FORCE_SCRIPT_NAME": "/app", "WEBSOCKET_URL": "/app/ws/"}),
+}
+
+
+@pytest.mark.parametrize("way", BELOW)
 async def test_a_project_below_a_path_is_served_with_its_sockets(
-    serve: Serve, certificate: Path, tmp_path: Path
+    serve: Serve, certificate: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
 ) -> None:
-    """With the page's two settings and its location, a page there opens its socket there."""
-    (settings,) = [block.text for block in PAGE.blocks if "FORCE_SCRIPT_NAME" in block.text]
-    below: dict[str, str] = {}
-    exec(settings, {}, below)
-    below["WS4REDIS_HEARTBEAT"] = "--heartbeat--"
-    server, port = serve("daphne", settings=below), find_free_port()
-    location = configuration("nginx", {"127.0.0.1:8001": f"127.0.0.1:{server.port}"}, index=1)
+    """In each of the page's ways, a page there opens its socket there."""
+    index, options, below = BELOW[way]
+    if "WEBSOCKET_URL" in below and django.VERSION < (5, 0):
+        pytest.skip("the page says so")
+    monkeypatch.setitem(COMMANDS, way, [*COMMANDS[way.partition(" ")[0]], *options])
+    server = serve(way, settings=below | {"WS4REDIS_HEARTBEAT": "--heartbeat--"})
+    port, replaced = find_free_port(), f"127.0.0.1:{8000 + index}"
+    location = configuration("nginx", {replaced: f"127.0.0.1:{server.port}"}, index)
     page = (
         f"server {{ listen 127.0.0.1:{port} ssl; ssl_certificate {certificate};"
         f"ssl_certificate_key {certificate};\n{location} }}"

@@ -26,6 +26,7 @@ from channels.testing import WebsocketCommunicator
 from django.core.checks.registry import registry
 from django.core.management import find_commands, get_commands
 from django.test import RequestFactory
+from django.utils.functional import cached_property
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
@@ -325,7 +326,8 @@ def test_every_hook_of_a_subscriber_is_documented() -> None:
 
 
 def test_every_attribute_of_a_hooks_request_is_documented() -> None:
-    own = {name for name, value in vars(WebSocketRequest).items() if isinstance(value, property)}
+    kinds = property | cached_property
+    own = {name for name, value in vars(WebSocketRequest).items() if isinstance(value, kinds)}
     there = own | WebSocketRequest.__annotations__.keys()
     assert there == names(documented("hooks.md", "The request"))
 
@@ -340,8 +342,9 @@ def test_every_command_is_documented() -> None:
 
 def checks(source: ast.AST | None = None) -> set[str]:
     """Return the ids of the system checks in a piece of code, or of all."""
-    tree = source or ast.parse((PACKAGE / "checks.py").read_text())
-    ids = [keyword.value for call in calls(tree, "Error", "Warning", "Info")
+    files = sorted((PACKAGE / "checks").glob("*.py"))
+    trees = [source] if source else [ast.parse(path.read_text()) for path in files]
+    ids = [keyword.value for tree in trees for call in calls(tree, "Error", "Warning", "Info")
            for keyword in call.keywords if keyword.arg == "id"]  # fmt: skip
     return {constant for node in ids for constant in constants(node)}
 
@@ -352,7 +355,7 @@ def test_every_system_check_is_documented() -> None:
     deploy = {
         check
         for function in registry.deployment_checks
-        if function.__module__ == "channels_ws4redis.checks"
+        if function.__module__.startswith("channels_ws4redis.checks.")
         for check in checks(ast.parse(inspect.getsource(function)))
     }
     assert names(documented("checks.md", "At deployment")) == deploy

@@ -77,7 +77,8 @@ def test_every_close_code_is_explained() -> None:
 
 
 def test_every_check_is_explained() -> None:
-    source = (ROOT / "channels_ws4redis" / "checks.py").read_text()
+    checks = sorted((ROOT / "channels_ws4redis" / "checks").glob("*.py"))
+    source = "".join(path.read_text() for path in checks)
     ids = set(re.findall(r'id="(ws4redis\.\w+)"', source))
     rows = set(re.findall(r"^\| `(ws4redis\.\w+)` \|", PAGE, re.MULTILINE))
     assert ids == rows

@@ -283,3 +283,22 @@ async def test_layer_of_its_own_redis(settings):
         listener.leave()
         await all_left()
         await close_layer(layer)
+
+
+async def test_a_publisher_elsewhere_is_told_of_a_layer_for_one_process(
+    settings, redis_url, redis_client, caplog
+):
+    """Once, with the remedy; and not where a server runs the code, on its loop or in a thread."""
+    settings.CHANNEL_LAYERS = configuration("memory", redis_url)
+    await broadcast().apublish_message("in an asynchronous view")
+    await sync_to_async(broadcast().publish_message)("in a view")
+    assert caplog.text == ""
+    for _ in range(2):
+        command = threading.Thread(target=broadcast().publish_message, args=["in a command"])
+        command.start()
+        await asyncio.to_thread(command.join)
+    (record,) = caplog.records
+    assert "set CHANNEL_LAYERS = {'default': {'BACKEND': 'channels_ws4redis." in record.message
+    settings.CHANNEL_LAYERS = configuration("redis", redis_url)
+    await asyncio.to_thread(broadcast().publish_message, "on the package's own layer")
+    assert len(caplog.records) == 1

@@ -120,7 +120,9 @@ def test_flags_of_garbage(query_string):
 def test_flags_among_others(names):
     """Every known flag is found among whatever else is there, once, in the order of the URL."""
     flags = parse_flags("&".join(names).encode(), FLAGS)
-    assert flags == Flags([name for name in dict.fromkeys(names) if name in FLAGS], "echo" in names)
+    unknown = ["subscribe-"] if "subscribe-" in names else []
+    assert flags.channels == [name for name in dict.fromkeys(names) if name in FLAGS]
+    assert (flags.echo, flags.unknown) == ("echo" in names, unknown)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +139,13 @@ def test_flags_among_others(names):
 )
 def test_flags_are_lenient(query_string):
     """Flags are case-insensitive, may carry a value, and may stand among anything."""
-    assert parse_flags(query_string, FLAGS) == Flags(["subscribe-user"], echo=False)
+    assert parse_flags(query_string, FLAGS) == Flags(["subscribe-user"], echo=False, unknown=[])
+
+
+def test_what_looks_like_a_flag_is_told_apart_from_what_does_not():
+    """A misspelt flag is worth a word to a developer, whatever else is in an address is not."""
+    query_string = b"Subscribe-Users&publish-x=1&subscribe-users&ts=1&subscribed-user&x-publish-y"
+    assert parse_flags(query_string, FLAGS).unknown == ["subscribe-users", "publish-x"]
 
 
 @pytest.mark.parametrize("separator", [";", "+", ",", "%26"])

@@ -1,0 +1,90 @@
+"""What the log tells a developer of a socket that hears less than its page asks for."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+
+from channels_ws4redis.conf import settings
+from channels_ws4redis.protocol.names import GROUP, SESSION, USER
+from channels_ws4redis.protocol.texts import meant_by, shown
+from channels_ws4redis.store.process import this_process
+
+logger = logging.getLogger(__name__)
+
+#: Remarks that may be made within so many seconds, and how many subjects are remembered.
+BURST, PERIOD, REMEMBERED = 10, 60.0, 1000
+
+#: Flags of a socket that are looked at, and characters of each.
+_FLAGS, _LENGTH = 10, 100
+
+#: Why a flag leads to no channel, and what to do, by its audience.
+_REASONS = {
+    USER: "nobody is logged in; log in before the page is loaded, or leave it out for visitors",
+    GROUP: "its session has no auth groups; those of a user are written there by a login",
+    SESSION: "it has no session; have a view save one before the page is loaded",
+}
+
+
+class Remarks:
+    """Which remarks were made: each is made once, and few in a minute, as strangers cause them."""
+
+    def __init__(self) -> None:
+        #: Subjects as keys, the oldest first.
+        self._made: dict[str, None] = {}
+        #: When the last remarks were made, by `time.monotonic`.
+        self._times: deque[float] = deque(maxlen=BURST)
+
+    def is_due(self, subject: str) -> bool:
+        """Tell whether to make a remark about a subject now; if so it counts as made."""
+        now = time.monotonic()
+        many = len(self._times) == BURST and now - self._times[0] < PERIOD
+        if many or subject in self._made:
+            return False
+        self._times.append(now)
+        self._made[subject] = None
+        if len(self._made) > REMEMBERED:
+            del self._made[next(iter(self._made))]
+        return True
+
+
+def tell_of_unknown(path: str, flags: Sequence[str], known: Collection[str]) -> None:
+    """Log that names in a socket's query string look like flags and are none.
+
+    :param known: the flags that there are.
+    """
+    for flag in (flag[:_LENGTH] for flag in flags[:_FLAGS]):
+        if _remarks().is_due(flag):
+            meant = meant_by(flag, known)
+            remedy = f"did you mean {meant!r}? " if meant else ""
+            logger.warning(
+                "The socket %s asks for %s, which is no flag and has no effect: %s",
+                shown(path),
+                shown(flag),
+                f"{remedy}There are {', '.join(sorted(known))}.",
+            )
+
+
+def tell_of_unheard(
+    path: str, flags: Collection[str], prefix: str, channels: Iterable[str]
+) -> None:
+    """Log, during development, that flags lead to no channel as there is no user or session.
+
+    :param flags: those that the socket was granted.
+    :param prefix: what the names of channels begin with.
+    :param channels: the names of those that it hears.
+    """
+    if not settings.DEBUG:
+        return  # a page that is for visitors too asks for the same flags
+    heard = {name.removeprefix(prefix).partition(":")[0] for name in channels}
+    for audience in _REASONS.keys() - heard:
+        flag = f"subscribe-{audience}"
+        if flag in flags and _remarks().is_due(flag):
+            reason = _REASONS[audience]
+            logger.warning("The socket %s hears nothing by %s: %s", shown(path), flag, reason)
+
+
+def _remarks() -> Remarks:
+    return this_process().get(Remarks, Remarks)
