@@ -13,23 +13,31 @@ local function call(...)
   return reply
 end
 
+-- What the server tells about itself, or nothing if the user of Redis may not ask.
+local function info(section)
+  local reply = redis.pcall('INFO', section)
+  return type(reply) == 'string' and reply or ''
+end
+
 -- What the server itself says: the replication id is another one after a restart and on a promoted
--- replica. The run id is for servers that know of no replication.
+-- replica. The run id is for servers that know of no replication. Without INFO it is where this very
+-- process keeps the library of its scripts: processes begin at an address that is drawn by lot. After
+-- SCRIPT FLUSH the address may be another one without need.
 local reign = string.sub(
-  string.match(call('INFO', 'replication'), 'master_replid:(%w+)')
-  or string.match(call('INFO', 'server'), 'run_id:(%w+)'), 1, 8)
+  string.match(info('replication'), 'master_replid:(%w+)')
+  or string.match(info('server'), 'run_id:(%w+)') or redis.sha1hex(tostring(redis)), 1, 8)
 
 -- The epoch of a channel that nothing has been published to: the reign, how often a database was
 -- wiped, a sign if something is kept of the channel all the same, and the time in tenths of what
 -- {C}:meta lives at least. It tells whether another numbering can have come and gone meanwhile. What is
 -- not noticed is that all keys of a channel were deleted, moved or evicted one by one, that the server
--- has forgotten its statistics after a wipe, or that a crash has undone a wipe.
+-- has forgotten its statistics after a wipe, or that a crash has undone a wipe; and without INFO a wipe.
 local WIPES = {flushall = true, flushdb = true, swapdb = true}
 local state, tenth  -- asked for once
 local function blank_epoch(name, history, lifetime)
   if not state then
     local wipes = 0
-    for command, calls in string.gmatch(call('INFO', 'commandstats'), 'cmdstat_(%a+):calls=(%d+)') do
+    for command, calls in string.gmatch(info('commandstats'), 'cmdstat_(%a+):calls=(%d+)') do
       if WIPES[command] then wipes = wipes + calls end
     end
     state = '-' .. reign .. '.' .. wipes
