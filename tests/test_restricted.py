@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import redis
-from channels.layers import channel_layers
+from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
 from channels_ws4redis.protocol.history import Lost, is_blank
@@ -151,6 +151,30 @@ async def test_a_channel_that_is_refused_from_now_on(allow, caplog):
     await publish("live")
     assert await next_text(first) == "live"
     await leave(first)
+
+
+async def test_other_consumers_of_the_layer(allow, caplog):
+    """Whoever joins a refused group is told; of one that is refused later the log tells."""
+    allow("~* &* +@all")
+    layer = get_channel_layer()
+    channel = await layer.new_channel()
+    await layer.group_add("chat", channel)
+    allow("~* resetchannels &asgi.channel:* &asgi.group:news +@all")
+    async with asyncio.timeout(PATIENCE):
+        while "gets no more messages" not in caplog.text:  # noqa: ASYNC110 # nothing else tells
+            await asyncio.sleep(0.01)  # Redis has cut the link, and it is made anew
+    with pytest.raises(redis.exceptions.NoPermissionError, match=r"'app' .* 'asgi\.group:other'"):
+        await layer.group_add("other", channel)
+    await layer.group_add("news", channel)
+    await layer.group_send("news", {"type": "hello"})
+    async with asyncio.timeout(PATIENCE):
+        assert await layer.receive(channel) == {"type": "hello"}
+    (line,) = [line for line in caplog.messages if "gets no more messages" in line]
+    assert line.startswith(f"Channel {channel} gets no more messages: Redis's user 'app' may not")
+    assert "'asgi.group:chat'" in line
+    with pytest.raises(redis.exceptions.NoPermissionError, match="may not publish"):
+        await layer.group_send("chat", {"type": "hello"})
+    await layer.flush()
 
 
 async def test_a_client_that_may_not_publish(allow, caplog):

@@ -22,8 +22,11 @@ from channels_ws4redis.store.commands import (
     read_command,
 )
 from channels_ws4redis.store.process import get_client
-from channels_ws4redis.store.refusals import explain, is_refusal
+from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.scripts import Command, Result
+
+#: What the ACL of Redis's user needs for our scripts.
+_REMEDY = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
 
 
 class RedisBackend(Backend):
@@ -110,7 +113,9 @@ class RedisBackend(Backend):
         error = None
         for part, reply in zip(parts, replies, strict=True):
             if isinstance(reply, Exception):
-                error = error or _explained(reply, client, f"publish to {_named(part.channels)}")
+                error = error or explained(
+                    reply, client, f"publish to {_named(part.channels)}", _REMEDY
+                )
             elif not self.atomic:
                 events += parse_published(part, reply)
         return events, error
@@ -136,16 +141,9 @@ def _readings(channels: Sequence[str], replies: Sequence[Result]) -> list[Readin
     return [
         outcome
         if isinstance(outcome, Reading)
-        else _explained(outcome, get_client(), f"read what is stored of {shown(channel)}")
+        else explained(outcome, get_client(), f"read what is stored of {shown(channel)}", _REMEDY)
         for channel, outcome in zip(channels, parse_readings(channels, replies), strict=True)
     ]
-
-
-def _explained(error: Exception, client: Any, action: str) -> Exception:
-    if not is_refusal(error):
-        return error
-    remedy = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
-    return explain(error, client, action, remedy)
 
 
 def _named(channels: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from channels_ws4redis.store.inbox import Inbox
 from channels_ws4redis.store.links import Link
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import address_of
-from channels_ws4redis.store.refusals import explain
+from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.runner import Runner
 from channels_ws4redis.store.scripts import Command, Script
 from channels_ws4redis.store.topics import Heard, Kind, Topic, Topics
@@ -107,7 +107,8 @@ class Listener:
         command = Command(_PUBLISH, [], [name, msgpack.packb(message)])
         (outcome,) = await self._runner.run([command])
         if isinstance(outcome, Exception):
-            raise outcome
+            remedy = "+publish, and & with a pattern for that name"
+            raise explained(outcome, self._client, f"publish on {shown(name)}", remedy)
 
     def hears(self, name: str, channel: str) -> bool:
         """Tell whether a channel listens on a pub/sub channel, or will once the link is back."""
@@ -191,16 +192,16 @@ class Listener:
     def refuse(self, name: str, error: redis.exceptions.NoPermissionError) -> None:
         """Tell those who listen on a pub/sub channel that they will not hear it."""
         remedy = "+subscribe, and & with a pattern for that name"
-        explained = explain(error, self._client, f"subscribe to {shown(name)}", remedy)
-        topic = self._topics.refuse(name, explained)
+        reason = explained(error, self._client, f"subscribe to {shown(name)}", remedy)
+        topic = self._topics.refuse(name, reason)
         if topic is None or not topic.was_heard:
             return  # only those are concerned who wait for the answer
         for channel in list(topic.channels):
             if channel in self.receivers:
-                refusal = {"type": REFUSED_TYPE, "group": topic.group, "error": explained}
+                refusal = {"type": REFUSED_TYPE, "group": topic.group, "error": reason}
                 self.receivers[channel](refusal)
             else:
-                logger.error("Channel %s gets no more messages: %s", channel, explained)
+                logger.error("Channel %s gets no more messages: %s", channel, reason)
 
     def lose(self, error: Exception) -> None:
         """Tell those who wait for a confirmation that there will be none for now."""

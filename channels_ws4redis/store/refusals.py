@@ -20,16 +20,16 @@ def is_refusal(error: object) -> bool:
     )
 
 
-def explain(
-    error: Exception, client: Any, action: str, remedy: str
-) -> redis.exceptions.NoPermissionError:
+def explained(error: Exception, client: Any, action: str, remedy: str) -> Exception:
     """Return a refusal with the name of Redis's user, what was refused, and the remedy.
 
-    :param error: in Redis's own words, which do not name the channel.
+    :param error: in Redis's own words, which do not name the channel; any other is returned as is.
     :param client: of redis-py, which knows as whom it connects.
     :param action: what the user may not do.
     :param remedy: what its ACL needs.
     """
+    if not is_refusal(error):
+        return error
     user = client.connection_pool.connection_kwargs.get("username") or "default"
     words = " ".join(str(error).split()).rstrip(".")
     return redis.exceptions.NoPermissionError(
