@@ -23,9 +23,17 @@ end
 -- replica. The run id is for servers that know of no replication. Without INFO it is where this very
 -- process keeps the library of its scripts: processes begin at an address that is drawn by lot. After
 -- SCRIPT FLUSH the address may be another one without need.
-local reign = string.sub(
-  string.match(info('replication'), 'master_replid:(%w+)')
-  or string.match(info('server'), 'run_id:(%w+)') or redis.sha1hex(tostring(redis)), 1, 8)
+local told = string.match(info('replication'), 'master_replid:(%w+)')
+  or string.match(info('server'), 'run_id:(%w+)')
+local reign = string.sub(told or redis.sha1hex(tostring(redis)), 1, 8)
+
+local function is_under_reign(of) return of == reign or not told and string.sub(of, 1, 8) == reign end
+
+-- Names the reign that follows on an epoch. A process that becomes primary for the second time has its
+-- old address, and needs another name than the first time.
+local function next_reign(epoch, offset)
+  return told and reign or reign .. string.sub(redis.sha1hex(epoch .. ' ' .. offset), 1, 8)
+end
 
 -- The epoch of a channel that nothing has been published to: the reign, how often a database was
 -- wiped, a sign if something is kept of the channel all the same, and the time in tenths of what
@@ -63,8 +71,8 @@ local function standing(meta)
   offset = string.match(offset or '', '^%d+$')
   if not of or not offset or #offset > 15 then return nil, 0, '', true end  -- none of ours
   offset = tonumber(offset)
-  if of == reign then return epoch, offset, past, false, found[4], found[5] end
+  if is_under_reign(of) then return epoch, offset, past, false, found[4], found[5] end
   past = epoch .. ':' .. offset .. ' ' .. past
   if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
-  return numbering .. '.' .. reign, offset + 1, past, true, found[4], found[5]
+  return numbering .. '.' .. next_reign(epoch, offset), offset + 1, past, true, found[4], found[5]
 end
