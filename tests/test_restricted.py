@@ -192,6 +192,20 @@ async def test_a_client_that_may_not_publish(allow, caplog):
     assert "the page on Redis lists" in line
 
 
+@pytest.mark.parametrize("command", ["get", "hmget", "xrange", "exists", "time", "evalsha"])
+async def test_what_may_not_be_read_does_not_count_as_absent(allow, caplog, command):
+    """A socket that would be shown less than there is, or hear nothing, is refused."""
+    allow("~* &* +@all")
+    await publish("stored", **({"users": ["eve"]} if command == "exists" else {}))
+    allow(f"~* &* +@all -{command}")
+    client = client_of("/ws/foo?subscribe-broadcast")
+    assert (await client.connect(PATIENCE))[0]
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
+    await leave(client)
+    (line,) = caplog.messages
+    assert "Redis's user 'app' may not read what is stored of 'ws:broadcast:foo'" in line
+
+
 # Without INFO
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import redis
 
-from channels_ws4redis.protocol.texts import shown
+from channels_ws4redis.protocol.texts import escaped, shown
 
 #: What servers say of it in a script, where it has no code of its own: from 7.2 on, and before.
 _IN_SCRIPTS = "ACL failure in script", "The user executing the script can't"
@@ -31,7 +31,7 @@ def explained(error: Exception, client: Any, action: str, remedy: str) -> Except
     if not is_refusal(error):
         return error
     user = client.connection_pool.connection_kwargs.get("username") or "default"
-    words = " ".join(str(error).split()).rstrip(".")
+    words = escaped(" ".join(str(error).split()).rstrip("."))
     return redis.exceptions.NoPermissionError(
         f"Redis's user {shown(user)} may not {action}; its ACL needs {remedy} ({words})"
     )

@@ -13,6 +13,16 @@ local function call(...)
   return reply
 end
 
+-- The same, but a key of another type counts as absent. That something is forbidden does not.
+local function look(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then
+    if not string.find(reply.err, 'WRONGTYPE', 1, true) then error(reply) end
+    return nil
+  end
+  return reply
+end
+
 -- What the server tells about itself, or nothing if the user of Redis may not ask.
 local function info(section)
   local reply = redis.pcall('INFO', section)
@@ -64,7 +74,7 @@ end
 -- and the bytes written and dropped, as text. A change burns one number. The epoch is nil if there is no
 -- numbering.
 local function standing(meta)
-  local found = redis.pcall('HMGET', meta, 'epoch', 'offset', 'past', 'written', 'dropped')
+  local found = look('HMGET', meta, 'epoch', 'offset', 'past', 'written', 'dropped') or {}
   local epoch, offset, past = found[1], found[2], found[3] or ''
   if not epoch then return nil, 0, '', true end
   local numbering, of = string.match(epoch, '^(%w+)%.(%w+)$')
