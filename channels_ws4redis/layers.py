@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from channels.layers import BaseChannelLayer
@@ -45,7 +46,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         super().__init__(capacity=capacity, **kwargs)
         self.channel_capacity = self.compile_capacities(channel_capacity or {})
         self.prefix = prefix
-        self._connection = _connection_arguments(hosts)
+        self._connection = connection_arguments(hosts)
 
     @property
     def stores(self) -> bool:
@@ -89,10 +90,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
     @property
     def _listener(self) -> Listener:
         """The part of the layer that belongs to the running event loop."""
-        return this_loop().get(self, self._make_listener)
-
-    def _make_listener(self) -> Listener:
-        return Listener(self._connection, self.get_capacity)
+        return this_loop().get(self, lambda: Listener(self._connection, self.get_capacity))
 
     async def new_channel(self, prefix: str = "specific.") -> str:
         """Return the name of a new channel of this process."""
@@ -145,19 +143,36 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         """Add a channel of this process to a group; done once Redis has confirmed it.
 
         :raises redis.exceptions.ConnectionError: if Redis does not confirm it in time.
+        :raises redis.exceptions.NoPermissionError: if Redis's user may not hear the group.
         """
         self.require_valid_group_name(group)
         self.require_valid_channel_name(channel)
         listener = self._listener
-        is_fanout = channel in listener.receivers
-        if not is_fanout:
+        if channel not in listener.receivers:
             listener.open(channel)
-        await listener.subscribe(channel, self._heard_in(group, is_fanout), group)
+        for error in (await self.join_groups([group], channel)).values():
+            raise error
+
+    async def join_groups(self, groups: Sequence[str], channel: str) -> dict[str, Exception]:
+        """Add a channel of this process to many groups in one round trip.
+
+        :returns: the groups that Redis refuses, and why.
+        :raises redis.exceptions.ConnectionError: if Redis does not confirm the others in time.
+        """
+        listener = self._listener
+        is_fanout = channel in listener.receivers
+        heard = {group: self._heard_in(group, is_fanout) for group in groups}
+        return await listener.join(channel, heard)
 
     async def group_discard(self, group: str, channel: str) -> None:
         """Take a channel out of a group."""
+        await self.leave_groups([group], channel)
+
+    async def leave_groups(self, groups: Sequence[str], channel: str) -> None:
+        """Take a channel out of many groups."""
         listener = self._listener
-        heard = self._heard_in(group, channel in listener.receivers)
+        is_fanout = channel in listener.receivers
+        heard = [name for group in groups for name in self._heard_in(group, is_fanout)]
         await listener.unsubscribe(channel, heard)
 
     async def group_send(self, group: str, message: Message) -> None:
@@ -176,7 +191,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         await self._listener.close()
 
 
-def _connection_arguments(hosts: Any) -> dict[str, Any] | None:
+def connection_arguments(hosts: Any) -> dict[str, Any] | None:
     """Return redis-py's arguments for the layer's own CONFIG; None for ``WS4REDIS_CONNECTION``."""
     if not hosts:
         return None

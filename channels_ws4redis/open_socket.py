@@ -79,7 +79,7 @@ class OpenSocket:
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
-        self._socket = Socket(outbox, admission.echo, admission.labels)
+        self._socket = Socket(outbox, admission.echo, admission.labels, end)
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -189,7 +189,8 @@ class OpenSocket:
         async with self._following:
             if self.closed:
                 return
-            wanted, now = self._subscriber.channels, self._fanout.channels_of(self._socket)
+            wanted = dict.fromkeys(self._subscriber.channels)
+            now = dict.fromkeys(self._fanout.channels_of(self._socket))
             gone = [name for name in now if name not in wanted]
             added = [name for name in wanted if name not in now]
             if self.speaks_protocol:

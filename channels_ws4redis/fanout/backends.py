@@ -7,14 +7,14 @@ event loop and serves the fan-out there::
     backend.publish(Publication(["broadcast:foo"], b"Hello", expire=3600))
     hearing = backend.hearing(fanout)
     await hearing.open()
-    await hearing.join("broadcast:foo")  # fanout.receive(event) is called from now on
+    refused = await hearing.join(["broadcast:foo"])  # fanout.receive(event) is called from now on
     [reading] = await backend.aread(["broadcast:foo"])
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from channels_ws4redis.protocol.history import Reading
@@ -34,6 +34,9 @@ class Receiver(Protocol):
     def suspect_all(self) -> None:
         """Learn that messages may have been lost on any channel."""
 
+    def refuse(self, channel: str, error: Exception) -> None:
+        """Learn that Redis refuses a channel that was listened on."""
+
     def channels(self) -> list[str]:
         """Return the names of the channels that are listened on."""
 
@@ -44,20 +47,25 @@ class Receiver(Protocol):
 class Hearing(ABC):
     """The part of a backend that receives for one event loop."""
 
+    #: Channels that may be joined or left at once.
+    at_once = 500
+
     @abstractmethod
     async def open(self) -> None:
         """Begin to receive."""
 
     @abstractmethod
-    async def join(self, channel: str) -> None:
-        """Listen on a channel; done once nothing can be missed any more.
+    async def join(self, channels: Sequence[str]) -> Mapping[str, Exception]:
+        """Listen on channels; done once nothing can be missed any more.
 
-        :raises redis.exceptions.ConnectionError: if that cannot be made sure of in time.
+        :param channels: not more than may be joined at once.
+        :returns: those that cannot be listened on while the others can, and why.
+        :raises redis.exceptions.ConnectionError: if it cannot be made sure of in time.
         """
 
     @abstractmethod
-    async def leave(self, channel: str) -> None:
-        """Listen no more on a channel."""
+    async def leave(self, channels: Sequence[str]) -> None:
+        """Listen no more on channels."""
 
     @abstractmethod
     async def close(self) -> None:

@@ -19,11 +19,11 @@ from channels_ws4redis.fanout import sockets
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.fanout.counting import answer
+from channels_ws4redis.fanout.memberships import Memberships
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
-from channels_ws4redis.protocol.texts import escaped, shown
-from channels_ws4redis.protocol.track import Track
+from channels_ws4redis.protocol.texts import escaped
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import QUESTION
 from channels_ws4redis.store.loops import this_loop
@@ -51,6 +51,7 @@ class FanOut:
         self._sockets: dict[Socket, tuple[str, ...]] = {}
         self._backend = backend
         self._hearing = backend.hearing(self)
+        self._memberships = Memberships(self._hearing, self._groups)
         self._readings = Readings(backend, self._groups, self._catch_up_soon)
         self._opening: asyncio.Task[None] | None = None
         self._timers: list[asyncio.Task[None]] = []
@@ -63,31 +64,22 @@ class FanOut:
         """Let the messages of channels reach this process; the socket hears them once it enters.
 
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
+        :raises redis.exceptions.RedisError: if Redis refuses one of the channels.
         """
         self._sockets.setdefault(socket, ())
         await self._open()
-        for channel in channels:
-            if socket not in self._sockets:
-                return  # it has left meanwhile
-            await self._join(socket, channel)
-
-    async def _join(self, socket: Socket, channel: str) -> None:
-        group = self._groups.get(channel)
-        if group is None:
-            group = self._groups[channel] = Group(channel)
-        group.sockets.add(socket)
-        own = self.channels_of(socket)
-        if channel not in own:
-            self._sockets[socket] = (*own, channel)
-        if group.joined:
-            return
-        async with group.lock:
-            if not group.joined:
-                try:
-                    await self._hearing.join(channel)
-                except UNREACHABLE as error:
-                    raise redis.exceptions.ConnectionError(str(error)) from error
-                group.joined = True
+        if socket not in self._sockets:
+            return  # it has left meanwhile
+        names = dict.fromkeys(channels)
+        self._sockets[socket] = tuple(dict.fromkeys(self._sockets[socket]) | names)
+        groups = []
+        for name in names:
+            group = self._groups.get(name)
+            if group is None:
+                group = self._groups[name] = Group(name)
+            group.sockets.add(socket)
+            groups.append(group)
+        await self._memberships.join(groups)
 
     def channels_of(self, socket: Socket) -> tuple[str, ...]:
         """Return the names of the channels that a socket listens on."""
@@ -106,14 +98,17 @@ class FanOut:
         own = self._sockets.get(socket)
         if own is None:
             return
-        gone = own if channels is None else tuple(channels)
+        gone = dict.fromkeys(own if channels is None else channels)
+        empty = []
         for name in gone:
             group = self._groups.get(name)
             if group is not None and socket in group.sockets:
                 group.sockets.discard(socket)
                 group.live.pop(socket, None)
                 if not group.sockets:
-                    this_loop().spawn(self._leave(group), "ws4redis-leave")
+                    empty.append(group)
+        if empty:
+            this_loop().spawn(self._memberships.leave(empty), "ws4redis-leave")
         if channels is not None:
             self._sockets[socket] = tuple(name for name in own if name not in gone)
             return
@@ -121,23 +116,6 @@ class FanOut:
         if not self._sockets:
             this_loop().forget((FanOut, self._backend), self)
             this_loop().spawn(self._close(), "ws4redis-close")
-
-    async def _leave(self, group: Group) -> None:
-        async with group.lock:
-            if group.sockets or self._groups.get(group.channel) is not group:
-                return  # somebody came back
-            # It stays known until it has been left: a layer that is asked to join meanwhile may do
-            # that first, and leave then.
-            group.joined = False
-            try:
-                # Also if joining failed: the layer may have taken note of us all the same.
-                await self._hearing.leave(group.channel)
-            except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
-                logger.debug("Could not leave %s: %s", shown(group.channel), error)
-            if group.sockets:
-                group.track = Track()  # somebody came back meanwhile, and waits to join anew
-            else:
-                del self._groups[group.channel]
 
     # Life
 
@@ -170,8 +148,7 @@ class FanOut:
         for timer in self._timers:
             timer.cancel()
         try:
-            for group in list(self._groups.values()):
-                await self._leave(group)
+            await self._memberships.leave(list(self._groups.values()))
         finally:
             await self._hearing.close()
 
@@ -209,6 +186,13 @@ class FanOut:
             group.track.suspect()
             self._catch_up_soon()
 
+    def refuse(self, channel: str, error: Exception) -> None:
+        """End the sockets of a channel that Redis refuses from now on, and no others."""
+        group = self._groups.get(channel)
+        if group is not None and group.joined:
+            group.joined = False
+            group.refuse(error)
+
     def suspect_all(self) -> None:
         """Make good whatever may have been lost on any channel: the link had been lost."""
         self._relinked = True
@@ -238,7 +222,8 @@ class FanOut:
                 try:
                     await self._readings.ask(behind)
                 except (redis.exceptions.RedisError, OSError) as error:
-                    if str(error) != told:
+                    # The runner says that Redis is away, once for all.
+                    if str(error) != told and not isinstance(error, UNREACHABLE):
                         told = str(error)
                         logger.warning(
                             "Messages wait, as histories cannot be read: %s", escaped(told)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
 from channels_ws4redis.fanout.stock import StockBackend, event_of
 from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.protocol.messages import EVENT_TYPE
-from channels_ws4redis.store.pubsub import MISSED_TYPE, RELINKED_TYPE
+from channels_ws4redis.store.pubsub import MISSED_TYPE, REFUSED_TYPE, RELINKED_TYPE
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +46,13 @@ class OwnHearing(Hearing):
         """Begin to receive."""
         self._channel = await self._layer.new_fanout(self._take)
 
-    async def join(self, channel: str) -> None:
-        """Listen on a channel; done once Redis has confirmed it."""
-        await self._layer.group_add(channel, self._channel)
+    async def join(self, channels: Sequence[str]) -> dict[str, Exception]:
+        """Listen on channels; done once Redis has confirmed or refused each of them."""
+        return await self._layer.join_groups(channels, self._channel)
 
-    async def leave(self, channel: str) -> None:
-        """Listen no more on a channel."""
-        await self._layer.group_discard(channel, self._channel)
+    async def leave(self, channels: Sequence[str]) -> None:
+        """Listen no more on channels."""
+        await self._layer.leave_groups(channels, self._channel)
 
     async def close(self) -> None:
         """Receive no more."""
@@ -65,6 +66,8 @@ class OwnHearing(Hearing):
                 self._receiver.receive(message.get("event") or event_of(message))
             elif kind == MISSED_TYPE:
                 self._receiver.suspect(message["group"])
+            elif kind == REFUSED_TYPE:
+                self._receiver.refuse(message["group"], message["error"])
             elif kind == RELINKED_TYPE:
                 self._receiver.suspect_all()
         except Exception:

@@ -15,6 +15,7 @@ from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.counting import TRIES, Question
 from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store import runner
 from channels_ws4redis.store.commands import (
     Publication,
@@ -24,7 +25,11 @@ from channels_ws4redis.store.commands import (
     read_command,
 )
 from channels_ws4redis.store.process import get_client
+from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.scripts import Command, Result
+
+#: What the ACL of Redis's user needs for our scripts.
+_REMEDY = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
 
 
 class RedisBackend(Backend):
@@ -48,27 +53,37 @@ class RedisBackend(Backend):
 
     def publish(self, publication: Publication, client: Any = None) -> None:
         """Store a message and send it to its groups."""
-        parts = _parts(publication, self.channels_at_once)
-        replies = runner.run(client or get_client(), self._commands(parts))
-        refused = self._refused(parts, replies)
-        events, error = self._outcome(parts, replies)
+        self._publish(_parts(publication, self.channels_at_once), client or get_client())
+
+    def _publish(self, parts: list[Publication], client: Any) -> None:
+        replies = runner.run(client, self._commands(parts))
+        apart = self._take_apart(parts, replies)
+        events, error = self._outcome(parts, replies, client)
         if events:
             self.send(events)
-        for part in refused:
-            self.publish(part, client)
+        if apart:
+            try:
+                self._publish(apart, client)
+            except redis.exceptions.ResponseError as refusal:
+                error = error or refusal
         if error is not None:
             raise error
 
     async def apublish(self, publication: Publication) -> None:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
-        parts = _parts(publication, self.channels_at_once)
+        await self._apublish(_parts(publication, self.channels_at_once))
+
+    async def _apublish(self, parts: list[Publication]) -> None:
         replies = await runner.get_runner().run(self._commands(parts))
-        refused = self._refused(parts, replies)
-        events, error = self._outcome(parts, replies)
+        apart = self._take_apart(parts, replies)
+        events, error = self._outcome(parts, replies, get_client())
         if events:
             await self.asend(events)
-        for part in refused:
-            await self.apublish(part)
+        if apart:
+            try:
+                await self._apublish(apart)
+            except redis.exceptions.ResponseError as refusal:
+                error = error or refusal
         if error is not None:
             raise error
 
@@ -76,21 +91,34 @@ class RedisBackend(Backend):
         mirror = settings.WS4REDIS_LEGACY_SERVERS
         return [publish_command(part, self.prefix, mirror) for part in parts]
 
-    def _refused(self, parts: list[Publication], replies: list[Result]) -> list[Publication]:
-        refused = _refused(parts, replies)
-        if refused:
-            self.channels_at_once = 1
-        return refused
+    def _take_apart(self, parts: list[Publication], replies: list[Result]) -> list[Publication]:
+        """Take out what was refused as a whole, and return it with one channel at a time."""
+        apart: list[Publication] = []
+        for index in reversed(range(len(parts))):
+            reply = replies[index]
+            if len(parts[index].channels) == 1 or not isinstance(
+                reply, redis.exceptions.ResponseError
+            ):
+                continue
+            if _has_many_slots(reply):
+                self.channels_at_once = 1
+            elif not _refuses_a_key(reply):
+                continue
+            apart = _parts(parts.pop(index), 1) + apart
+            del replies[index]
+        return apart
 
     def _outcome(
-        self, parts: Sequence[Publication], replies: Sequence[Result]
+        self, parts: Sequence[Publication], replies: Sequence[Result], client: Any
     ) -> tuple[list[Event], Exception | None]:
         """Return what has still to be sent, and the first error among the replies."""
         events: list[Event] = []
         error = None
         for part, reply in zip(parts, replies, strict=True):
             if isinstance(reply, Exception):
-                error = error or reply
+                error = error or explained(
+                    reply, client, f"publish to {_named(part.channels)}", _REMEDY
+                )
             elif not self.atomic:
                 events += parse_published(part, reply)
         return events, error
@@ -99,7 +127,7 @@ class RedisBackend(Backend):
         """Return all that is kept of each channel, or why that cannot be told."""
         commands = [read_command(channel) for channel in channels]
         try:
-            return parse_readings(channels, runner.run(get_client(), commands))
+            return _readings(channels, runner.run(get_client(), commands))
         except (redis.exceptions.RedisError, OSError) as error:
             return [error] * len(channels)
 
@@ -107,7 +135,7 @@ class RedisBackend(Backend):
         """Return all that is kept of each channel; asyncio twin of `read`."""
         commands = [read_command(channel) for channel in channels]
         try:
-            return parse_readings(channels, await runner.get_runner().run(commands))
+            return _readings(channels, await runner.get_runner().run(commands))
         except (redis.exceptions.RedisError, OSError) as error:
             return [error] * len(channels)
 
@@ -144,6 +172,20 @@ class RedisBackend(Backend):
         return question.counts
 
 
+def _readings(channels: Sequence[str], replies: Sequence[Result]) -> list[Reading | Exception]:
+    return [
+        outcome
+        if isinstance(outcome, Reading)
+        else explained(outcome, get_client(), f"read what is stored of {shown(channel)}", _REMEDY)
+        for channel, outcome in zip(channels, parse_readings(channels, replies), strict=True)
+    ]
+
+
+def _named(channels: Sequence[str]) -> str:
+    others = len(channels) - 1
+    return f"{shown(channels[0])} or one of {others} others" if others else shown(channels[0])
+
+
 def _parts(publication: Publication, size: int) -> list[Publication]:
     """Split a publication into those that one run of the script serves each."""
     channels = publication.channels
@@ -155,20 +197,17 @@ def _parts(publication: Publication, size: int) -> list[Publication]:
     ]
 
 
-def _refused(parts: list[Publication], replies: list[Result]) -> list[Publication]:
-    """Take out, and return, what was refused before it ran for having channels of different slots.
+def _has_many_slots(error: redis.exceptions.ResponseError) -> bool:
+    """Tell whether a Redis in cluster mode, be it of one node only, has refused a script's keys.
 
-    A Redis in cluster mode does that, be it of one node only.
+    By its text: redis-py 5 makes it a plain ResponseError, later ones take the code off.
     """
-    refused = [
-        index
-        for index, reply in enumerate(replies)
-        # By its text: redis-py 5 makes it a plain ResponseError, later ones take the code off.
-        if isinstance(reply, redis.exceptions.ResponseError)
-        and "to the same slot" in str(reply)
-        and len(parts[index].channels) > 1
-    ]
-    taken = [parts[index] for index in refused]
-    for index in reversed(refused):
-        del parts[index], replies[index]
-    return taken
+    return "to the same slot" in str(error)
+
+
+def _refuses_a_key(error: redis.exceptions.ResponseError) -> bool:
+    """Tell whether an ACL has kept a script from running, perhaps for the keys of one channel.
+
+    What is refused within the script has no effect on the other channels; Redis says so then.
+    """
+    return isinstance(error, redis.exceptions.NoPermissionError) and "script" not in str(error)

@@ -15,7 +15,9 @@ from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Asked, Lag, Track
+from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.refusals import is_refusal
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ GRACE = LOOKS * PAUSE
 class Group:
     """A channel-layer group and the local sockets in it."""
 
-    __slots__ = ("channel", "joined", "live", "lock", "sockets", "track")
+    __slots__ = ("channel", "joined", "live", "moving", "sockets", "track")
 
     def __init__(self, channel: str) -> None:
         self.channel = channel
@@ -44,8 +46,15 @@ class Group:
         self.live: dict[Socket, None] = {}
         self.track = Track()
         self.joined = False
-        #: Held while joining or leaving, so that these never overtake each other.
-        self.lock = asyncio.Lock()
+        #: Joins or leaves the group at the moment; returns what could not be joined.
+        self.moving: asyncio.Task[Mapping[str, Exception]] | None = None
+
+    def refuse(self, error: Exception) -> None:
+        """End all sockets, as Redis refuses the channel from now on."""
+        self.live.clear()
+        self.track = Track()
+        for socket in list(self.sockets):
+            socket.end(error)
 
     def recover(self, items: Outcome) -> None:
         """Send what was missed, and word of losses, to every live socket."""
@@ -151,7 +160,7 @@ class Readings:
         under_way = [(group, group.track, group.track.ask()) for group in groups]
         found: dict[str, Found] = {}
         try:
-            outcomes = await self._backend.aread([group.channel for group in groups])
+            outcomes = await self._aread([group.channel for group in groups])
             moving = await self._let_arrive([track for _, track, _ in under_way], outcomes)
             for outcome in outcomes:
                 group, track, asked = under_way.pop(0)
@@ -167,6 +176,16 @@ class Readings:
             self._answer(asker, found)
         if any(group.track.behind for group in groups):
             self._on_behind()
+
+    async def _aread(self, channels: Sequence[str]) -> list[Reading | Exception]:
+        """Read channels in as many pipelines as their histories may need."""
+        size, outcomes = _at_once(), list[Reading | Exception]()
+        for first in range(0, len(channels), size):
+            part = await self._backend.aread(channels[first : first + size])
+            if isinstance(part[0], UNREACHABLE):
+                return [*outcomes, *part[:1] * (len(channels) - first)]  # and none of the others
+            outcomes += part
+        return outcomes
 
     async def _let_arrive(
         self, tracks: Sequence[Track], outcomes: Sequence[Reading | Exception]
@@ -244,6 +263,8 @@ def _take(
     """Take a reading in and return what a newcomer gets, None if it has to ask again."""
     if isinstance(outcome, Exception):
         track.give_up()
+        if is_refusal(outcome):
+            group.refuse(outcome)
         return outcome
     live, newcomer = track.take(outcome, asked)
     if any(isinstance(item, Lost) for item in live):

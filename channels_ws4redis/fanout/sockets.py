@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
 from channels_ws4redis.protocol.messages import Event, Position, json_frame
 
@@ -56,11 +57,18 @@ class Socket:
     :param echo: whether the socket gets its own messages back.
     :param labels: what the client calls each channel, for the package's own protocol; None for a
         client that gets raw frames.
+    :param end: called with a close code and the reason if the socket must hear no more.
     """
 
-    __slots__ = ("_held", "echo", "id", "labels", "outbox", "replayed")
+    __slots__ = ("_end", "_held", "echo", "id", "labels", "outbox", "replayed")
 
-    def __init__(self, outbox: Outbox, echo: bool, labels: dict[str, str] | None) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        echo: bool,
+        labels: dict[str, str] | None,
+        end: Callable[[int, Exception], None] | None = None,
+    ) -> None:
         #: Identity as a sender.
         self.id = uuid.uuid4().hex
         self.outbox = outbox
@@ -70,6 +78,12 @@ class Socket:
         self.replayed = False
         #: While an overridden ``send_persisted_messages`` runs; None otherwise.
         self._held: _Held | None = None
+        self._end = end
+
+    def end(self, error: Exception) -> None:
+        """Have the socket closed, as Redis refuses one of its channels."""
+        if self._end is not None:
+            self._end(codes.TRY_AGAIN_LATER, error)
 
     @property
     def started(self) -> bool:

@@ -8,9 +8,7 @@ order, and do not say when their link to Redis was lost.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
-import re
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from functools import partial
@@ -19,12 +17,14 @@ from typing import Any
 import redis
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
+from channels_ws4redis.fanout.foreign_layers import encode_name, place_of, refused
 from channels_ws4redis.fanout.publishing import RedisBackend
 from channels_ws4redis.layers import FANOUT_PREFIX
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.fairness import Turn
 from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.outages import Outage
 from channels_ws4redis.store.process import background_loop
 from channels_ws4redis.store.pubsub import JOIN_TIMEOUT
 
@@ -49,9 +49,6 @@ REJOIN_INTERVAL = 6 * 3600.0
 
 #: Seconds between attempts while the layer fails.
 RETRY_INTERVAL = 0.3
-
-_LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,99}", re.ASCII)
-_ILLEGAL = re.compile(rb"[^A-Za-z0-9.-]")
 
 #: Something that goes on for as long as it is let.
 Work = Callable[[], Coroutine[Any, Any, None]]
@@ -98,7 +95,8 @@ class StockBackend(RedisBackend):
         for event in events:
             message = {name: getattr(event, name) for name in _EVENT_FIELDS}
             group = self.group_name(event.channel)
-            await self.layer.group_send(group, {"type": EVENT_TYPE, **message})
+            with refused(event.channel):
+                await self.layer.group_send(group, {"type": EVENT_TYPE, **message})
 
     def hearing(self, receiver: Receiver) -> Hearing:
         """Return what receives on the running event loop."""
@@ -107,6 +105,9 @@ class StockBackend(RedisBackend):
 
 class StockHearing(Hearing):
     """Receives on one channel of the layer for all sockets, and watches the layer."""
+
+    #: Few, as each test message has to find room in the layer.
+    at_once = 50
 
     #: True if joining is over before the layer's Redis knows of it.
     _waits = True
@@ -120,6 +121,7 @@ class StockHearing(Hearing):
         self._probes: dict[str, asyncio.Future[None]] = {}
         #: What is done, and the task that does it; empty once the hearing is closed.
         self._tasks: dict[Work, asyncio.Task[None]] = {}
+        self._outage = Outage(lambda: place_of(self._layer))
         #: Channels that audits have come to.
         self._audited = 0
 
@@ -156,18 +158,30 @@ class StockHearing(Hearing):
             self._begin(work)
             self._receiver.suspect_all()
 
-    async def join(self, channel: str) -> None:
-        """Listen on a channel; done once what is sent through its group comes back."""
+    async def join(self, channels: Sequence[str]) -> dict[str, Exception]:
+        """Listen on channels; done once what is sent through their groups comes back."""
+        outcomes = await asyncio.gather(*map(self._join, channels), return_exceptions=True)
+        found = zip(channels, outcomes, strict=True)
+        return {channel: outcome for channel, outcome in found if isinstance(outcome, Exception)}
+
+    async def _join(self, channel: str) -> None:
         group = self._backend.group_name(channel)
-        await self._layer.group_add(group, self._channel)
+        with refused(channel):
+            await self._layer.group_add(group, self._channel)
         if self._waits:
             # The layer has only sent its request. Once our own message comes back through the
             # group, everything that is published from now on will.
             await self._probe(group)
 
-    async def leave(self, channel: str) -> None:
-        """Listen no more on a channel."""
-        await self._layer.group_discard(self._backend.group_name(channel), self._channel)
+    async def leave(self, channels: Sequence[str]) -> None:
+        """Listen no more on channels."""
+        discarding = (
+            self._layer.group_discard(self._backend.group_name(channel), self._channel)
+            for channel in channels
+        )
+        for outcome in await asyncio.gather(*discarding, return_exceptions=True):
+            if isinstance(outcome, Exception):
+                raise outcome
 
     async def close(self) -> None:
         """Receive no more."""
@@ -186,7 +200,7 @@ class StockHearing(Hearing):
             except redis.exceptions.TimeoutError:
                 continue  # channels_redis.core on redis-py >= 8: an idle channel times out
             except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
-                logger.warning("Receiving from the channel layer failed: %s", error)
+                self._outage.begin(error)
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._receiver.suspect_all()
                 continue
@@ -255,10 +269,10 @@ class StockHearing(Hearing):
                 if lost:
                     await self._join_again()
                     self._receiver.suspect_all()
+                self._outage.end()
                 return
             except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
-                if not lost:
-                    logger.warning("The channel layer does not deliver: %s", error)
+                self._outage.begin(error)
                 lost = True
                 await asyncio.sleep(RETRY_INTERVAL)
 
@@ -273,12 +287,3 @@ async def _each(interval: float, work: Callable[[], Awaitable[None]]) -> None:
             logger.debug("The channel layer cannot be reached: %s", error)
         except Exception:
             logger.exception("Looking after the channel layer failed")
-
-
-def encode_name(name: str) -> str:
-    """Return an injective spelling of any text in the letters that every layer takes."""
-    encoded = _ILLEGAL.sub(lambda match: b"_%02x" % match[0][0], name.encode()).decode()
-    if _LEGAL_NAME.fullmatch(encoded):
-        return encoded
-    # "__" cannot come out of the substitution above, so no short name looks like a digest.
-    return "ws4redis__" + hashlib.blake2b(name.encode(), digest_size=32).hexdigest()

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import random
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextvars import Context
 from typing import Any, Protocol
 
 import redis
 
+from channels_ws4redis.store.asked import Asked
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.fairness import let_others
 from channels_ws4redis.store.loops import this_loop
-
-logger = logging.getLogger(__name__)
+from channels_ws4redis.store.outages import Outage
 
 #: Seconds without a sign of life from Redis after which the link is tested, and after the same
 #: time again given up.
@@ -29,7 +27,7 @@ BACKOFF = 0.05, 1.0
 #: Seconds for connecting and the handshake.
 CONNECT_TIMEOUT = 3.0
 
-#: Messages, and bytes, that are read before others get their turns.
+#: Messages and answers, and bytes, that are read before others get their turns.
 MAX_READ, MAX_BYTES_READ = 200, 8 * 1024 * 1024
 
 
@@ -42,6 +40,9 @@ class Hearer(Protocol):
     def confirm(self, name: str) -> None:
         """Note that from now on everything published on a pub/sub channel is heard."""
 
+    def refuse(self, name: str, error: redis.exceptions.NoPermissionError) -> None:
+        """Note that Redis's user may not hear a pub/sub channel."""
+
     def hear(self, name: str, data: bytes) -> None:
         """Take what was published on a pub/sub channel."""
 
@@ -49,7 +50,7 @@ class Hearer(Protocol):
         """Note that nothing is heard any more, and that no confirmation holds."""
 
     def relink(self) -> None:
-        """Note that all is heard again that is wanted, and that some may have been missed."""
+        """Note that all is heard again that may be, and that some may have been missed."""
 
 
 class Link:
@@ -61,11 +62,15 @@ class Link:
 
     :param make_connection: returns an asyncio connection of redis-py, without a timeout for
         reading.
+    :param where: returns the address of Redis, for the log.
     """
 
-    def __init__(self, make_connection: Callable[[], Any], hearer: Hearer) -> None:
+    def __init__(
+        self, make_connection: Callable[[], Any], hearer: Hearer, where: Callable[[], str]
+    ) -> None:
         self._make_connection = make_connection
         self._hearer = hearer
+        self._outage = Outage(lambda: f"link to Redis at {where()}")
         self._connection: Any = None
         self._task: asyncio.Task[None] | None = None
         #: While there is a connection it tests that, and while there is none it waits for the next.
@@ -73,11 +78,9 @@ class Link:
         self._delay = BACKOFF[0]
         #: Tests in a row between which nothing was heard.
         self._silent_tests = 0
-        #: Why the task was cancelled by the link itself.
-        self._fault = ""
-        #: Subscriptions that Redis has been asked for and has not confirmed.
-        self._unconfirmed: Counter[str] = Counter()
-        #: After a loss, those that the new connection began with and that are not confirmed.
+        #: On the present connection.
+        self._asked = Asked()
+        #: After a loss, what the new connection began with and that is not answered.
         self._relinking: set[str] | None = None
 
     def open(self) -> None:
@@ -95,39 +98,41 @@ class Link:
 
     async def subscribe(self, *names: str) -> None:
         """Ask Redis for pub/sub channels; without a connection the next one will do that."""
-        if self._connection is not None:
-            self._unconfirmed.update(names)
-        await self._send_whole("SUBSCRIBE", *names)
+        await self._send_whole("SUBSCRIBE", names)
 
     async def unsubscribe(self, *names: str) -> None:
         """Tell Redis that pub/sub channels are not wanted any more."""
-        await self._send_whole("UNSUBSCRIBE", *names)
+        await self._send_whole("UNSUBSCRIBE", names)
 
-    async def _send_whole(self, *command: str) -> None:
-        """Send a command even if whoever wants it is cancelled, a socket whose client goes.
+    async def _send_whole(self, command: str, names: Sequence[str]) -> None:
+        """Send a command for each name even if whoever wants it is cancelled, as its client goes.
 
         Redis-py closes a connection when sending is broken off, and all would be deaf without it.
         """
-        if self._connection is None:
-            return  # the next one begins with what is wanted then
-        await asyncio.shield(this_loop().spawn(self._send(*command), "ws4redis-command"))
+        sending = self._ask(command, names) if names else None
+        if sending is not None:
+            await asyncio.shield(sending)
 
-    async def _send(self, *command: str) -> None:
-        connection = self._connection
-        if connection is None:
-            return  # the next one begins with what is wanted then
+    def _ask(self, command: str, names: Sequence[str] = ()) -> asyncio.Task[None] | None:
+        """Send a command for each name, or one without; return the task that does so."""
+        if self._connection is None:
+            return None  # the next one begins with what is wanted then
+        packed = self._asked.add(command, names)
+        return this_loop().spawn(self._send(self._connection, packed), "ws4redis-command")
+
+    async def _send(self, connection: Any, packed: list[bytes]) -> None:
         try:
-            await connection.send_command(*command, check_health=False)
-        except UNREACHABLE as error:
             if connection is self._connection:  # there may be another one by now
+                await connection.send_packed_command(packed, check_health=False)
+        except UNREACHABLE as error:
+            if connection is self._connection:
                 self.lose(str(error))
 
     def lose(self, fault: str) -> None:
         """Give up the present connection, as it does not work any more, and make another one."""
         self._connection = None
         if self._task is not None:
-            self._fault = fault
-            self._task.cancel()
+            self._task.cancel(fault)
 
     async def _live(self) -> None:
         """Connect, subscribe, and read until the connection is lost."""
@@ -140,10 +145,10 @@ class Link:
             _widen(connection)
             self._silent_tests = 0
             self._test_later()
-            if names := list(self._hearer.wanted()):
-                # Not also those that join later: there may always be somebody who does.
-                self._relinking = None if self._relinking is None else set(names)
-                await self.subscribe(*names)
+            names = list(self._hearer.wanted())
+            # Not also those that join later: there may always be somebody who does.
+            self._relinking = None if self._relinking is None else set(names)
+            await self.subscribe(*names)
             await self._read(connection)
         finally:
             if self._connection is connection:
@@ -152,35 +157,36 @@ class Link:
                 await connection.disconnect(nowait=True)
 
     async def _read(self, connection: Any) -> None:
-        read = connection.read_response
         count = size = 0
         while True:
-            reply = await read(disconnect_on_error=False)
+            reply = await _read_reply(connection)
             self._silent_tests = 0
-            if not isinstance(reply, list):
-                continue  # the answer to a PING before the first subscription
-            kind, name, data = reply[0], reply[1].decode(), reply[-1]
-            if kind == b"message":
-                self._hearer.hear(name, data)
-                count, size = count + 1, size + len(data)
-                if count > MAX_READ or size > MAX_BYTES_READ:
-                    count = size = 0
-                    await let_others(1)  # reading does not wait while there are messages
-            elif kind == b"subscribe":
-                self._confirm(name)
+            if isinstance(reply, list) and reply[0] == b"message":
+                self._hearer.hear(reply[1].decode(), reply[2])
+                size += len(reply[2])
+            else:
+                self._take_answer(reply)
+            count += 1
+            if count > MAX_READ or size > MAX_BYTES_READ:
+                count = size = 0
+                await let_others(1)  # reading does not wait while there is something to read
 
-    def _confirm(self, name: str) -> None:
-        # Whoever has left and come back has asked twice, and is out again until the second answer.
-        self._unconfirmed[name] -= 1
-        if self._unconfirmed[name] > 0:
+    def _take_answer(self, reply: Any) -> None:
+        name = self._asked.take()
+        if name is None:
             return
-        del self._unconfirmed[name]
-        self._hearer.confirm(name)
-        if self._relinking is not None:
-            self._relinking.discard(name)
-            if not self._relinking:
-                self._relinking = None
-                self._hearer.relink()
+        if isinstance(reply, redis.exceptions.NoPermissionError):
+            self._hearer.refuse(name, reply)
+        else:
+            self._hearer.confirm(name)
+        if self._relinking is None:
+            self._outage.end()
+            return
+        self._relinking.discard(name)
+        if not self._relinking:
+            self._relinking = None
+            self._outage.end()
+            self._hearer.relink()
 
     def _test_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(SILENCE / 2, self._test)
@@ -194,7 +200,7 @@ class Link:
         self._delay = BACKOFF[0]
         self._silent_tests += 1
         if self._silent_tests == 2:
-            this_loop().spawn(self._send("PING"))
+            self._ask("PING")
         if self._silent_tests >= 4:
             self.lose(f"no answer for {SILENCE:.1f} s")
         else:
@@ -213,17 +219,17 @@ class Link:
         self._timer = asyncio.get_running_loop().call_later(pause, self._begin_again, reason)
 
     def _reason(self, task: asyncio.Task[None]) -> BaseException:
-        if task.cancelled():
-            fault = self._fault or "the task that reads was cancelled"
+        try:
+            reason = task.exception()
+        except asyncio.CancelledError as cancelled:
+            # By `lose` with its reason, or by anybody.
+            fault = str(cancelled) or "the task that reads was cancelled"
             return redis.exceptions.ConnectionError(fault)
-        return task.exception() or redis.exceptions.ConnectionError("the task that reads ended")
+        return reason or redis.exceptions.ConnectionError("the task that reads ended")
 
     def _begin_again(self, reason: BaseException) -> None:
         # Not logged before: an event loop that ends cancels all tasks, and this is never reached.
-        if isinstance(reason, UNREACHABLE):
-            logger.warning("Lost the link to Redis, reconnecting: %s", str(reason) or repr(reason))
-        else:
-            logger.error("The link to Redis failed, reconnecting", exc_info=reason)
+        self._outage.begin(reason, None if isinstance(reason, UNREACHABLE) else reason)
         self._begin()
 
     def _forget(self) -> None:
@@ -231,8 +237,7 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
         self._task = self._timer = self._connection = None
-        self._fault = ""
-        self._unconfirmed.clear()
+        self._asked = Asked()
 
     def end(self) -> asyncio.Task[None] | None:
         """Give up the link for good, or until it is opened again.
@@ -251,6 +256,14 @@ class Link:
         task = self.end()
         if task is not None and task is not asyncio.current_task():
             await asyncio.wait([task])
+
+
+async def _read_reply(connection: Any) -> Any:
+    """Return the next message or answer; that Redis's user may not do something is an answer."""
+    try:
+        return await connection.read_response(disconnect_on_error=False)
+    except redis.exceptions.NoPermissionError as refusal:
+        return refusal
 
 
 def _widen(connection: Any) -> None:

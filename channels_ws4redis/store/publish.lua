@@ -30,6 +30,13 @@ local function require_type(key, kind)
   end
 end
 
+-- Redis's user may have no right to a pub/sub channel. Redis before 7 says so only when it is too late.
+local function require_publish(channel)
+  if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', channel, '') then
+    error({err = 'NOPERM ACL failure in script: no right to publish on ' .. channel})
+  end
+end
+
 -- Names a numbering by the clock: by its microseconds, which repeat after 71 minutes.
 local function new_numbering()
   local time = call('TIME')
@@ -63,6 +70,9 @@ local function publish(name, history, meta, once)
     local done = call('GET', once)
     if done then return epoch or '', done end
   end
+  local events = prefix and prefix .. '{' .. name .. '}:events'
+  if events then require_publish(events) end
+  if mirrors then require_publish(name) end
   if expire > 0 then require_type(name, 'string') end
   if not epoch then
     require_type(history, 'stream')
@@ -88,8 +98,8 @@ local function publish(name, history, meta, once)
   keep(meta, meta_expire)
   if expire > 0 then call('SET', name, payload, 'EX', expire) end
   if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
-  if prefix then
-    call('PUBLISH', prefix .. '{' .. name .. '}:events', epoch .. ' ' .. offset .. envelope_end)
+  if events then
+    call('PUBLISH', events, epoch .. ' ' .. offset .. envelope_end)
   end
   if mirrors then call('PUBLISH', name, payload) end
   return epoch, offset

@@ -18,9 +18,11 @@ from channels_ws4redis.store.clients import disconnect, make_async_client
 from channels_ws4redis.store.inbox import Inbox
 from channels_ws4redis.store.links import Link
 from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.outages import address_of
+from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.runner import Runner
 from channels_ws4redis.store.scripts import Command, Script
-from channels_ws4redis.store.topics import Heard, Kind, Topics
+from channels_ws4redis.store.topics import Heard, Kind, Topic, Topics
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,9 @@ RELINKED_TYPE = "ws4redis.relinked"
 
 #: ``type`` of the message that tells a fan-out that messages of one ``group`` were not handed on.
 MISSED_TYPE = "ws4redis.missed"
+
+#: ``type`` of the message that tells a fan-out that Redis refuses one ``group``, and the ``error``.
+REFUSED_TYPE = "ws4redis.refused"
 
 #: Seconds between lines in the log that say so.
 COMPLAINT_INTERVAL = 10.0
@@ -56,7 +61,7 @@ class Listener:
         # The link waits for messages for as long as it takes; it watches over silence by itself.
         self._client = make_async_client(connection, socket_timeout=None)
         pool: Any = self._client.connection_pool
-        self._link = Link(pool.make_connection, self)
+        self._link = Link(pool.make_connection, self, lambda: address_of(pool))
         self._inbox = Inbox(self._hand_on, self._give_up, self._link.lose)
         self._queues: dict[str, asyncio.Queue[Message]] = {}
         #: By channel, the fan-outs of this process.
@@ -102,7 +107,8 @@ class Listener:
         command = Command(_PUBLISH, [], [name, msgpack.packb(message)])
         (outcome,) = await self._runner.run([command])
         if isinstance(outcome, Exception):
-            raise outcome
+            remedy = "+publish, and & with a pattern for that name"
+            raise explained(outcome, self._client, f"publish on {shown(name)}", remedy)
 
     def hears(self, name: str, channel: str) -> bool:
         """Tell whether a channel listens on a pub/sub channel, or will once the link is back."""
@@ -114,19 +120,37 @@ class Listener:
         :param heard: the pub/sub channels, and what travels on each.
         :param group: see `topics.Topic`.
         :raises redis.exceptions.ConnectionError: if Redis does not confirm it in time.
+        :raises redis.exceptions.NoPermissionError: if Redis's user may not hear one of them.
         """
-        topics, new = self._topics.add(channel, heard, group)
+        for error in (await self.join(channel, {group: heard})).values():
+            raise error
+
+    async def join(
+        self, channel: str, groups: Mapping[str, Mapping[str, Kind]]
+    ) -> dict[str, Exception]:
+        """Make a channel listen on the pub/sub channels of some groups, in one round trip.
+
+        :param groups: the pub/sub channels of each group, and what travels on them.
+        :returns: the groups that Redis refuses, and why.
+        :raises redis.exceptions.ConnectionError: if Redis does not confirm the others in time.
+        """
+        topics: dict[str, list[Topic]] = {}
+        new: list[str] = []
+        for group, heard in groups.items():
+            topics[group], added = self._topics.add(channel, heard, group)
+            new += added
         if new:
             self._link.open()
             await self._link.subscribe(*new)
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
-                for topic in topics:
-                    await topic.wait()
+                return await _refusals(topics)
         except TimeoutError:
-            names = " and ".join(map(shown, heard))
+            all_topics = [topic for each in topics.values() for topic in each]
+            name = next((each.name for each in all_topics if not each.confirmed.done()), "")
             raise redis.exceptions.ConnectionError(
-                f"Redis did not confirm the subscription to {names} within {JOIN_TIMEOUT:.0f} s."
+                f"Redis did not confirm the subscription to {shown(name)} within "
+                f"{JOIN_TIMEOUT:.0f} s."
             ) from None
 
     async def unsubscribe(self, channel: str, names: Iterable[str]) -> None:
@@ -164,6 +188,20 @@ class Listener:
     def confirm(self, name: str) -> None:
         """Let those go on who wait for the confirmation."""
         self._topics.confirm(name)
+
+    def refuse(self, name: str, error: redis.exceptions.NoPermissionError) -> None:
+        """Tell those who listen on a pub/sub channel that they will not hear it."""
+        remedy = "+subscribe, and & with a pattern for that name"
+        reason = explained(error, self._client, f"subscribe to {shown(name)}", remedy)
+        topic = self._topics.refuse(name, reason)
+        if topic is None or not topic.was_heard:
+            return  # only those are concerned who wait for the answer
+        for channel in list(topic.channels):
+            if channel in self.receivers:
+                refusal = {"type": REFUSED_TYPE, "group": topic.group, "error": reason}
+                self.receivers[channel](refusal)
+            else:
+                logger.error("Channel %s gets no more messages: %s", channel, reason)
 
     def lose(self, error: Exception) -> None:
         """Tell those who wait for a confirmation that there will be none for now."""
@@ -223,3 +261,15 @@ class Listener:
                 shown(items[-1].topic.name),
             )
             self._given_up, self._complained = 0, now
+
+
+async def _refusals(topics: Mapping[str, Sequence[Topic]]) -> dict[str, Exception]:
+    """Wait for the confirmations of groups; return those that Redis refuses, and why."""
+    refusals: dict[str, Exception] = {}
+    for group, waiting in topics.items():
+        try:
+            for topic in waiting:
+                await topic.wait()
+        except redis.exceptions.NoPermissionError as error:
+            refusals[group] = error
+    return refusals

@@ -3,13 +3,17 @@
 -- ARGV: 1 seconds that {C}:meta lives at least
 -- Returns epoch, offset, past, value, entries of the history, and the time in milliseconds. A key of
 -- another type under one of the names counts as absent.
-local epoch, offset, past = standing(KEYS[3])
-local value, entries = redis.pcall('GET', KEYS[1]), {}
-if type(value) == 'table' then value = false end
-if epoch then
-  entries = redis.pcall('XRANGE', KEYS[2], '-', '+')
-  if entries.err then entries = {} end
-else
-  epoch = blank_epoch(KEYS[1], KEYS[2], ARGV[1])
+local function read(name, history, meta)
+  local epoch, offset, past = standing(meta)
+  local value, entries = look('GET', name), {}
+  if epoch then
+    entries = look('XRANGE', history, '-', '+') or {}
+  else
+    epoch = blank_epoch(name, history, ARGV[1])
+  end
+  return {epoch, offset, past, value or false, entries, milliseconds(0)}
 end
-return {epoch, offset, past, value, entries, milliseconds(0)}
+
+local done, reply = pcall(read, unpack(KEYS))
+if not done and type(reply) == 'string' then return redis.error_reply(reply) end
+return reply

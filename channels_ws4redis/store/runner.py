@@ -19,6 +19,7 @@ from channels_ws4redis.store.clients import (
     make_async_client,
 )
 from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.outages import Outage, address_of
 from channels_ws4redis.store.process import this_process
 from channels_ws4redis.store.scripts import Batch, Command, Reply, Request, Result, pack
 
@@ -43,8 +44,12 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
             if not batch.turn_elsewhere():
                 break
             pool.drop_idle()  # they lead to the server that has refused
-    except redis.exceptions.TimeoutError as error:
-        raise NoAnswerError(str(error)) from error
+    except UNREACHABLE as error:
+        pool.outage.begin(error)
+        if isinstance(error, redis.exceptions.TimeoutError):
+            raise NoAnswerError(str(error)) from error
+        raise
+    pool.outage.end()
     return batch.outcomes
 
 
@@ -84,6 +89,8 @@ class Runner:
         #: That of the process when the connection's settings were read.
         self.generation = this_process().generation
         self._client = make_async_client(connection, max_connections=2)
+        pool = self._client.connection_pool
+        self._outage = Outage(lambda: f"connection for commands to Redis at {address_of(pool)}")
         #: When the connection was last used, by `time.monotonic`; 0 if it was not.
         self._used = 0.0
         #: What waits to be sent, and what has been sent and not been answered.
@@ -146,7 +153,9 @@ class Runner:
                 if not batch.turn_elsewhere():
                     break
                 await self.renew()
+            self._outage.end()
         except UNREACHABLE as error:
+            self._outage.begin(error)
             batch.fail(_as_redis_error(error))
         except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
             batch.fail(error)

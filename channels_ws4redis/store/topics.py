@@ -33,6 +33,8 @@ class Topic:
         self.kind = kind
         self.group = group
         self.channels: set[str] = set()
+        #: True once Redis has confirmed the subscription, be it on an earlier connection.
+        self.was_heard = False
         #: Payloads to come that are copies, made for legacy servers, of events already heard.
         self.mirrors = 0
         self.renew()
@@ -52,10 +54,18 @@ class Topic:
         """Wait until Redis has confirmed the subscription.
 
         :raises redis.exceptions.ConnectionError: if the link to Redis is lost meanwhile.
+        :raises redis.exceptions.NoPermissionError: if Redis refuses.
         """
         while not self.confirmed.done():
             # shield: the future is shared with everyone else who joins this group now.
             await asyncio.shield(self.confirmed)
+        self.confirmed.result()
+
+    def fail(self, error: Exception) -> None:
+        """Tell those who wait for the confirmation that there will be none for now."""
+        if not self.confirmed.done():
+            self.confirmed.set_exception(error)
+            self.confirmed.exception()  # nobody need be waiting
 
 
 class Heard(NamedTuple):
@@ -120,13 +130,19 @@ class Topics:
         topic = self._topics.get(name)
         if topic is not None and not topic.confirmed.done():
             topic.confirmed.set_result(None)
+            topic.was_heard = True
+
+    def refuse(self, name: str, error: Exception) -> Topic | None:
+        """Forget a topic, as Redis refuses it; return the topic, None if it is not wanted."""
+        topic = self._topics.pop(name, None)
+        if topic is not None:
+            topic.fail(error)
+        return topic
 
     def lose(self, error: Exception) -> None:
         """Tell those who wait for a confirmation that there will be none for now."""
         for topic in self._topics.values():
-            if not topic.confirmed.done():
-                topic.confirmed.set_exception(error)
-                topic.confirmed.exception()  # nobody need be waiting
+            topic.fail(error)
             topic.renew()
 
     def read(self, name: str, data: bytes) -> Heard | None:

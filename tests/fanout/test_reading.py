@@ -48,6 +48,42 @@ async def test_what_somebody_else_has_written_spoils_its_own_channel_only(
     assert await good.receive() == "Hello"
 
 
+async def test_one_socket_reads_no_more_at_once_than_many(fanout, settings, monkeypatch):
+    """However many channels it has; it goes live on all of them in one step."""
+    settings.WS4REDIS_HISTORY_BYTES = reading_module.READ_BYTES // 10
+    sizes = []
+    aread = fanout._backend.aread
+
+    async def count(channels):
+        sizes.append(len(channels))
+        return await aread(channels)
+
+    monkeypatch.setattr(fanout._backend, "aread", count)
+    names = [f"broadcast:{number}" for number in range(25)]
+    for name in ("0", "12", "24"):
+        await publish(name, name)
+    listener = await Listener(fanout).join(*names)
+    assert sizes == [10, 10, 5]
+    assert {await listener.receive() for _ in range(3)} == {"0", "12", "24"}
+
+
+async def test_a_redis_that_goes_while_one_socket_reads_is_not_asked_on(
+    fanout, settings, monkeypatch
+):
+    """Each part would take a timeout of its own."""
+    settings.WS4REDIS_HISTORY_BYTES = reading_module.READ_BYTES // 10
+    asked = []
+
+    async def fail(channels):
+        asked.append(channels)
+        return [redis.exceptions.ConnectionError("away")] * len(channels)
+
+    monkeypatch.setattr(fanout._backend, "aread", fail)
+    with pytest.raises(redis.exceptions.ConnectionError, match="away"):
+        await Listener(fanout).join(*(f"broadcast:{number}" for number in range(25)))
+    assert len(asked) == 1
+
+
 async def test_a_socket_that_cannot_start_keeps_no_other_from_starting(fanout):
     await publish("Hello")
     good, bad = Listener(fanout), Listener(fanout)

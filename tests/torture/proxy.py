@@ -1,20 +1,27 @@
-"""A TCP proxy that can be cut, or go silent without closing anything."""
+"""A TCP proxy that can be slow, be cut, or go silent without closing anything."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
 #: Bytes read at once.
 CHUNK = 65536
 
 
 class Proxy:
-    """Forwards a loopback port to another one."""
+    """Forwards a loopback port to another one.
 
-    def __init__(self, target: int) -> None:
+    :param delay: seconds that everything takes, each way.
+    """
+
+    def __init__(self, target: int, delay: float = 0.0) -> None:
         self.port = 0
+        #: How often a client has sent something after an answer, or for the first time.
+        self.round_trips = 0
         self._target = target
+        self._delay = delay
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
@@ -86,9 +93,18 @@ class Proxy:
             writer.transport.abort()
             return
         self._writers.add(there[1])
+        heard = asyncio.Event()
+        heard.set()
+
+        def count(chunk: bytes) -> None:
+            self.round_trips += heard.is_set()
+            heard.clear()
+
         ways = [
-            asyncio.ensure_future(_forward(reader, there[1], opened)),
-            asyncio.ensure_future(_forward(there[0], writer, opened)),
+            asyncio.ensure_future(_forward(reader, there[1], opened, self._delay, count)),
+            asyncio.ensure_future(
+                _forward(there[0], writer, opened, self._delay, lambda chunk: heard.set())
+            ),
         ]
         try:
             await asyncio.wait(ways, return_when="FIRST_COMPLETED")
@@ -101,10 +117,19 @@ class Proxy:
 
 
 async def _forward(
-    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, opened: asyncio.Event
+    reader: asyncio.StreamReader,
+    writer: asyncio.StreamWriter,
+    opened: asyncio.Event,
+    delay: float,
+    tell: Callable[[bytes], None],
 ) -> None:
+    loop = asyncio.get_running_loop()
     with contextlib.suppress(OSError):
         while chunk := await reader.read(CHUNK):
             await opened.wait()
-            writer.write(chunk)
+            tell(chunk)
+            if delay:
+                loop.call_later(delay, writer.write, chunk)
+            else:
+                writer.write(chunk)
             await writer.drain()

@@ -1,0 +1,37 @@
+"""What Redis's user may not do, told so that whoever runs Redis knows what to change."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from channels_ws4redis.protocol.texts import escaped, shown
+
+#: What servers say of it in a script, where it has no code of its own: from 7.2 on, and before.
+_IN_SCRIPTS = "ACL failure in script", "The user executing the script can't"
+
+
+def is_refusal(error: object) -> bool:
+    """Tell whether Redis has refused something that its ACL does not allow."""
+    return isinstance(error, redis.exceptions.NoPermissionError) or (
+        isinstance(error, redis.exceptions.ResponseError)
+        and any(words in str(error) for words in _IN_SCRIPTS)
+    )
+
+
+def explained(error: Exception, client: Any, action: str, remedy: str) -> Exception:
+    """Return a refusal with the name of Redis's user, what was refused, and the remedy.
+
+    :param error: in Redis's own words, which do not name the channel; any other is returned as is.
+    :param client: of redis-py, which knows as whom it connects.
+    :param action: what the user may not do.
+    :param remedy: what its ACL needs.
+    """
+    if not is_refusal(error):
+        return error
+    user = client.connection_pool.connection_kwargs.get("username") or "default"
+    words = escaped(" ".join(str(error).split()).rstrip("."))
+    return redis.exceptions.NoPermissionError(
+        f"Redis's user {shown(user)} may not {action}; its ACL needs {remedy} ({words})"
+    )
