@@ -7,6 +7,7 @@ import copy
 import enum
 import functools
 import random
+from collections.abc import Callable
 from typing import Any
 
 from channels_ws4redis.conf import settings
@@ -73,7 +74,11 @@ class UvicornPeer(KnownPeer):
         if self._protocol.transport is not None:
             self._protocol.transport.abort()
 
-    def on_stop(self, task: asyncio.Task[Any]) -> None:
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Have a function called when the connection is lost, in whichever way."""
+        self._protocol.connection_lost = functools.partial(_lose, self._protocol, callback)
+
+    def on_stop(self, task: asyncio.Task[Any], stop: Callable[[], None]) -> None:
         """Have uvicorn, when it stops, close the socket at a moment of its own.
 
         It calls ``shutdown()`` of each connection, all in one turn of the loop, and then waits
@@ -85,7 +90,7 @@ class UvicornPeer(KnownPeer):
 
     def release(self) -> None:
         """Undo what was changed."""
-        for name in ("shutdown", "pause_writing", "resume_writing"):
+        for name in ("connection_lost", "shutdown", "pause_writing", "resume_writing"):
             vars(self._protocol).pop(name, None)
         if self._gate is not None:
             self._gate.resume_reading(_Who.PEER)
@@ -158,6 +163,11 @@ def _pause(protocol: Any, gate: _Gate) -> None:
 def _resume(protocol: Any, gate: _Gate) -> None:
     type(protocol).resume_writing(protocol)
     gate.resume_reading(_Who.PEER)
+
+
+def _lose(protocol: Any, callback: Callable[[], None], error: Exception | None) -> None:
+    type(protocol).connection_lost(protocol, error)
+    callback()
 
 
 def _shut_down_later(protocol: Any) -> None:
