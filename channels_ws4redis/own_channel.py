@@ -14,6 +14,7 @@ from typing import Any
 
 from asgiref.sync import iscoroutinefunction
 
+from channels_ws4redis.layers import FANOUT_PREFIX
 from channels_ws4redis.servers import AsgiEvent
 from channels_ws4redis.store.loops import this_loop
 
@@ -72,7 +73,9 @@ class OwnChannel:
 
         :raises Exception: whatever the layer raises.
         """
-        self.name = await self._layer.new_channel()
+        # With the prefix of the fan-out's: channels_redis.core receives for one prefix at a time,
+        # and leaves it after five seconds without a message.
+        self.name = await self._layer.new_channel(FANOUT_PREFIX)
         self._sources.append(partial(self._layer.receive, self.name))
         for group in groups:
             self._groups.append(group)

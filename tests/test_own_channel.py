@@ -193,5 +193,5 @@ async def test_a_handler_that_fails_ends_the_socket():
     client = await open_socket(Named)
     await layer.send(client.scope["name"], {"type": "broken"})
     with pytest.raises(LookupError):
-        await client.receive_output(PATIENCE)
+        await client.wait(PATIENCE)
     assert layer._listener._queues == {}
