@@ -76,12 +76,10 @@ class Incoming:
         Its word remains the next event. A client that sends something and goes then is noticed
         only after what it has sent was taken, or by `let_go`.
 
-        :param at_once: or else only if the body takes long, and what the client may have sent
-            before it went needs the body to its end, so that `let_go` leaves it alone.
+        :param at_once: or else only if the body takes long, and not by `let_go`.
         :raises ClientGoneError: then.
         """
-        task = asyncio.current_task()
-        assert task is not None  # what runs on an event loop runs in a task
+        task = running_task()
         cancellations, gone, watching = task.cancelling(), False, True
 
         def cut() -> None:
@@ -117,6 +115,13 @@ class Incoming:
         """Await nothing any more, at the end of the socket."""
         if self._next is not None:
             self._next.cancel()
+
+
+def running_task() -> asyncio.Task[Any]:
+    """Return the task that calls this; what runs on an event loop runs in one, callbacks apart."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _is_disconnect(event: asyncio.Future[AsgiEvent]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from channels_ws4redis.servers.incoming import AsgiEvent, Incoming
+from channels_ws4redis.servers.incoming import AsgiEvent, Incoming, running_task
 
 #: Seconds for what a client has sent before it left, or before its socket was closed. After ten
 #: seconds daphne cancels the task of a client that has left (``--application-close-timeout``).
@@ -40,9 +40,7 @@ class Turns:
     def __init__(self, incoming: Incoming, handle: Callable[[AsgiEvent], Awaitable[None]]) -> None:
         self.incoming = incoming
         self._handle = handle
-        task = asyncio.current_task()
-        assert task is not None  # what runs on an event loop runs in a task
-        self.task = task
+        self.task = running_task()
         #: True from the moment at which an event is taken until it has been handled to its end.
         self._busy = False
         #: True once `run` has returned, or is going to.
