@@ -58,7 +58,7 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         """Have the socket's own task close it, unless its end has come already."""
         if self._ending is None and self._state is not State.CLOSED and not self._turns.left:
             self._ending = code, why, seconds
-            self._turns.stop()
+            self._turns.stop(finish=code in codes.BLAMELESS)
 
     def _stop(self) -> None:
         """Close the socket, as the server stops."""
@@ -91,14 +91,15 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
             await asyncio.sleep(_moment())
             self._end(codes.GOING_AWAY, "")
         was_open = self._state not in {State.CONNECTING, State.CLOSED}
+        blameless = self._ending is None or self._ending[0] in codes.BLAMELESS
         in_time = not self._turns.cut_off
         if self._ending is not None and self._state is not State.CLOSED:
             if not await self._close(*self._ending):
                 self._peer.abort()
-            if in_time and self._ending[0] in codes.BLAMELESS:
+            if in_time and blameless:
                 self._state = State.LEAVING
                 in_time = await self._turns.drain()
-        if was_open and not in_time:
+        if was_open and blameless and not in_time:
             self._log("Giving up", _TOO_LATE, logging.WARNING)
 
     async def _close(

@@ -346,6 +346,31 @@ async def test_nothing_is_published_after_the_project_has_closed_a_socket(stored
     assert stored() == ["before"]
 
 
+class Found(WS4RedisConsumer):
+    """Can be found by the test."""
+
+    async def connect(self):
+        """Say where it is."""
+        self.scope["consumer"] = self
+        await super().connect()
+
+
+async def test_nobody_waits_for_a_socket_that_may_not_go_on(stored, slow, caplog):
+    """With a code that blames it, nothing more is heard or published, whatever is going on."""
+    client = client_of(Found.as_asgi())
+    await client.connect(PATIENCE)
+    for number in range(3):
+        await client.send_to(text_data=str(number))
+    await begun(slow)
+    client.scope["consumer"]._end(4401, "")
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4401}
+    assert not get_fanout(get_channel_layer())._sockets
+    slow.may_end.set()
+    await client.wait(PATIENCE)
+    assert stored() == ["0"]  # its thread could not be stopped
+    assert caplog.messages == []
+
+
 async def test_nothing_is_published_after_a_message_that_could_not_be(
     stored, settings, free_port, redis_url
 ):

@@ -106,6 +106,17 @@ async def test_what_takes_too_long_is_cut_off(server, monkeypatch, how):
     assert other.queue.qsize() == 1
 
 
+async def test_a_socket_that_has_to_end_at_once(server):
+    """What is being handled is cut off, without waiting."""
+    server.sends(1, 2)
+    await server.starts()
+    assert await server.begun.get() == 1
+    server.turns.stop(finish=False)
+    await ended(server.task)
+    assert server.turns.cut_off
+    assert (server.handled, server.queue.qsize()) == ([], 1)
+
+
 async def test_what_a_client_has_sent_before_it_left_is_handled(server):
     """As long as there is time."""
     server.sends(1, 2, 3)

@@ -98,12 +98,15 @@ class Turns:
         await self._handle(event)
         self._busy = False
 
-    def stop(self) -> None:
-        """Have `run` return, now or as soon as the event at hand has been handled."""
+    def stop(self, finish: bool = True) -> None:
+        """Have `run` return, now or as soon as the event at hand has been handled.
+
+        :param finish: or else that event is cut off.
+        """
         if self._stopped:
             return
         self._stopped = True
-        if self._busy:
+        if self._busy and finish:
             self._hurry()
         else:
             self._cancel()
