@@ -73,7 +73,12 @@ class WS4RedisConsumer(EndingConsumer):
         self._peer.on_stop(self._turns.task, self._stop)
         self._peer.on_gone(self._leave)
         try:
-            await self._serve()
+            try:
+                await self._turns.run()
+            except asyncio.CancelledError:
+                if not await self._end_when_cancelled():
+                    raise
+            await self._end_orderly()
         except StopConsumer:
             pass
         finally:

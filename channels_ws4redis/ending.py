@@ -81,15 +81,20 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         if self._channel is not None:
             self._channel.close()
 
-    async def _serve(self) -> None:
-        """Handle the events of the server until the socket has ended."""
-        try:
-            await self._turns.run()
-        except asyncio.CancelledError:  # by a server that is not known, or has lost its patience
-            if self._state is State.CONNECTING or self._turns.left:
-                raise
-            await asyncio.sleep(_moment())
-            self._end(codes.GOING_AWAY, "")
+    async def _end_when_cancelled(self) -> bool:
+        """Close a socket whose task was cancelled by a server that we do not know.
+
+        :returns: False if the cancellation has to go on: the socket has not been let in yet, or its
+            client has left, and the server has lost its patience.
+        """
+        if self._state is State.CONNECTING or self._turns.left:
+            return False
+        await asyncio.sleep(_moment())
+        self._end(codes.GOING_AWAY, "")
+        return True
+
+    async def _end_orderly(self) -> None:
+        """Close the socket if it has to be closed, and publish what is still to be published."""
         was_open = self._state not in {State.CONNECTING, State.CLOSED}
         blameless = self._ending is None or self._ending[0] in codes.BLAMELESS
         in_time = not self._turns.cut_off

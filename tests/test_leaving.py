@@ -469,6 +469,25 @@ async def test_a_replay_ends_when_its_client_leaves(
 
 
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_server_stops_while_a_hook_replays(
+    serve, silent_client, stored, redis_client, kind
+):
+    """The hook ends, so that the process can; what the client has sent meanwhile is published."""
+    server = serve(kind, settings={"WS4REDIS_SUBSCRIBER": "tests.site.slow.ReplayingSubscriber"})
+    client = silent_client(server.port, "/ws/foo?publish-broadcast")
+    await asyncio.to_thread(redis_client.blpop, "replaying", PATIENCE)
+    client.say("mine")
+    reading = asyncio.create_task(asyncio.to_thread(client.read_to_the_end))
+    begun = time.monotonic()
+    await asyncio.to_thread(server.stop, signal.SIGTERM)
+    assert time.monotonic() - begun < 8
+    count, code = await reading
+    assert count > 1
+    assert code == (1001 if kind == "daphne" else 1012)
+    assert stored() == ["mine"]
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 async def test_a_client_that_has_left_does_not_keep_its_socket_for_long(
     serve, silent_client, stored, redis_client, kind
 ):

@@ -48,8 +48,13 @@ class Incoming:
         """Wait for the next event. Whoever cancels that may still take it later."""
         if self._next is None:
             return await self._receive()
-        await asyncio.wait([self._next])
-        return self._taken(self._next)
+        following = self._next
+        try:
+            await following
+        finally:
+            if following.cancelled():
+                self._next = None
+        return self._taken(following)
 
     async def take_soon(self, patience: float) -> AsgiEvent | None:
         """Return the next event, or None if the server has none to hand over.
