@@ -371,6 +371,19 @@ async def test_nobody_waits_for_a_socket_that_may_not_go_on(stored, slow, caplog
     assert caplog.messages == []
 
 
+@pytest.mark.parametrize(("code", "published"), [(4401, []), (1013, ["a", "b"])])
+async def test_what_comes_at_the_moment_of_the_end(stored, code, published):
+    """It is published if the client is not to blame."""
+    client = client_of(Found.as_asgi())
+    await client.connect(PATIENCE)
+    for text in ("a", "b"):
+        client.input_queue.put_nowait(frame(text, None))
+    client.scope["consumer"]._end(code, "")
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": code}
+    await client.wait(PATIENCE)
+    assert stored() == published
+
+
 async def test_nothing_is_published_after_a_message_that_could_not_be(
     stored, settings, free_port, redis_url
 ):
@@ -466,6 +479,24 @@ async def test_a_replay_ends_when_its_client_leaves(
     await asyncio.to_thread(redis_client.blpop, "replaying", PATIENCE)
     await asyncio.to_thread(client.go, "close", "mine")
     assert await expected(stored, "foo", 1) == ["mine"]
+
+
+async def test_clients_that_leave_while_redis_is_slow(
+    serve, silent_client, stored, redis_client, kind
+):
+    """Nobody is there any more when the first message is published, and the heartbeat fails."""
+    settings = {"WS4REDIS_HISTORY": 1000, "WS4REDIS_HEARTBEAT": "--beat--"}
+    server = serve(kind, settings=settings)
+    clients = [silent_client(server.port, f"/ws/foo?{PATHS['echo']}") for _ in range(3)]
+    for client in clients:
+        client.wait()
+    redis_client.client_pause(700)
+    for number, client in enumerate(clients):
+        client.go("close", f"{number}-0", "--beat--", f"{number}-1")
+    found = await expected(stored, "foo", 6)
+    for number in range(3):
+        own = [text for text in found if text.startswith(f"{number}-")]
+        assert own == [f"{number}-0", f"{number}-1"]
 
 
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
