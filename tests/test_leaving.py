@@ -363,7 +363,8 @@ async def test_nobody_waits_for_a_socket_that_may_not_go_on(stored, slow, caplog
         await client.send_to(text_data=str(number))
     await begun(slow)
     client.scope["consumer"]._end(4401, "")
-    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4401}
+    at_once = turns.LEAVE_PATIENCE / 2
+    assert await client.receive_output(at_once) == {"type": "websocket.close", "code": 4401}
     assert not get_fanout(get_channel_layer())._sockets
     slow.may_end.set()
     await client.wait(PATIENCE)
