@@ -37,3 +37,7 @@ class ReplayingSubscriber(RedisSubscriber):
         while True:
             websocket.send("x")
             time.sleep(0.05)
+
+    def publish_message(self, message: Any, *args: Any, **kwargs: Any) -> Any:
+        """Publish in a thread, which waits until what is stored has been sent."""
+        return super().publish_message(message, *args, **kwargs)
