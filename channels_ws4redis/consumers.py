@@ -1,10 +1,9 @@
-"""The consumer behind every socket: its handshake, its client's frames, and its end."""
+"""The consumer behind every socket: its handshake, and its client's frames."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections.abc import Iterable
 from contextlib import suppress
 from functools import partial
@@ -13,17 +12,18 @@ from typing import Any
 import redis
 from channels.consumer import get_handler_name
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
-from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
 
 from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
+from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT, TOO_BIG, EndingConsumer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.admission import REFUSALS
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.open_socket import OpenSocket, State, admit_or_release
+from channels_ws4redis.own_channel import OwnChannel, has_handlers
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
     MAX_SMALL_FRAME,
@@ -32,73 +32,87 @@ from channels_ws4redis.protocol.messages import (
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.protocol.texts import is_longer, reason_of, shown
+from channels_ws4redis.protocol.texts import is_longer
 from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
 
-logger = logging.getLogger(__name__)
 
-#: Seconds for handing a close frame to a server that does not take it at once; more for a client
-#: that has read too slowly, and may only have been frozen for a moment.
-CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
-
-_TOO_BIG = "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE"
-
-
-class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
+class WS4RedisConsumer(EndingConsumer):
     """Joins a socket to the groups that its URL asks for, replays what is stored, and relays.
 
     ``channels_ws4redis.routing`` leads here. It refuses a socket that a page of a foreign origin
     opens, wherever it is routed from; ``as_asgi(check_origin=False)`` leaves that check to the
-    project. A subclass may override ``connect``, ``receive`` and
-    ``disconnect`` as with any consumer of Channels. The consumer has no channel of its own in the
-    channel layer: the fan-out of the process receives for all sockets.
+    project. A subclass may override ``connect``, ``receive`` and ``disconnect`` as with any
+    consumer of Channels, and have ``groups`` and handlers for messages of the channel layer. The
+    consumer itself has no channel there: the fan-out of the process receives for all sockets.
     """
+
+    #: Whether the class has handlers for messages of the channel layer.
+    _has_handlers = False
 
     def __init__(self, *args: Any, check_origin: bool = True, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._check_origin = check_origin
-        self._state = State.CONNECTING
-        #: The socket once it has been admitted; None before, and if it is refused.
-        self._socket: OpenSocket | None = None
-        #: Close code, reason and patience, if the socket has to end for a reason of its own.
-        self._ending: tuple[int, Exception | str, float] | None = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._has_handlers = has_handlers(cls, WS4RedisConsumer)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Run the socket from its handshake to its end."""
         self.scope = scope
         self.base_send = send
         self.channel_layer = get_channel_layer(self.channel_layer_alias)
-        task = asyncio.current_task()
-        assert task is not None  # what runs on an event loop runs in a task
-        self._task = task
         self._peer = servers.behind(send)
-        self._peer.on_stop(task)
         self._peer.limit_messages(settings.WS4REDIS_MAX_MESSAGE)
-        self._incoming = servers.Incoming(receive)
+        if self.groups or self._has_handlers:
+            self._channel = OwnChannel(self.channel_layer, receive)
+            receive = self._channel.receive
+        self._turns = servers.Turns(servers.Incoming(receive), self._handle)
+        self._peer.on_stop(self._turns.task, self._stop)
+        self._peer.on_gone(self._leave)
         try:
-            while True:
-                event = await self._incoming.take()
-                self._peer.take(event)
-                await self.dispatch(event)
-                if len(event.get("text") or event.get("bytes") or "") > MAX_SMALL_FRAME:
-                    await asyncio.sleep(0)  # it took the event loop's time, and more may wait
+            try:
+                await self._turns.run()
+            except asyncio.CancelledError:
+                if not await self._end_when_cancelled():
+                    raise
+            await self._end_orderly()
         except StopConsumer:
             pass
-        except asyncio.CancelledError:
-            if not await self._end_when_cancelled():
-                raise
         finally:
-            if self._socket is not None:
-                self._socket.stop()
-            self._incoming.close()
+            self._hear_no_more()
+            self._turns.incoming.close()
             self._peer.release()
+            if self._channel is not None:
+                self._channel.end()
             if self._socket is not None:
                 await self._socket.release()
 
+    async def _handle(self, event: servers.AsgiEvent) -> None:
+        self._peer.take(event)
+        await self.dispatch(event)
+        is_frame = event["type"] == "websocket.receive"
+        if is_frame and len(event.get("text") or event.get("bytes") or "") > MAX_SMALL_FRAME:
+            await asyncio.sleep(0)  # it took the event loop's time, and more may wait
+
+    @property
+    def channel_name(self) -> str:
+        """The name of the channel that a subclass with ``groups`` or handlers has in the layer.
+
+        :raises AttributeError: for a consumer that has no channel.
+        """
+        if self._channel is None:
+            raise AttributeError(
+                f"{type(self).__name__} has no channel_name: a consumer of channels_ws4redis has a "
+                "channel of its own in the channel layer only if it has groups, or a handler, that "
+                "is a coroutine method such as 'async def chat_message(self, message)'"
+            )
+        return self._channel.name
+
     async def dispatch(self, message: servers.AsgiEvent) -> None:
-        """Hand an event of the server to its handler.
+        """Hand an event of the server, or a message of the channel layer, to its handler.
 
         Channels' own version closes old database connections in a thread each time; no handler
         here has any.
@@ -118,16 +132,18 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
                 "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}."
             )
         try:
+            if self._channel is not None:
+                await self._channel.open(self.groups)
             await self.connect()
         except REFUSALS as error:
             self._log("Refused", error, logging.WARNING)
-            self._state = State.CLOSED
             await self.close()
         except servers.ClientGoneError:
             self._log("The client has left", "before it was let in", logging.DEBUG)
             with suppress(Exception):  # an answer that nobody gets, but uvicorn asks for one
-                await self.close()
-            raise StopConsumer from None
+                await self.base_send({"type": "websocket.close"})
+            if self._state is State.CONNECTING:
+                raise StopConsumer from None
         except BusyError as error:
             await self._close(codes.TRY_AGAIN_LATER, str(error), reason=codes.RETRY_AFTER)
         except (redis.exceptions.RedisError, OSError) as error:
@@ -141,15 +157,15 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         calls = Calls(self.scope)
-        with self._incoming.watched(at_once=False):
+        with self._turns.incoming.watched(at_once=False):
             socket, subprotocol = await self._enter(calls)
-        await self.accept(subprotocol)
         calls.be_patient()
+        await self.accept(subprotocol)
         socket.open()
         if socket.speaks_protocol:
             self._state = State.GREETING
         else:
-            await socket.replay(self._incoming)
+            await socket.replay(self._turns.incoming)
 
     async def _enter(self, calls: Calls) -> tuple[OpenSocket, str | None]:
         """Join the groups, once the socket has been admitted; also returns its subprotocol."""
@@ -183,6 +199,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         try:
             await super().accept(subprotocol, headers)
         except OSError:  # uvicorn's word for a client that has gone
+            if self._socket is not None:
+                self._state = State.LEAVING  # on some servers it may have sent something before
             raise servers.ClientGoneError from None
         self._state = State.OPEN
 
@@ -191,10 +209,10 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         """Take a frame from the client."""
         socket = self._socket
-        if socket is None or socket.closed:
+        if socket is None or self._state is State.CLOSED:
             return
         if is_longer(text_data or bytes_data or b"", settings.WS4REDIS_MAX_MESSAGE):
-            await self._close(codes.MESSAGE_TOO_BIG, _TOO_BIG)
+            await self._close(codes.MESSAGE_TOO_BIG, TOO_BIG)
             return
         try:
             if text_data is None:
@@ -214,82 +232,15 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         """Act on a frame of the package's own protocol; frames of unknown types are ignored."""
         kind = body["type"]
         if kind == "hello":
+            if self._state is State.LEAVING:
+                return
             if self._state is not State.GREETING:
                 raise ProtocolError("a second 'hello'")
             positions = parse_positions(body.get("positions", {}))
             self._state = State.OPEN
             await socket.enter(positions)
-            await socket.replay(self._incoming)
+            await socket.replay(self._turns.incoming)
         elif kind == "publish":
             await socket.publish(parse_payload(body))
         elif kind == "ping":
             socket.pong()
-
-    # The end
-
-    def _end(self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT) -> None:
-        """Have the socket's own task close it."""
-        if self._ending is None and self._state is not State.CLOSED:
-            self._ending = code, why, seconds
-            self._task.cancel()
-
-    async def _end_when_cancelled(self) -> bool:
-        """Close a socket whose task was cancelled; False if the cancellation has to go on."""
-        if self._ending is not None:
-            self._task.uncancel()
-            if not await self._close(*self._ending):
-                self._peer.abort()
-        elif self._state is State.CONNECTING:
-            return False
-        elif self._state is not State.CLOSED:
-            # Not all sockets at once, or all clients would come back at once.
-            await asyncio.sleep(random.uniform(0, settings.WS4REDIS_CLOSE_WINDOW))  # noqa: S311 # no secret
-            await self._close(codes.GOING_AWAY)
-            # One more turn of the loop, in which the server writes the frame out. The cancellation
-            # ends here: daphne waits for the other sockets only while no task is left cancelled.
-            await asyncio.sleep(0.01)
-        return True
-
-    async def _close(
-        self,
-        code: int,
-        why: Exception | str = "",
-        seconds: float = CLOSE_TIMEOUT,
-        reason: str = "",
-    ) -> bool:
-        """Close the socket; False if the server does not take the close frame in time.
-
-        A socket that is still connecting is accepted first: a refused one has no close code.
-
-        :param why: what the log says; nothing is logged if it is empty.
-        :param reason: what the client is told.
-        """
-        was_connecting, self._state = self._state is State.CONNECTING, State.CLOSED
-        if why:
-            level = logging.WARNING if isinstance(why, ProtocolError | str) else logging.ERROR
-            self._log("Cannot open" if was_connecting else "Closing", why, level)
-        if self._socket is not None:
-            self._socket.stop()
-        if code in codes.CLIENT_ERRORS:
-            # A client that does not answer may go on sending, and would be listened to.
-            asyncio.get_running_loop().call_later(seconds, self._peer.abort)
-        try:
-            async with asyncio.timeout(seconds):
-                if was_connecting:
-                    await super().accept()
-                await self._peer.close(code, seconds, reason)
-        except TimeoutError:
-            return False
-        except Exception:  # whatever a server raises for a socket that is gone already
-            logger.debug("The close frame could not be sent", exc_info=True)
-        return True
-
-    def _log(self, what: str, why: BaseException | str, level: int) -> None:
-        logger.log(level, "%s the socket %s: %s", what, shown(self.scope["path"]), reason_of(why))
-
-    async def websocket_disconnect(self, message: servers.AsgiEvent) -> None:
-        """End the consumer."""
-        if message["code"] == codes.MESSAGE_TOO_BIG and self._state is not State.CLOSED:
-            self._log("The server closes", _TOO_BIG, logging.WARNING)
-        await self.disconnect(message["code"])
-        raise StopConsumer

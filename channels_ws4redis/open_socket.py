@@ -38,7 +38,10 @@ class State(enum.Enum):
     GREETING = enum.auto()
     #: Accepted, and greeted if its client speaks the package's own protocol.
     OPEN = enum.auto()
-    #: Refused, or closed by us. The client may still have to answer.
+    #: Gone, or closed by us for no fault of what its client has sent. The client hears nothing any
+    #: more. What it had sent before is published, and there is nothing else to be done for it.
+    LEAVING = enum.auto()
+    #: Refused, or closed by us for another reason. Nothing of its client is taken any more.
     CLOSED = enum.auto()
 
 

@@ -70,6 +70,10 @@ class HookSocket:
         :raises channels_ws4redis.exceptions.WebSocketError: if the client has gone or is too slow.
         """
         payload = message.encode() if isinstance(message, str) else bytes(message)
+        if self.closed:
+            # Its event loop may have stopped meanwhile, and would never answer: the process could
+            # not end, as it waits for this thread.
+            raise WebSocketError("The client has gone.")
         sending = asyncio.run_coroutine_threadsafe(self._send(payload, binary), self._loop)
         sending.result()
 

@@ -51,10 +51,23 @@ class SilentClient:
         """Wait until there is something to read, and do not read it."""
         self._socket.recv(1, socket.MSG_PEEK)
 
-    def say(self, text: str) -> None:
-        """Send a short text once."""
-        payload = text.encode()
-        self._socket.sendall(bytes([129, 128 | len(payload)]) + b"\0\0\0\0" + payload)
+    def say(self, *texts: str) -> None:
+        """Send short texts once, all in one go."""
+        self._socket.sendall(b"".join(short_frame(1, text.encode()) for text in texts))
+
+    def go(self, how: str, *texts: str) -> None:
+        """Send short texts, and go with a close frame, without one (fin), or abruptly (rst)."""
+        frames = [short_frame(1, text.encode()) for text in texts]
+        if how == "close":
+            frames.append(short_frame(8, b"\x03\xe8"))
+        self._socket.sendall(b"".join(frames))
+        if how == "close":
+            for _ in self.frames():
+                pass
+        elif how == "rst":
+            linger = struct.pack("ii", 1, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self._socket.close()
 
     def send(self, opcode: int, payload: bytes, limit: int) -> int:
         """Send a frame again and again, until nothing more is taken; return how many bytes were.
@@ -90,6 +103,11 @@ class SilentClient:
     def close(self) -> None:
         """Go away."""
         self._socket.close()
+
+
+def short_frame(opcode: int, payload: bytes) -> bytes:
+    """Return a frame of at most 125 bytes, masked by nothing."""
+    return bytes([128 | opcode, 128 | len(payload)]) + b"\0\0\0\0" + payload
 
 
 @contextlib.contextmanager

@@ -104,6 +104,15 @@ async def test_a_client_that_goes():
         await asyncio.wait_for(sending, PATIENCE)
 
 
+async def test_a_client_that_has_gone_needs_no_event_loop():
+    """It may have stopped before the hook sends again; the process could not end otherwise."""
+    client = Client()
+    client.websocket._socket.outbox.close()
+    # In the thread of the event loop, which would wait for itself.
+    with pytest.raises(WebSocketError, match="has gone"):
+        client.websocket.send("x")
+
+
 async def test_what_a_hook_was_told_is_no_error():
     """A hook need not catch that its client has gone; what it raises by itself is an error."""
     client = Client()

@@ -97,7 +97,8 @@ async def test_other_servers_are_left_alone() -> None:
         assert not peer.writable
         task = asyncio.current_task()
         assert task is not None
-        peer.on_stop(task)
+        peer.on_stop(task, task.cancel)
+        peer.on_gone(task.cancel)
         peer.abort()
         await peer.drained()
         await peer.close(1001, 1)
@@ -113,7 +114,7 @@ async def test_a_socket_that_has_ended_is_not_shut_down_again(protocol, settings
     """Nothing of ours stays on the protocol, and a shutdown that is still due does nothing."""
     settings.WS4REDIS_CLOSE_WINDOW = 0
     peer = behind(protocol.send)
-    peer.on_stop(asyncio.current_task())
+    peer.on_stop(asyncio.current_task(), lambda: None)
     problems: list[dict] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: problems.append(context))
     protocol.shutdown()
@@ -131,7 +132,7 @@ async def test_the_delay_is_within_the_window_and_half_of_the_servers_patience(
     loop = asyncio.get_running_loop()
     delays = []
     monkeypatch.setattr(loop, "call_later", lambda delay, *_: delays.append(delay))
-    behind(protocol.send).on_stop(asyncio.current_task())
+    behind(protocol.send).on_stop(asyncio.current_task(), lambda: None)
     for _ in range(500):
         protocol.shutdown()
     assert 0 <= min(delays) < latest / 10
@@ -145,7 +146,7 @@ async def test_a_handshake_that_is_under_way_is_not_put_off(kind, settings, monk
     delays = []
     loop = asyncio.get_running_loop()
     monkeypatch.setattr(loop, "call_later", lambda delay, *_: delays.append(delay))
-    behind(send).on_stop(asyncio.current_task())
+    behind(send).on_stop(asyncio.current_task(), lambda: None)
     protocol.shutdown()
     assert delays == [0]
 

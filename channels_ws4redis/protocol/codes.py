@@ -22,5 +22,8 @@ TOO_SLOW: Final = 4002
 #: The client has broken the package's own protocol.
 PROTOCOL_ERROR: Final = 4500
 
+#: Those for which what the client has sent is to blame in no way. What it had sent before is
+#: published all the same. With every other code, also of the project, nothing more is.
+BLAMELESS: Final = {GOING_AWAY, SERVER_ERROR, TRY_AGAIN_LATER, TOO_SLOW}
 #: Those after which the connection is dropped if the client does not answer.
 CLIENT_ERRORS: Final = {MESSAGE_TOO_BIG, PROTOCOL_ERROR}

@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis.servers.daphne import DaphnePeer, running_protocol, running_server
 from channels_ws4redis.servers.incoming import AsgiEvent, ClientGoneError, Incoming
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
+from channels_ws4redis.servers.turns import Turns
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Incoming",
     "Peer",
     "Send",
+    "Turns",
     "behind",
     "require_true_path",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from channels_ws4redis.servers.incoming import AsgiEvent
@@ -51,6 +52,7 @@ class DaphnePeer(KnownPeer):
         "_bytes",
         "_full",
         "_messages",
+        "_on_gone",
         "_reading",
         "_resumed",
         "_transport",
@@ -160,9 +162,18 @@ class DaphnePeer(KnownPeer):
         """Drop the connection, with whatever Twisted has yet to write."""
         self._protocol.dropConnection(abort=True)
 
-    def on_stop(self, task: asyncio.Task[Any]) -> None:
-        """Have the socket's task cancelled, and waited for, when daphne stops."""
-        _shutdown_of(self._transport.reactor).watch(self, task)
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Have a function called when the connection is lost, in whichever way."""
+        self._on_gone = callback
+        self._protocol.onClose = self._lose
+
+    def _lose(self, *how: Any) -> None:
+        type(self._protocol).onClose(self._protocol, *how)
+        self._on_gone()
+
+    def on_stop(self, task: asyncio.Task[Any], stop: Callable[[], None]) -> None:
+        """Have the socket's task stopped, and waited for, when daphne stops."""
+        _shutdown_of(self._transport.reactor).watch(self, task, stop)
 
     def refuse(self) -> None:
         """Answer a handshake that is still under way with "503 Service Unavailable"."""
@@ -177,9 +188,10 @@ class DaphnePeer(KnownPeer):
             del protocol.handshake_deferred
 
     def release(self) -> None:
-        """Stop listening to the transport; the task is still waited for, but not cancelled."""
+        """Stop listening to the transport; the task is still waited for, but not stopped."""
         self.released = True
-        vars(self._protocol).pop("onMessage", None)
+        for name in ("onClose", "onMessage"):
+            vars(self._protocol).pop(name, None)
         self._transport.unregisterProducer()
         self.resumeProducing()
 
@@ -195,19 +207,20 @@ class _Shutdown:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        self._peers: dict[asyncio.Task[Any], DaphnePeer] = {}
+        #: By the task of each socket, its peer and what stops it.
+        self._sockets: dict[asyncio.Task[Any], tuple[DaphnePeer, Callable[[], None]]] = {}
         self._begun = False
         reactor.addSystemEventTrigger("before", "shutdown", self._begin)
 
-    def watch(self, peer: DaphnePeer, task: asyncio.Task[Any]) -> None:
+    def watch(self, peer: DaphnePeer, task: asyncio.Task[Any], stop: Callable[[], None]) -> None:
         """End a socket when the process ends; at once if that has begun."""
-        self._peers[task] = peer
+        self._sockets[task] = peer, stop
         task.add_done_callback(self._forget)
         if self._begun:
-            self._end(peer, task)
+            self._end(peer, stop)
 
     def _forget(self, task: asyncio.Task[Any]) -> None:
-        del self._peers[task]
+        del self._sockets[task]
 
     def _begin(self) -> Any:
         # Imported late, as no other server has it loaded.
@@ -220,16 +233,16 @@ class _Shutdown:
         for reader in self._reactor.getReaders():
             if IListeningPort.providedBy(reader):
                 reader.stopListening()
-        peers = dict(self._peers)
-        for task, peer in peers.items():
-            self._end(peer, task)
-        return Deferred.fromFuture(asyncio.ensure_future(asyncio.wait(peers))) if peers else None
+        tasks = list(self._sockets)
+        for peer, stop in list(self._sockets.values()):
+            self._end(peer, stop)
+        return Deferred.fromFuture(asyncio.ensure_future(asyncio.wait(tasks))) if tasks else None
 
     @staticmethod
-    def _end(peer: DaphnePeer, task: asyncio.Task[Any]) -> None:
+    def _end(peer: DaphnePeer, stop: Callable[[], None]) -> None:
         peer.refuse()
-        if not peer.released and not task.cancelling():
-            task.cancel()
+        if not peer.released:
+            stop()
 
 
 #: One per process, as there is one reactor.

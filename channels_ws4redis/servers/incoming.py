@@ -30,12 +30,14 @@ class Incoming:
     :param receive: what the consumer was given.
     """
 
-    __slots__ = ("_next", "_receive")
+    __slots__ = ("_cut", "_next", "_receive")
 
     def __init__(self, receive: Callable[[], Awaitable[AsgiEvent]]) -> None:
         self._receive = receive
         #: Awaits the next event; None if nobody has been interested in advance.
         self._next: asyncio.Future[AsgiEvent] | None = None
+        #: Cuts off what is done for the client at the moment, if it is of no use without it.
+        self._cut: Callable[[], None] | None = None
 
     def _look_ahead(self) -> asyncio.Future[AsgiEvent]:
         if self._next is None:
@@ -43,34 +45,59 @@ class Incoming:
         return self._next
 
     async def take(self) -> AsgiEvent:
-        """Wait for the next event; whoever cancels that ends the socket."""
+        """Wait for the next event. Whoever cancels that may still take it later."""
         if self._next is None:
             return await self._receive()
+        following = self._next
         try:
-            return await self._next
+            await following
         finally:
-            self._next = None
+            if following.cancelled():
+                self._next = None
+        return self._taken(following)
+
+    async def take_soon(self, patience: float) -> AsgiEvent | None:
+        """Return the next event, or None if the server has none to hand over.
+
+        :param patience: seconds for the server to come up with it.
+        """
+        following = self._look_ahead()
+        await asyncio.wait([following], timeout=patience)
+        return self._taken(following) if following.done() else None
+
+    def _taken(self, event: asyncio.Future[AsgiEvent]) -> AsgiEvent:
+        self._next = None
+        return event.result()
+
+    def let_go(self) -> None:
+        """Cut off what is `watched` at once: the client has gone, or the socket is being closed."""
+        if self._cut is not None:
+            self._cut()
 
     @contextlib.contextmanager
     def watched(self, at_once: bool) -> Iterator[None]:
         """Cancel what the body waits for as soon as the client goes.
 
         Its word remains the next event. A client that sends something and goes then is noticed
-        only after what it has sent was taken.
+        only after what it has sent was taken, or by `let_go`.
 
-        :param at_once: or else only if the body takes long.
+        :param at_once: or else only if the body takes long, and not by `let_go`.
         :raises ClientGoneError: then.
         """
-        task = asyncio.current_task()
-        assert task is not None  # what runs on an event loop runs in a task
+        task = running_task()
         cancellations, gone, watching = task.cancelling(), False, True
 
-        def on_event(event: asyncio.Future[AsgiEvent]) -> None:
+        def cut() -> None:
             nonlocal gone
-            if watching and _is_disconnect(event):
+            if watching and not gone:
                 gone = True
                 task.cancel()
 
+        def on_event(event: asyncio.Future[AsgiEvent]) -> None:
+            if _is_disconnect(event):
+                cut()
+
+        self._cut = cut if at_once else None
         timer = asyncio.get_running_loop().call_later(
             0 if at_once else WATCH_AFTER, lambda: self._look_ahead().add_done_callback(on_event)
         )
@@ -86,13 +113,20 @@ class Incoming:
                 task.uncancel()
                 raise ClientGoneError
         finally:
-            watching = False
+            watching, self._cut = False, None
             timer.cancel()
 
     def close(self) -> None:
         """Await nothing any more, at the end of the socket."""
         if self._next is not None:
             self._next.cancel()
+
+
+def running_task() -> asyncio.Task[Any]:
+    """Return the task that calls this; what runs on an event loop runs in one, callbacks apart."""
+    task = asyncio.current_task()
+    assert task is not None
+    return task
 
 
 def _is_disconnect(event: asyncio.Future[AsgiEvent]) -> bool:

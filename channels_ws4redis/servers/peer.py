@@ -71,11 +71,19 @@ class Peer:
     def abort(self) -> None:
         """Drop the connection of a client that cannot even be told to go, as far as possible."""
 
-    def on_stop(self, task: asyncio.Task[Any]) -> None:
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Have a function called when the server learns that the client has gone.
+
+        A plain server tells us by an event alone, which comes after all that the client has sent
+        before.
+        """
+
+    def on_stop(self, task: asyncio.Task[Any], stop: Callable[[], None]) -> None:
         """Have a socket end well when its server stops; to be called once, at its beginning.
 
-        :param task: runs the socket. A server that gives no sign of its own has it cancelled, and
-            waits for its end. After that a handshake that is still under way is refused at once.
+        :param task: runs the socket. A server that gives no sign of its own waits for its end.
+            After that a handshake that is still under way is refused at once.
+        :param stop: has the task end, and is called by a server that gives no sign of its own.
         """
 
     def release(self) -> None:

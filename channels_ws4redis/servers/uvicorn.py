@@ -6,6 +6,7 @@ import asyncio
 import copy
 import enum
 import random
+from collections.abc import Callable
 from typing import Any
 
 from channels_ws4redis.conf import settings
@@ -18,7 +19,7 @@ class UvicornPeer(KnownPeer):
     The same holds for all of its implementations: websockets, websockets-sansio and wsproto.
     """
 
-    __slots__ = ("_gate",)
+    __slots__ = ("_gate", "_on_gone")
 
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send, protocol, own)
@@ -72,7 +73,16 @@ class UvicornPeer(KnownPeer):
         if self._protocol.transport is not None:
             self._protocol.transport.abort()
 
-    def on_stop(self, task: asyncio.Task[Any]) -> None:
+    def on_gone(self, callback: Callable[[], None]) -> None:
+        """Have a function called when the connection is lost, in whichever way."""
+        self._on_gone = callback
+        self._protocol.connection_lost = self._lose
+
+    def _lose(self, error: Exception | None) -> None:
+        type(self._protocol).connection_lost(self._protocol, error)
+        self._on_gone()
+
+    def on_stop(self, task: asyncio.Task[Any], stop: Callable[[], None]) -> None:
         """Have uvicorn, when it stops, close the socket at a moment of its own.
 
         It calls ``shutdown()`` of each connection, all in one turn of the loop, and then waits
@@ -94,7 +104,7 @@ class UvicornPeer(KnownPeer):
 
     def release(self) -> None:
         """Undo what was changed."""
-        for name in ("shutdown", "pause_writing", "resume_writing"):
+        for name in ("connection_lost", "shutdown", "pause_writing", "resume_writing"):
             vars(self._protocol).pop(name, None)
         if self._gate is not None:
             self._gate.resume_reading(_Who.PEER)

@@ -396,7 +396,7 @@ def log_lines() -> set[str]:
         for call in calls(tree, "BusyError"):
             lines.add(f"Cannot open the socket …: {pattern(call.args[0])}")
         lines |= {why for why in constants(tree) if why.startswith("its client ")}
-        if name.split("/")[0] not in {"consumers.py", "subscriber.py", "handshake"}:
+        if name.split("/")[0] not in {"consumers.py", "ending.py", "subscriber.py", "handshake"}:
             continue
         for call in calls(tree, "warning", "error", "exception"):
             lines.add(pattern(call.args[0]))

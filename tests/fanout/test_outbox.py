@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from channels_ws4redis.consumers import SLOW_CLOSE_TIMEOUT
+from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol.messages import SUBPROTOCOL, json_frame
 from channels_ws4redis.publisher import RedisPublisher

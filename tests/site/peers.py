@@ -99,7 +99,7 @@ async def application(scope: Any, receive: Any, send: Send) -> None:
     peer = behind(send)
     task = asyncio.current_task()
     assert task is not None
-    peer.on_stop(task)
+    peer.on_stop(task, task.cancel)
     outbox = Outbox(peer, 100_000, 10**9, lambda: None)
     outbox.put(text(json.dumps([type(peer).__name__, peer.writable])))
     await receive()

@@ -1,4 +1,4 @@
-"""A subscriber whose clients have to wait."""
+"""Subscribers whose clients have to wait."""
 
 import time
 from typing import Any
@@ -9,7 +9,35 @@ from channels_ws4redis.subscriber import RedisSubscriber
 class SlowSubscriber(RedisSubscriber):
     """Takes its time for each message of its client."""
 
+    seconds = 2.0
+
     def publish_message(self, message: Any, *args: Any, **kwargs: Any) -> Any:
         """Publish a message after a while."""
-        time.sleep(2)
+        time.sleep(self.seconds)
+        return super().publish_message(message, *args, **kwargs)
+
+
+class LeisurelySubscriber(SlowSubscriber):
+    """Takes less time, and notes when it is released."""
+
+    seconds = 0.3
+
+    def release(self) -> None:
+        """Note how many messages have been published before."""
+        self._connection.rpush("released", self._connection.xlen("{broadcast:foo}:history"))
+        super().release()
+
+
+class ReplayingSubscriber(RedisSubscriber):
+    """Sends what is stored for as long as the client is there."""
+
+    def send_persisted_messages(self, websocket: Any) -> None:
+        """Send until the client has gone."""
+        self._connection.rpush("replaying", "yes")
+        while True:
+            websocket.send("x")
+            time.sleep(0.05)
+
+    def publish_message(self, message: Any, *args: Any, **kwargs: Any) -> Any:
+        """Publish in a thread, which waits until what is stored has been sent."""
         return super().publish_message(message, *args, **kwargs)

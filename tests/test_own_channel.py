@@ -1,0 +1,197 @@
+"""Subclasses of the consumer that use the channel layer as other consumers of Channels do."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from channels.db import database_sync_to_async
+from channels.generic.websocket import AsyncJsonWebsocketConsumer
+from channels.layers import channel_layers, get_channel_layer
+from channels.testing import WebsocketCommunicator
+
+from channels_ws4redis.consumers import WS4RedisConsumer
+from channels_ws4redis.publisher import RedisPublisher
+from testproject.settings import _LAYERS
+
+pytestmark = [pytest.mark.django_db, pytest.mark.server]
+
+PATH = "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
+PATIENCE = 10
+GONE = {"type": "websocket.disconnect", "code": 1006}
+
+
+class Grouped(WS4RedisConsumer):
+    """Is in a group of its class, and in one that it joins by itself."""
+
+    groups = ("everybody",)
+
+    async def connect(self) -> None:
+        """Join, as the documentation of Channels shows it."""
+        await self.channel_layer.group_add("game", self.channel_name)
+        await super().connect()
+
+    async def disconnect(self, code) -> None:
+        """Leave."""
+        await self.channel_layer.group_discard("game", self.channel_name)
+
+    async def game_over(self, message) -> None:
+        """Handle a message."""
+        await asyncio.sleep(0.01)  # the next one waits for its turn
+        await self.send(text_data=message["text"])
+
+
+class Closing(WS4RedisConsumer):
+    """Has a handler and no groups."""
+
+    async def sent_away(self, message) -> None:
+        """Close the socket, as its project asks for."""
+        await self.close(4001)
+
+    async def broken(self, message) -> None:
+        """Fail."""
+        raise LookupError("of the project")
+
+
+class Nameless(WS4RedisConsumer):
+    """Has neither, but methods of other kinds, and wants to know its channel."""
+
+    async def no_handler(self) -> None:
+        """Take no message."""
+
+    def neither(self, message) -> None:
+        """Block."""
+
+    async def _private(self, message) -> None:
+        """Be of no use to the layer."""
+
+    async def connect(self) -> None:
+        """Ask for the name."""
+        await super().connect()
+        self.scope["name"] = self.channel_name
+
+
+class Jsonic(WS4RedisConsumer, AsyncJsonWebsocketConsumer):
+    """Has coroutine methods of Channels, which are no handlers."""
+
+
+class Mixin:
+    """Brings a handler, which is decorated."""
+
+    @database_sync_to_async
+    def stored(self, message) -> None:
+        """Block in a thread."""
+
+
+class Mixed(Mixin, WS4RedisConsumer):
+    """Has it."""
+
+
+def test_who_has_handlers():
+    """A public coroutine method of the project's that takes a message may be one."""
+    found = {cls for cls in (Grouped, Closing, Nameless, Jsonic, Mixed) if cls._has_handlers}
+    assert found == {Grouped, Closing, Mixed}
+    assert not WS4RedisConsumer._has_handlers
+
+
+@pytest.fixture(params=["redis", "pubsub", "core", "memory"])
+async def layer(request, settings, redis_url):
+    """The channel layer, of each kind."""
+    if request.param == "redis":
+        settings.CHANNEL_LAYERS = {"default": _LAYERS["redis"]}
+    elif request.param == "memory":
+        settings.CHANNEL_LAYERS = {"default": _LAYERS["memory"]}
+    else:
+        config = {"hosts": [{"address": redis_url, "socket_timeout": 30}]}
+        backend = _LAYERS[request.param]["BACKEND"]
+        settings.CHANNEL_LAYERS = {"default": {"BACKEND": backend, "CONFIG": config}}
+    channel_layers.backends.clear()
+    yield get_channel_layer()
+    channel_layers.backends.clear()
+
+
+async def open_socket(cls) -> WebsocketCommunicator:
+    """Return a client that has connected."""
+    client = WebsocketCommunicator(cls.as_asgi(), PATH)
+    assert (await client.connect(PATIENCE))[0]
+    return client
+
+
+async def test_groups_and_handlers(layer):
+    """Messages of groups come in their order, beside what is published."""
+    client = await open_socket(Grouped)
+    for number in range(3):
+        await layer.group_send("everybody", {"type": "game.over", "text": str(number)})
+    assert [await client.receive_from(PATIENCE) for _ in range(3)] == ["0", "1", "2"]
+    await layer.group_send("game", {"type": "game.over", "text": "mine"})
+    assert await client.receive_from(PATIENCE) == "mine"
+    await client.send_to(text_data="published")
+    assert await client.receive_from(PATIENCE) == "published"
+    await RedisPublisher(facility="foo", broadcast=True).apublish_message("another", expire=0)
+    assert await client.receive_from(PATIENCE) == "another"
+    await client.send_input(GONE)
+    await client.wait(PATIENCE)
+
+
+async def test_nothing_is_left_behind(settings):
+    """On the package's own layer; no queue, and no subscription."""
+    layer = get_channel_layer()
+    client = await open_socket(Grouped)
+    assert len(layer._listener._queues) == 1
+    await client.send_input(GONE)
+    await client.wait(PATIENCE)
+    await asyncio.sleep(0.05)  # it is told in the background
+    assert layer._listener._queues == {}
+    assert list(layer._listener._topics) == []
+
+
+async def test_the_stock_consumer_has_no_channel():
+    """It costs nothing."""
+    client = await open_socket(WS4RedisConsumer)
+    assert get_channel_layer()._listener._queues == {}
+    await client.send_input(GONE)
+    await client.wait(PATIENCE)
+
+
+async def test_a_consumer_without_a_channel_says_so():
+    """With the remedy, at the moment at which the name is asked for."""
+    client = WebsocketCommunicator(Nameless.as_asgi(), PATH)
+    await client.send_input({"type": "websocket.connect"})
+    with pytest.raises(AttributeError, match=r"Nameless has no channel_name: .* or a handler"):
+        await client.wait(PATIENCE)
+    assert "name" not in client.scope
+
+
+async def test_a_handler_may_close_the_socket(settings):
+    """No message is handled after that, and nothing that the client has sent."""
+    layer = get_channel_layer()
+
+    class Named(Closing):
+        async def connect(self):
+            await super().connect()
+            self.scope["name"] = self.channel_name
+
+    client = await open_socket(Named)
+    name = client.scope["name"]
+    await layer.send(name, {"type": "sent.away"})
+    assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4001}
+    await layer.send(name, {"type": "broken"})
+    assert await client.receive_nothing(0.1)
+    await client.send_input(GONE)
+    await client.wait(PATIENCE)
+
+
+async def test_a_handler_that_fails_ends_the_socket():
+    """As with any consumer of Channels."""
+    layer = get_channel_layer()
+
+    class Named(Closing):
+        async def connect(self):
+            await super().connect()
+            self.scope["name"] = self.channel_name
+
+    client = await open_socket(Named)
+    await layer.send(client.scope["name"], {"type": "broken"})
+    with pytest.raises(LookupError):
+        await client.wait(PATIENCE)
+    assert layer._listener._queues == {}
