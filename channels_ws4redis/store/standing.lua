@@ -5,14 +5,6 @@
 -- also how many bytes of payload have been written to the history in this numbering, and how many of
 -- these, at least, have been dropped from it; the difference is what it may hold.
 
--- Errors are raised as the tables that redis.pcall returns: Redis before 7 puts the codes of errors
--- that redis.call raises into a sentence.
-local function call(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then error(reply) end
-  return reply
-end
-
 -- What the server itself says: the replication id is another one after a restart and on a promoted
 -- replica. The run id is for servers that know of no replication.
 local reign = string.sub(
