@@ -44,10 +44,10 @@ async def layer(request, redis_url):
     layer = LAYERS[request.param](redis_url, capacity=3, channel_capacity={"one*": 1})
     if request.param == "memory":  # it does not compile them
         layer.channel_capacity = layer.compile_capacities({"one*": 1})
-    before = channel_layers.set("default", layer)
+    channel_layers.set("default", layer)
     yield layer
     await layer.flush()
-    channel_layers.set("default", before)
+    channel_layers.backends.clear()
 
 
 async def receive(layer, channel):
@@ -229,6 +229,7 @@ class SyncRoom(WebsocketConsumer):
         self.send(text_data=event["text"])
 
 
+@pytest.mark.django_db(transaction=True)  # Channels closes old connections after each message
 async def test_sockets_in_groups(layer) -> None:
     """Consumers hear the groups that they are in while they are, and their own channel."""
     room = WebsocketCommunicator(Room.as_asgi(), "/")
@@ -246,7 +247,7 @@ async def test_sockets_in_groups(layer) -> None:
     await room.disconnect()
 
 
-@pytest.mark.django_db(transaction=True)  # Channels closes old connections after each message
+@pytest.mark.django_db(transaction=True)
 async def test_synchronous_sockets(layer) -> None:
     """A consumer in threads sends to itself, and hears its groups."""
     room = WebsocketCommunicator(SyncRoom.as_asgi(), "/")
