@@ -240,7 +240,9 @@ async def test_a_stock_subscriber_subscribes_once(redis_client) -> None:
     asked = redis_client.info("commandstats")
     assert await heard() == []
     before = asked.get("cmdstat_subscribe", {"calls": 0})["calls"]
-    assert redis_client.info("commandstats")["cmdstat_subscribe"]["calls"] == before + 2  # envelopes, and bare payloads
+    assert (
+        redis_client.info("commandstats")["cmdstat_subscribe"]["calls"] == before + 2
+    )  # envelopes, and bare payloads
 
 
 async def test_a_handshake_during_which_the_last_socket_leaves(redis_client, settings) -> None:

@@ -11,16 +11,22 @@ from collections.abc import Iterator
 import pytest
 import websockets
 from channels.sessions import InstanceSessionWrapper
+from channels.testing import WebsocketCommunicator
 from uvicorn import Config
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 from uvicorn.server import ServerState
 
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.routing import router
 from channels_ws4redis.servers import Peer, behind
+from channels_ws4redis.servers.incoming import WATCH_AFTER
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 from tests.clients import Visitor
 from tests.servers import COMMANDS, AsgiServer
 from tests.silent import forget_peak, peak
+from tests.site.peers import Lazy
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # uvicorn announces that this one will go
@@ -28,6 +34,8 @@ with warnings.catch_warnings():
 
 #: Uvicorn's own use of websockets.
 pytestmark = pytest.mark.filterwarnings("ignore:remove second argument of ws_handler")
+
+PATIENCE = 10
 
 UVICORNS = [WebSocketsSansIOProtocol, WSProtocol, WebSocketProtocol]
 
@@ -182,6 +190,49 @@ async def test_order_is_kept_through_any_send_however_slowly_the_client_reads(
         assert numbers == list(range(10_000))
         await client.send("count 10")
         assert [int(message[:6]) for message in await client.receive_many(10)] == list(range(10))
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL], ids=["raw", "v1"])
+@pytest.mark.parametrize("awaitable", [asyncio.ensure_future, Lazy])
+async def test_send_and_receive_need_be_no_coroutines(
+    redis_url, settings, awaitable, subprotocol: str | None
+) -> None:
+    """A socket opens after a while, gets what was stored, hears, publishes, and is closed."""
+    settings.WS4REDIS_PROCESS_REQUEST = "tests.test_servers.dawdle"
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    await publisher.apublish_message("stored")
+
+    async def application(scope, receive, send) -> None:
+        await router(scope, lambda: awaitable(receive()), lambda frame: awaitable(send(frame)))
+
+    client = WebsocketCommunicator(
+        application,
+        "/ws/foo?subscribe-broadcast&publish-broadcast&echo",
+        subprotocols=[] if subprotocol is None else [subprotocol],
+    )
+    assert (await client.connect(PATIENCE))[0]
+    if subprotocol is not None:
+        await client.send_json_to({"type": "hello"})
+        while (await client.receive_json_from(PATIENCE))["type"] != "message":
+            pass
+        await client.send_to("none of the protocol")
+        async with asyncio.timeout(PATIENCE):
+            while (frame := await client.receive_output(PATIENCE))["type"] != "websocket.close":
+                pass
+        assert frame["code"] == 4500
+        return
+    assert await client.receive_from(PATIENCE) == "stored"
+    await client.send_to("mine")
+    assert await client.receive_from(PATIENCE) == "mine"
+    await publisher.apublish_message("live")
+    assert await client.receive_from(PATIENCE) == "live"
+    await client.disconnect()
+
+
+async def dawdle(request) -> None:
+    """Take so long that the client is watched, as WS4REDIS_PROCESS_REQUEST."""
+    await asyncio.sleep(2 * WATCH_AFTER)
 
 
 @pytest.mark.server

@@ -38,6 +38,7 @@ for name in (
     "py.typed",
     "static/js/ws4redis.js",
     "store/publish.lua",
+    "store/queue_put.lua",
     "store/read.lua",
     "templatetags/ws4redis.py",
 ):

@@ -41,13 +41,14 @@ from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.scripts import Command, Script
 
 
-def _script(name: str) -> Script:
+def load_script(*names: str) -> Script:
+    """Return the script whose text is that of these files, one after the other."""
     folder = files("channels_ws4redis.store")
-    return Script((folder / "standing.lua").read_text() + (folder / name).read_text())
+    return Script("".join((folder / name).read_text() for name in ("call.lua", *names)))
 
 
-_PUBLISH = _script("publish.lua")
-_READ = _script("read.lua")
+_PUBLISH = load_script("standing.lua", "publish.lua")
+_READ = load_script("standing.lua", "read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
 _QUESTION = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
 _ANSWER = Script(

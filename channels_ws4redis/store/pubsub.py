@@ -21,7 +21,7 @@ from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import address_of
 from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.runner import Runner
-from channels_ws4redis.store.scripts import Command, Script
+from channels_ws4redis.store.scripts import Command
 from channels_ws4redis.store.topics import Heard, Kind, Topic, Topics
 
 logger = logging.getLogger(__name__)
@@ -38,10 +38,11 @@ REFUSED_TYPE = "ws4redis.refused"
 #: Seconds between lines in the log that say so.
 COMPLAINT_INTERVAL = 10.0
 
+#: What an ACL needs for the project's other consumers.
+LAYER_NEEDS = "~asgi.*, &asgi.* and the commands for them, see the manual on keys in Redis"
+
 #: Seconds that joining a group may take; daphne gives a handshake five in all.
 JOIN_TIMEOUT = 4.0
-
-_PUBLISH = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
 
 Message = dict[str, Any]
 Handler = Callable[[Message], None]
@@ -98,17 +99,17 @@ class Listener:
             raise ChannelFull(channel) from None
         return True
 
-    async def publish(self, name: str, message: Message) -> None:
-        """Publish a message of another consumer on a pub/sub channel.
+    async def run(self, *commands: Command) -> list[Any]:
+        """Run scripts for other consumers, in one round trip, and return their replies.
 
         :raises redis.exceptions.RedisError: if Redis cannot be reached, does not answer in time, or
-            refuses.
+            refuses one of them.
         """
-        command = Command(_PUBLISH, [], [name, msgpack.packb(message)])
-        (outcome,) = await self._runner.run([command])
-        if isinstance(outcome, Exception):
-            remedy = "+publish, and & with a pattern for that name"
-            raise explained(outcome, self._client, f"publish on {shown(name)}", remedy)
+        outcomes = await self._runner.run(commands)
+        for outcome in outcomes:
+            if isinstance(outcome, Exception):
+                raise explained(outcome, self._client, "use the channel layer", LAYER_NEEDS)
+        return outcomes
 
     def hears(self, name: str, channel: str) -> bool:
         """Tell whether a channel listens on a pub/sub channel, or will once the link is back."""

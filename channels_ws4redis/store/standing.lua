@@ -5,15 +5,7 @@
 -- also how many bytes of payload have been written to the history in this numbering, and how many of
 -- these, at least, have been dropped from it; the difference is what it may hold.
 
--- Errors are raised as the tables that redis.pcall returns: Redis before 7 puts the codes of errors
--- that redis.call raises into a sentence.
-local function call(...)
-  local reply = redis.pcall(...)
-  if type(reply) == 'table' and reply.err then error(reply) end
-  return reply
-end
-
--- The same, but a key of another type counts as absent. That something is forbidden does not.
+-- The same as call, but a key of another type counts as absent. That something is forbidden does not.
 local function look(...)
   local reply = redis.pcall(...)
   if type(reply) == 'table' and reply.err then

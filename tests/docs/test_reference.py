@@ -42,7 +42,7 @@ from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import RedisStore
 from channels_ws4redis.replaying import HookSocket
 from channels_ws4redis.routing import router
-from channels_ws4redis.store import commands
+from channels_ws4redis.store import commands, queues
 from channels_ws4redis.subscriber import RedisSubscriber, SubscriberHooks
 from channels_ws4redis.templatetags.ws4redis import register as tags
 from channels_ws4redis.urls import upgrade_required
@@ -584,9 +584,14 @@ def test_the_client_of_the_page_understands_every_story(name: str) -> None:
 
 
 def test_every_kind_of_key_and_pubsub_channel_is_documented() -> None:
-    assert documented("redis-keys.md", "Keys")[:4] == commands._keys("C", "<key>")
+    assert documented("redis-keys.md", "Keys")[:6] == [
+        *commands._keys("C", "<key>"),
+        queues.queue_key("<channel>", ""),
+        queues.members_key("<group>", ""),
+    ]
     layer = RedisChannelLayer()
     there = {
+        queues.queue_key("<channel>", ""),
         *layer._heard_in("C", is_fanout=True),
         *layer._heard_in("<group>", is_fanout=False),
         layer._pubsub_channel_of("<channel>"),
@@ -610,7 +615,7 @@ async def test_the_permissions_are_enough_and_none_is_superfluous(settings: Any)
     with RedisServer(port=0) as server:
         admin = redis.Redis.from_url(server.url)
         allowed = " ".join(f"+{command}" for command in listed)
-        keys = "~{p:* ~p:* &{p:* &p:* &asgi.*"
+        keys = "~{p:* ~p:* ~asgi.* &{p:* &p:* &asgi.*"
         admin.execute_command(
             f"ACL SETUSER them on >secret resetkeys resetchannels nocommands {keys} {allowed}"
         )
@@ -650,6 +655,21 @@ async def use_everything() -> None:
     await layer.group_send("group", {"type": "hello"})
     assert await layer.receive(channel) == {"type": "hello"}
     await layer.group_discard("group", channel)
+    await use_a_queue(layer)
     assert await socket.receive_nothing(timeout=2.5)
     await socket.disconnect()
     await layer.flush()
+
+
+async def use_a_queue(layer: RedisChannelLayer) -> None:
+    """Send to a named channel, and to a group that it is in; receive, and break that off once."""
+    await layer.group_add("group", "thumbnails")
+    await layer.group_send("group", {"type": "hello"})
+    await layer.group_discard("group", "thumbnails")
+    receiving = asyncio.create_task(layer.receive("thumbnails"))
+    await asyncio.sleep(0)  # it has asked for a message now, and the message is put back
+    receiving.cancel()
+    await asyncio.wait([receiving])
+    assert await layer.receive("thumbnails") == {"type": "hello"}
+    await layer.send("thumbnails", {"type": "again"})
+    await layer.flush()  # while something is there to be deleted

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from contextvars import ContextVar
 
+import msgpack
 import pytest
 import redis
 from django.test import override_settings
@@ -18,6 +19,7 @@ from channels_ws4redis.store.commands import events_channel
 from channels_ws4redis.store.fairness import MAX_TURN_BYTES
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.pubsub import MISSED_TYPE, RELINKED_TYPE, Listener
+from channels_ws4redis.store.scripts import Command, Script
 from channels_ws4redis.store.topics import Kind
 from testproject.embedded import RedisServer
 
@@ -25,6 +27,7 @@ PATIENCE = 10
 
 NAME = "broadcast:foo"
 POISON = b"poison"
+PUBLISH = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
 
 
 @pytest.fixture
@@ -192,19 +195,24 @@ async def test_a_timeout_in_the_url_does_not_end_the_link(redis_url, redis_clien
     await listener.close()
 
 
+async def send(listener: Listener, name: str, message: dict[str, object]) -> None:
+    """Send what another consumer sends."""
+    await listener.run(Command(PUBLISH, [], [name, msgpack.packb(message)]))
+
+
 async def test_publishing_to_a_hanging_redis_ends(server):
     """Whoever sends through the layer is told after the timeout of a command."""
     with override_settings(WS4REDIS_CONNECTION={"url": server.url, "socket_timeout": 0.2}):
         listener = Listener(None, lambda channel: 100)
-    await listener.publish(NAME, {"type": "t"})
+    await send(listener, NAME, {"type": "t"})
     server.pause()
     try:
         async with asyncio.timeout(PATIENCE):
             with pytest.raises(redis.exceptions.TimeoutError):
-                await listener.publish(NAME, {"type": "t"})
+                await send(listener, NAME, {"type": "t"})
     finally:
         server.resume()
-    await listener.publish(NAME, {"type": "t"})
+    await send(listener, NAME, {"type": "t"})
     await listener.close()
 
 
@@ -213,7 +221,7 @@ async def test_any_number_may_publish_at_once(redis_url, redis_client):
     listener = Listener({"url": redis_url, "max_connections": 1}, lambda channel: 1000)
     queue = listener.open("queue")
     await listener.subscribe("queue", {NAME: Kind.MESSAGE})
-    await asyncio.gather(*(listener.publish(NAME, {"number": n}) for n in range(300)))
+    await asyncio.gather(*(send(listener, NAME, {"number": n}) for n in range(300)))
     assert [(await given(queue))["number"] for _ in range(300)] == list(range(300))
     await listener.close()
 
@@ -309,7 +317,7 @@ async def test_consumers_miss_what_is_too_much_and_get_the_rest(
     await listener.subscribe("queue", {"asgi.group:chat": Kind.MESSAGE}, "chat")
     await hold_up(listener, redis_client)
     for number in range(30):
-        await listener.publish("asgi.group:chat", {"number": number, "bytes": LARGE})
+        await send(listener, "asgi.group:chat", {"number": number, "bytes": LARGE})
     numbers = [(await given(queue))["number"]]
     while numbers[-1] != 29:
         numbers.append((await given(queue))["number"])
