@@ -7,12 +7,13 @@ from typing import Any
 from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in
 
-from channels_ws4redis import checks
+from channels_ws4redis import checks, policy_checks
+from channels_ws4redis.handshake.policies import discover
 from channels_ws4redis.protocol.names import MEMBER_OF
 
 
 class WS4RedisConfig(AppConfig):
-    """Connects the login signal and the system checks."""
+    """Connects the login signal and the system checks, and finds the policies of all apps."""
 
     name = "channels_ws4redis"
     # The label of the legacy app, by which a project may look the app up; there are no tables.
@@ -23,6 +24,8 @@ class WS4RedisConfig(AppConfig):
         """Register what Django calls."""
         user_logged_in.connect(store_groups_in_session, dispatch_uid="ws4redis.memberof")
         checks.register()
+        policy_checks.register()
+        discover()
 
 
 def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:

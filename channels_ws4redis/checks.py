@@ -48,7 +48,7 @@ def register() -> None:
         check_leftovers,
     ):
         checks.register(check)
-    for check in (check_publish_policy, check_sessions):
+    for check in (check_reach, check_sessions):
         checks.register(check, deploy=True)
 
 
@@ -222,25 +222,9 @@ def _gevent() -> str:
     return ""
 
 
-def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Find that anybody may publish to everybody, and a layer for one process only."""
+def check_reach(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find that clients reach keys of other programs, or messages one process only."""
     problems: list[CheckMessage] = []
-    subscriber = _subscriber()
-    if (
-        settings.WS4REDIS_ALLOWED_CHANNELS is None
-        and subscriber is not None
-        and subscriber.publish_channels
-        and subscriber.set_pubsub_channels is RedisSubscriber.set_pubsub_channels
-    ):
-        problems.append(
-            checks.Warning(
-                "Anyone who can open a socket may publish to everyone, by adding "
-                "'publish-broadcast' to its URL.",
-                hint="Set WS4REDIS_ALLOWED_CHANNELS to a function (request, channels) that "
-                "returns the channels that the request may use.",
-                id="ws4redis.W005",
-            )
-        )
     if not settings.WS4REDIS_PREFIX:
         problems.append(
             checks.Warning(
@@ -264,7 +248,7 @@ def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find sessions in a cache that no other process sees (W009), or in no cache at all (I001)."""
-    subscriber = _subscriber()
+    subscriber = usable_subscriber()
     if unshared := unshared_session_cache():
         return [
             checks.Warning(
@@ -291,8 +275,8 @@ def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-def _subscriber() -> type[RedisSubscriber] | None:
-    # What is wrong with it is said by E002.
+def usable_subscriber() -> type[RedisSubscriber] | None:
+    """Return the class of the project's subscriber; None if E002 says what is wrong with it."""
     return None if _problem_of_hook("WS4REDIS_SUBSCRIBER") else subscriber_class()
 
 

@@ -176,6 +176,30 @@ class Settings:
         return value
 
     @property
+    def WS4REDIS_FACILITIES(self) -> str:
+        """What a facility is that no [policy](python.md#channels-ws4redis-facilities) names.
+
+        With ``"open"``, sockets use it as in django-websocket-redis. With ``"strict"``, its sockets
+        are refused with 403. Django code may publish on it in both cases.
+        """
+        value: str = self._get("WS4REDIS_FACILITIES", "open")
+        if value in ("open", "strict"):
+            return value
+        raise ImproperlyConfigured(f"WS4REDIS_FACILITIES is {value!r}; write 'open' or 'strict'.")
+
+    @property
+    def WS4REDIS_ALLOW_PUBLISH(self) -> bool | None:
+        """Whether clients may publish on facilities that no policy names.
+
+        With True and None they may, as far as ``WS4REDIS_ALLOWED_CHANNELS`` lets them; with None,
+        [check W005](checks.md) reminds you of that. With False they may not, whatever that grants.
+        """
+        value: bool | None = self._get("WS4REDIS_ALLOW_PUBLISH", None)
+        if value is None or isinstance(value, bool):
+            return value
+        raise ImproperlyConfigured(f"WS4REDIS_ALLOW_PUBLISH is {value!r}; write True or False.")
+
+    @property
     def WS4REDIS_PROCESS_REQUEST(self) -> Hook:
         """A function ``(request)``, or its dotted path, that sets the request's user and session.
 

@@ -20,8 +20,7 @@ from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.handshake.admission import REFUSALS
-from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.hooks import REFUSALS, Calls
 from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.open_socket import OpenSocket, State, admit_or_release
 from channels_ws4redis.protocol import codes
@@ -43,7 +42,10 @@ logger = logging.getLogger(__name__)
 #: that has read too slowly, and may only have been frozen for a moment.
 CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
-_TOO_BIG = "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE"
+_TOO_BIG = (
+    "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE and the "
+    "policy of its facility"
+)
 
 
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
@@ -192,7 +194,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         socket = self._socket
         if socket is None or socket.closed:
             return
-        if is_longer(text_data or bytes_data or b"", settings.WS4REDIS_MAX_MESSAGE):
+        if is_longer(text_data or bytes_data or b"", socket.max_message):
             await self._close(codes.MESSAGE_TOO_BIG, _TOO_BIG)
             return
         try:

@@ -63,6 +63,7 @@ class OpenSocket:
         "_following",
         "_hello",
         "_loop",
+        "_max_message",
         "_outbox",
         "_socket",
         "_subscriber",
@@ -79,7 +80,9 @@ class OpenSocket:
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
-        self._socket = Socket(outbox, admission.echo, admission.labels)
+        options = admission.options
+        self._socket = Socket(outbox, admission.echo, admission.labels, options.replay)
+        self._max_message = options.max_message_bytes
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -96,6 +99,12 @@ class OpenSocket:
     def closed(self) -> bool:
         """True once nothing is sent any more."""
         return self._outbox.closed
+
+    @property
+    def max_message(self) -> int:
+        """Bytes that its client may send in one message."""
+        limit = settings.WS4REDIS_MAX_MESSAGE
+        return min(limit, self._max_message or limit)
 
     # Entering
 

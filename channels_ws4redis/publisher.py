@@ -53,6 +53,8 @@ class RedisPublisher(RedisStore):
                 "facility='foobar'."
             )
         self._publishers.update(channels)
+        if "facility" in kwargs:
+            self._policy_facility = as_facility(kwargs["facility"])
 
     def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
         if self._has_no_audience and not self._publishers:

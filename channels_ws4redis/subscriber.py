@@ -145,6 +145,11 @@ class SubscriberHooks:
         return {*self._subscriber.subscription_channels, *self._subscriber.publish_channels}
 
     @property
+    def publishing(self) -> set[str]:
+        """Those of its flags by which clients publish."""
+        return set(self._subscriber.publish_channels)
+
+    @property
     def is_stock(self) -> bool:
         """True for the package's own class, which looks at no user to name a broadcast."""
         return type(self._subscriber) is RedisSubscriber
@@ -170,6 +175,7 @@ class SubscriberHooks:
             self._set_channels(request, flags)
 
     def _set_channels(self, request: Any, flags: Collection[str]) -> None:
+        self._subscriber._policy_facility = getattr(request, "facility", None)
         self._subscriber.set_pubsub_channels(request, flags)
         self._subscriber._subscription.settle()
         self.prefix = self._subscriber.get_prefix()

@@ -19,6 +19,7 @@ TYPES = {
     "Mapping[str, Any] | str": "`dict` or `str`",
     "Sequence[str]": "list of `str`",
     "bool": "`bool`",
+    "bool | None": "`bool` or `None`",
     "float": "`float`",
     "int": "`int`",
     "str": "`str`",

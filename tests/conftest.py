@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from channels_ws4redis.handshake import policies
 from testproject.embedded import RedisServer, find_free_port
 from tests.clients import Visitor
 from tests.servers import ROOT, AsgiServer
@@ -117,6 +118,17 @@ def empty_redis(request: pytest.FixtureRequest, settings) -> None:
     client = redis.Redis.from_url(redis_url)
     client.flushall()
     client.close()
+
+
+@pytest.fixture
+def no_policies() -> Iterator[None]:
+    """No policies but those that the test makes."""
+    before = list(policies.policies)
+    policies.policies.clear()
+    policies._options_of.cache_clear()
+    yield
+    policies.policies[:] = before
+    policies._options_of.cache_clear()
 
 
 @pytest.fixture(scope="session")

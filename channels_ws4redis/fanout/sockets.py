@@ -56,16 +56,20 @@ class Socket:
     :param echo: whether the socket gets its own messages back.
     :param labels: what the client calls each channel, for the package's own protocol; None for a
         client that gets raw frames.
+    :param replays: whether the socket is sent what is stored when it has no position.
     """
 
-    __slots__ = ("_held", "echo", "id", "labels", "outbox", "replayed")
+    __slots__ = ("_held", "_replays", "echo", "id", "labels", "outbox", "replayed")
 
-    def __init__(self, outbox: Outbox, echo: bool, labels: dict[str, str] | None) -> None:
+    def __init__(
+        self, outbox: Outbox, echo: bool, labels: dict[str, str] | None, replays: bool = True
+    ) -> None:
         #: Identity as a sender.
         self.id = uuid.uuid4().hex
         self.outbox = outbox
         self.echo = echo
         self.labels = labels
+        self._replays = replays
         #: True once the socket has been sent what is stored, be it by a hook.
         self.replayed = False
         #: While an overridden ``send_persisted_messages`` runs; None otherwise.
@@ -112,7 +116,9 @@ class Socket:
 
     def _outcome(self, reading: Reading, positions: Mapping[str, Position]) -> Outcome:
         position = positions.get((self.labels or {}).get(reading.channel, ""))
-        return list(reading.replay()) if position is None else reading.since(position)
+        if position is None:
+            return list(reading.replay()) if self._replays else []
+        return reading.since(position)
 
     def _welcome(
         self,

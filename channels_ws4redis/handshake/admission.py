@@ -8,33 +8,28 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from channels.exceptions import DenyConnection
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.granting import grant, policy_of
+from channels_ws4redis.handshake.hooks import ENDS, Calls
 from channels_ws4redis.handshake.origins import origin_allowed
+from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options
 from channels_ws4redis.handshake.requests import (
     WebSocketRequest,
     authenticate,
+    authenticate_when_asked,
     drop_forged_session,
 )
-from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import channel_labels, is_public, parse_flags
 from channels_ws4redis.protocol.texts import shown
 
 logger = logging.getLogger(__name__)
-
-#: What a hook, or an overridden method of the subscriber, raises to refuse a socket.
-REFUSALS = (PermissionDenied, DenyConnection)
-
-#: What says nothing about the hook that raises it, and ends the handshake.
-_ENDS = (*REFUSALS, BusyError)
 
 
 class Subscriber(Protocol):
@@ -43,6 +38,10 @@ class Subscriber(Protocol):
     @property
     def flags(self) -> Collection[str]:
         """The flags that the subscriber knows, ``echo`` left out."""
+
+    @property
+    def publishing(self) -> Collection[str]:
+        """Those of its flags by which clients publish."""
 
     @property
     def is_stock(self) -> bool:
@@ -76,6 +75,8 @@ class Admission:
     subprotocol: str | None
     #: What the client calls each channel, for the package's own protocol; None for raw frames.
     labels: dict[str, str] | None
+    #: How the messages of its facility are treated.
+    options: Options = NO_OPTIONS
 
 
 async def admit(
@@ -95,21 +96,23 @@ async def admit(
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
-    request = await _identify(scope, request, flags.channels, subscriber, calls)
+    policy = policy_of(request)
+    request = await _identify(scope, request, flags.channels, policy, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
-    asks = not subscriber.is_stock or settings.WS4REDIS_ALLOWED_CHANNELS is not None
+    asks = policy is not None or _asks(subscriber)
     if lazy and request.session is not None and (asks or not is_public(flags.channels)):
         await calls.look_up(drop_forged_session, request)
-    granted = await _grant(request, flags.channels, calls)
-    await subscriber.set_channels(request, granted, may_block=lazy and not is_public(granted))
+    granted = await grant(request, flags.channels, policy, subscriber.publishing, calls)
+    may_block = lazy and not is_public(granted.flags)
+    await subscriber.set_channels(request, granted.flags, may_block)
     channels = subscriber.channels
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
     speaks_protocol = subprotocol == SUBPROTOCOL
     labels = channel_labels(subscriber.prefix, channels) if speaks_protocol else None
-    return Admission(request, channels, flags.echo, subprotocol, labels)
+    return Admission(request, channels, flags.echo, subprotocol, labels, granted.options)
 
 
 def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
@@ -142,6 +145,7 @@ async def _identify(
     scope: dict[str, Any],
     request: WebSocketRequest,
     flags: Collection[str],
+    policy: Match | None,
     subscriber: Subscriber,
     calls: Calls,
 ) -> WebSocketRequest:
@@ -154,7 +158,7 @@ async def _identify(
     if hook is not None:
         try:
             await calls.hook(hook, request)
-        except _ENDS:
+        except ENDS:
             raise
         except Exception:
             logger.exception(
@@ -165,39 +169,17 @@ async def _identify(
         return request
     if _is_identified(scope):
         return request
-    if subscriber.is_stock and settings.WS4REDIS_ALLOWED_CHANNELS is None and is_public(flags):
-        return request  # nothing looks at the user, and the database need not be asked
-    await calls.look_up(authenticate, request)
+    if _asks(subscriber) or not is_public(flags):
+        await calls.look_up(authenticate, request)
+    elif policy is not None:
+        authenticate_when_asked(request)
+    # Else nothing looks at the user, and the database need not be asked.
     return request
 
 
-async def _grant(request: WebSocketRequest, flags: list[str], calls: Calls) -> list[str]:
-    """Return the flags that WS4REDIS_ALLOWED_CHANNELS grants, which may be more than these."""
-    hook = settings.WS4REDIS_ALLOWED_CHANNELS
-    if hook is None:
-        return flags
-    try:
-        granted = await calls.hook(hook, request, list(flags))
-        # A filter, a QuerySet or a list of the project's own kind runs code only now, which may
-        # block or end.
-        plain = type(granted) in {list, tuple, set, frozenset}
-        return _as_flags(granted) if plain else await calls.run(_as_flags, granted)
-    except _ENDS:
-        raise
-    except Exception:
-        logger.exception(
-            "WS4REDIS_ALLOWED_CHANNELS failed for the socket %s; no channel is granted",
-            shown(request.path),
-        )
-        return []
-
-
-def _as_flags(granted: Any) -> list[str]:
-    # A mapping may have granted what it maps to False.
-    if not isinstance(granted, Iterable) or isinstance(granted, str | bytes | Mapping):
-        raise TypeError(f"it returned {granted!r} instead of a list of channels")
-    # A hook may have written {"subscribe-user", is_staff and "publish-user"}, False among them.
-    return [flag for flag in granted if isinstance(flag, str)]
+def _asks(subscriber: Subscriber) -> bool:
+    """Tell whether code of the project may look at the user, whatever the socket asks for."""
+    return not subscriber.is_stock or settings.WS4REDIS_ALLOWED_CHANNELS is not None
 
 
 def _choose_subprotocol(offered: Sequence[str]) -> str | None:

@@ -10,11 +10,19 @@ from typing import Any
 
 from asgiref.sync import AsyncToSync, iscoroutinefunction
 from channels.db import DatabaseSyncToAsync
+from channels.exceptions import DenyConnection
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.utils.module_loading import import_string
 
 from channels_ws4redis.handshake.requests import unwrapped
-from channels_ws4redis.handshake.threads import Job, Kind, address_of, threads
+from channels_ws4redis.handshake.threads import BusyError, Job, Kind, address_of, threads
+
+#: What a hook, a policy or an overridden method of the subscriber raises to refuse a socket.
+REFUSALS = (PermissionDenied, DenyConnection)
+
+#: What says nothing about the hook that raises it, and ends the handshake.
+ENDS = (*REFUSALS, BusyError)
 
 #: Seconds that a handshake waits for threads, altogether. Daphne gives a handshake 5 seconds.
 PATIENCE = 3.0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from copy import copy
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -40,6 +42,10 @@ class WebSocketRequest(ASGIRequest):
         self.facility = facility_in(self.path_info) if matched is None else str(matched)
         self.session = scope.get("session")
         self.user = _user_in(scope)
+
+    async def auser(self) -> Any:
+        """Return the user, in the way in which Django's asynchronous views ask for one."""
+        return self.user
 
     @property
     def environ(self) -> dict[str, Any]:
@@ -136,6 +142,25 @@ def authenticate(request: WebSocketRequest) -> None:
     drop_forged_session(request)
     user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
     request.user = user if user.is_authenticated else _nobody()
+
+
+def authenticate_when_asked(request: WebSocketRequest) -> None:
+    """Have the session and the user of a request looked up once somebody looks at either.
+
+    Looking asks the database then, at most once, and may block.
+    """
+    if open_session(request) is None:
+        return
+    # Not on the request itself, which would refer to itself by what is set here.
+    other = copy(request)
+
+    @cache
+    def found() -> WebSocketRequest:
+        authenticate(other)
+        return other
+
+    request.session = SimpleLazyObject(lambda: found().session)
+    request.user = SimpleLazyObject(lambda: found().user)
 
 
 def drop_forged_session(request: WebSocketRequest) -> None:

@@ -340,8 +340,10 @@ def test_every_command_is_documented() -> None:
 
 def checks(source: ast.AST | None = None) -> set[str]:
     """Return the ids of the system checks in a piece of code, or of all."""
-    tree = source or ast.parse((PACKAGE / "checks.py").read_text())
-    ids = [keyword.value for call in calls(tree, "Error", "Warning", "Info")
+    modules = (
+        [source] if source else map(ast.parse, map(Path.read_text, PACKAGE.glob("*checks.py")))
+    )
+    ids = [keyword.value for tree in modules for call in calls(tree, "Error", "Warning", "Info")
            for keyword in call.keywords if keyword.arg == "id"]  # fmt: skip
     return {constant for node in ids for constant in constants(node)}
 

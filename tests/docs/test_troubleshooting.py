@@ -77,7 +77,8 @@ def test_every_close_code_is_explained() -> None:
 
 
 def test_every_check_is_explained() -> None:
-    source = (ROOT / "channels_ws4redis" / "checks.py").read_text()
+    modules = (ROOT / "channels_ws4redis").glob("*checks.py")
+    source = "".join(module.read_text() for module in modules)
     ids = set(re.findall(r'id="(ws4redis\.\w+)"', source))
     rows = set(re.findall(r"^\| `(ws4redis\.\w+)` \|", PAGE, re.MULTILINE))
     assert ids == rows
