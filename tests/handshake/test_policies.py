@@ -12,6 +12,7 @@ from functools import partial
 import pytest
 from channels.exceptions import DenyConnection
 from django.contrib.auth.models import AnonymousUser, User
+from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import Http404
 from django.test import override_settings
@@ -666,3 +667,20 @@ def test_the_policies_of_a_model(said, name, user, flags, strict, hook):
 
 def test_the_decorator_hands_on_its_function():
     assert inspect.isfunction(facility("foo")(lambda request: True))
+
+
+@pytest.mark.parametrize("has_middleware", [False, True])
+async def test_a_policy_sees_no_forged_session(settings, has_middleware):
+    """Its key is made up, also where a middleware has found the session."""
+    settings.SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+    keys = []
+
+    @facility("foo")
+    def decide(request):
+        keys.append(request.session.session_key)
+        return True
+
+    middleware = {"session": SessionStore("forged-session"), "user": AnonymousUser()}
+    cookie = {"headers": [("cookie", "sessionid=forged-session")]}
+    await admitted("foo", **(middleware if has_middleware else cookie))
+    assert keys == [None]
