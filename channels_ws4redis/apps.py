@@ -25,6 +25,7 @@ class WS4RedisConfig(AppConfig):
         user_logged_in.connect(store_groups_in_session, dispatch_uid="ws4redis.memberof")
         checks.register()
         policy_checks.register()
+        discover.cache_clear()  # a test may have added apps meanwhile
         discover()
 
 

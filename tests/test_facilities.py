@@ -9,9 +9,11 @@ import sys
 import pytest
 from django.conf import settings
 from django.core.management import CommandError, call_command
+from django.test import override_settings
 from websockets.exceptions import InvalidStatus
 
 from channels_ws4redis.facilities import facility
+from channels_ws4redis.handshake import policies
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import RedisStore
 from tests.clients import END, Visitor
@@ -244,6 +246,20 @@ def test_the_command_lists_policies(no_policies, settings):
 def test_the_command_tells_what_it_takes(arguments):
     with pytest.raises(CommandError, match=r"subcommand|unrecognized arguments"):
         call_command("ws4redis", *arguments)
+
+
+def test_policies_of_an_app_that_a_test_adds(no_policies):
+    """It has its ``facilities`` imported like any other."""
+    with override_settings(INSTALLED_APPS=POLICED["INSTALLED_APPS"]):
+        assert "member/<int:pk>" in [policy.route for policy in policies.policies]
+
+
+async def test_policies_hold_where_the_package_is_no_app(serve):
+    """It need not be one for sockets, and then the first of them looks for policies."""
+    apps = [app for app in POLICED["INSTALLED_APPS"] if app != "channels_ws4redis"]
+    visitor = Visitor(serve(settings={"INSTALLED_APPS": apps}))
+    assert await visitor.refused(f"/ws/closed?{LISTEN}") == 403
+    assert await is_let_in(visitor, "/ws/public")
 
 
 def test_an_app_whose_policies_cannot_be_imported_stops_the_project(tmp_path):

@@ -166,6 +166,8 @@ def register(policy: Policy) -> None:
 def discover() -> None:
     """Import the modules ``facilities`` of all apps, once, as Django does with ``admin``.
 
+    Django does this when it starts, if the package is among its apps. Otherwise the first socket does.
+
     :raises Exception: whatever one of them raises.
     """
     autodiscover_modules("facilities")
