@@ -248,7 +248,7 @@ def check_reach(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find sessions in a cache that no other process sees (W009), or in no cache at all (I001)."""
-    subscriber = usable_subscriber()
+    subscriber = _subscriber()
     if unshared := unshared_session_cache():
         return [
             checks.Warning(
@@ -275,8 +275,8 @@ def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     ]
 
 
-def usable_subscriber() -> type[RedisSubscriber] | None:
-    """Return the class of the project's subscriber; None if E002 says what is wrong with it."""
+def _subscriber() -> type[RedisSubscriber] | None:
+    # What is wrong with it is said by E002.
     return None if _problem_of_hook("WS4REDIS_SUBSCRIBER") else subscriber_class()
 
 

@@ -10,10 +10,9 @@ from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
-from channels_ws4redis.checks import usable_subscriber
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.policies import Policy, policies
-from channels_ws4redis.subscriber import RedisSubscriber
+from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 
 def register() -> None:
@@ -24,7 +23,7 @@ def register() -> None:
 
 def check_clients_publish(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find that anybody may publish to everybody, where nothing says that this is meant (W005)."""
-    subscriber = usable_subscriber()
+    subscriber = _subscriber()
     try:
         is_open = settings.WS4REDIS_ALLOW_PUBLISH is None and settings.WS4REDIS_FACILITIES == "open"
     except ImproperlyConfigured:
@@ -50,7 +49,7 @@ def check_clients_publish(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
 
 
 def check_routes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Find policies that are never asked (E005), and that none is where one has to be (W010)."""
+    """Find policies that are never asked (E005), and that none is where one has to be (W011)."""
     problems: list[CheckMessage] = [
         checks.Error(
             f"The policy {policy.name} of {policy.route!r} is never asked: {problem}.",
@@ -68,7 +67,7 @@ def check_routes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             checks.Warning(
                 "WS4REDIS_FACILITIES is 'strict' and there is no policy: every socket is refused.",
                 hint="Write policies in a module 'facilities' of an app in INSTALLED_APPS.",
-                id="ws4redis.W010",
+                id="ws4redis.W011",
             )
         )
     return problems
@@ -94,7 +93,7 @@ def _never_asked(asked: Sequence[Policy]) -> Iterator[tuple[Policy, str]]:
 
 def check_publish_options(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find options of policies that let clients publish with flags which there are not (E006)."""
-    subscriber = usable_subscriber()
+    subscriber = _subscriber()
     known = set() if subscriber is None else set(subscriber.publish_channels)
     return [
         checks.Error(
@@ -107,3 +106,10 @@ def check_publish_options(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
         for flag in sorted(set(policy.options.publish) - known)
         if subscriber is not None
     ]
+
+
+def _subscriber() -> type[RedisSubscriber] | None:
+    try:
+        return subscriber_class()
+    except Exception:  # noqa: BLE001 # whatever the project's module raises; E002 says what is wrong
+        return None

@@ -304,10 +304,10 @@ def test_policies_let_clients_publish_with_flags_that_there_are(settings, no_pol
 
 
 def test_strict_without_policies(settings, no_policies):
-    """W010: every socket is refused; and nobody publishes, so W005 says nothing."""
+    """W011: every socket is refused; and nobody publishes, so W005 says nothing."""
     settings.WS4REDIS_ALLOWED_CHANNELS = None
     settings.WS4REDIS_FACILITIES = "strict"
-    assert list(found()) == ["ws4redis.W010"]
+    assert list(found()) == ["ws4redis.W011"]
     route("a")
     assert found() == {}
     settings.WS4REDIS_FACILITIES = "closed"

@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 POLICY_TIMEOUT = 4.0
 
 
+class PolicyFailedError(PermissionDenied):
+    """A policy has failed. The socket is refused, and whether it may be there is not known."""
+
+
 @dataclass(frozen=True, slots=True)
 class Grant:
     """What a socket may use."""
@@ -46,6 +50,7 @@ class Grant:
 def policy_of(request: WebSocketRequest) -> Match | None:
     """Return the policy of a socket's facility; None if none names it, and none has to.
 
+    :raises PolicyFailedError: if a converter in a route fails.
     :raises django.core.exceptions.PermissionDenied: if a policy has to name it, or if it is another
         spelling of a facility. Two facilities with the arguments of one would be told apart by
         publishers, and not by the policy.
@@ -58,7 +63,7 @@ def policy_of(request: WebSocketRequest) -> Match | None:
             "A converter in the route of a policy failed for the socket %s; it is refused",
             shown(request.path),
         )
-        raise PermissionDenied("a converter in the route of a policy has failed") from None
+        raise PolicyFailedError("a converter in the route of a policy has failed") from None
     if found is None and settings.WS4REDIS_FACILITIES == "strict":
         raise PermissionDenied("no policy names its facility, and WS4REDIS_FACILITIES is 'strict'")
     if found is not None and not found.is_canonical:
@@ -83,6 +88,7 @@ async def grant(
     :param found: what `policy_of` says.
     :param publishing: the flags by which clients publish.
     :param calls: run what may block for this socket.
+    :raises PolicyFailedError: if the policy fails, or takes too long.
     :raises django.core.exceptions.PermissionDenied: if the socket is refused.
     :raises channels.exceptions.DenyConnection: the same.
     :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
@@ -174,7 +180,7 @@ async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
             )
         else:
             logger.exception("The policy %s failed for the socket %s; it is refused", name, path)
-        raise PermissionDenied(f"the policy {name} has failed") from None
+        raise PolicyFailedError(f"the policy {name} has failed") from None
 
 
 @cache

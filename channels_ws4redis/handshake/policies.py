@@ -166,7 +166,7 @@ def register(policy: Policy) -> None:
 def discover() -> None:
     """Import the modules ``facilities`` of all apps, once, as Django does with ``admin``.
 
-    Django does this when it starts, if the package is among its apps. Otherwise the first socket does.
+    Django does so when it starts, if the package is among its apps. If not, the first socket does.
 
     :raises Exception: whatever one of them raises.
     """

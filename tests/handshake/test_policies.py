@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.handshake import granting, policies
 from channels_ws4redis.handshake.admission import Admission, admit
-from channels_ws4redis.handshake.granting import grant, policy_of
+from channels_ws4redis.handshake.granting import PolicyFailedError, grant, policy_of
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy
 from channels_ws4redis.handshake.requests import WebSocketRequest
@@ -57,6 +57,7 @@ async def why_refused(name: str, *flags: str, **more) -> str:
     """Return the reason for which a socket is refused, which it has to be."""
     with pytest.raises(PermissionDenied) as caught:
         await admitted(name, *flags, **more)
+    assert isinstance(caught.value, PolicyFailedError) == ("has failed" in str(caught.value))
     return str(caught.value)
 
 
