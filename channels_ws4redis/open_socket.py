@@ -15,6 +15,7 @@ from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.handshake.admission import Admission, admit
+from channels_ws4redis.handshake.granting import PolicyFailedError
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol import codes
@@ -238,8 +239,8 @@ async def admit_or_release(
     subscriber = await make_subscriber(calls)
     try:
         return await admit(scope, subscriber, calls, check_origin), subscriber
-    except BusyError:
-        # The client must not have to wait for a thread to be told that there is none.
+    except (BusyError, PolicyFailedError):
+        # The client must not have to wait for a thread, or for the end of what hangs, to be told.
         this_loop().spawn(subscriber.release(), "ws4redis-release")
         raise
     except BaseException:

@@ -31,7 +31,8 @@ from channels_ws4redis.handshake.granting import PolicyFailedError, grant, polic
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.subscriber import make_subscriber
+from channels_ws4redis.open_socket import admit_or_release
+from channels_ws4redis.subscriber import RedisSubscriber, make_subscriber
 from tests.handshake.test_requests import scope
 
 #: Django looks at the connections of a worker thread before it runs anything there.
@@ -187,6 +188,33 @@ async def test_a_policy_that_hangs_refuses(monkeypatch, caplog, is_async):
     finally:
         go_on.set()
     assert "hang took longer than 0.05 s for the socket '/ws/foo'; it is refused" in caplog.text
+
+
+class Released(RedisSubscriber):
+    """Tells when it is released."""
+
+    told = threading.Event()
+
+    def release(self) -> None:
+        """Tell it."""
+        self.told.set()
+
+
+async def test_a_client_does_not_wait_for_a_policy_that_hangs(monkeypatch, settings):
+    """Its subscriber is released once the policy has ended, and the client is told before."""
+    monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
+    settings.WS4REDIS_SUBSCRIBER = Released
+    go_on = threading.Event()
+    facility("foo")(lambda request: go_on.wait())
+    asked = on("foo", LISTEN)
+    try:
+        async with asyncio.timeout(10):
+            with pytest.raises(PolicyFailedError):
+                await admit_or_release(asked, Calls(asked), True)
+        assert not Released.told.is_set()
+    finally:
+        go_on.set()
+    assert await asyncio.to_thread(Released.told.wait, 10)
 
 
 async def test_clients_publish_with_what_the_option_names(caplog):
