@@ -77,7 +77,7 @@ def _never_asked(asked: Sequence[Policy]) -> Iterator[tuple[Policy, str]]:
     """Yield policies that are never asked, and why that is."""
     begins = not settings.WEBSOCKET_URL.endswith("/")
     first: dict[str, Policy] = {}
-    for policy in asked:
+    for index, policy in enumerate(asked):
         route = policy.route
         # By whatever names the function gets what is between the brackets.
         shape = re.sub(r"<(?:([^>:]+):)?[^>]+>", lambda found: f"<{found[1] or 'str'}>", route)
@@ -87,8 +87,18 @@ def _never_asked(asked: Sequence[Policy]) -> Iterator[tuple[Policy, str]]:
         elif route[:1] != "<" and route.startswith("/") != begins:
             what = "begins with a slash" if begins else "begins with no slash"
             yield policy, f"with the WEBSOCKET_URL {settings.WEBSOCKET_URL!r} a facility {what}"
+        elif before := next((each for each in asked[:index] if _takes(each, route)), None):
+            yield policy, f"the route {before.route!r} of {before.name} comes first"
         elif "(?P<" in route or route.startswith("^") or route.endswith("$"):
             yield policy, "its route is a regular expression, and path() knows none"
+
+
+def _takes(policy: Policy, route: str) -> bool:
+    """Tell whether a policy is asked about the one facility of a route without arguments."""
+    try:
+        return "<" not in route and policy.match(route) is not None
+    except Exception:  # noqa: BLE001 # a converter that fails has its sockets refused
+        return True
 
 
 def check_publish_options(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:

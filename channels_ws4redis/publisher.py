@@ -9,6 +9,7 @@ from asgiref.sync import sync_to_async
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
+from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
 from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities, warn
 from channels_ws4redis.store.commands import Publication, fetch_command
@@ -61,6 +62,12 @@ class RedisPublisher(RedisStore):
             warn(
                 "A message is published to nobody: the publisher has no audience. Make it with "
                 "broadcast=True, users=[…], groups=[…] or sessions=[…].",
+                RuntimeWarning,
+            )
+        elif self._policy_facility is not None and is_misspelt(self._policy_facility):
+            warn(
+                "A message is published to nobody: no socket can open on the facility "
+                f"{self._policy_facility!r}, as its policy spells the arguments otherwise.",
                 RuntimeWarning,
             )
         tell_if_elsewhere(self)

@@ -125,10 +125,10 @@ def no_policies() -> Iterator[None]:
     """No policies but those that the test makes."""
     before = list(policies.policies)
     policies.policies.clear()
-    policies._options_of.cache_clear()
+    policies._remembered.cache_clear()
     yield
     policies.policies[:] = before
-    policies._options_of.cache_clear()
+    policies._remembered.cache_clear()
 
 
 @pytest.fixture(scope="session")

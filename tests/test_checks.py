@@ -264,7 +264,10 @@ def route(text: str, **options) -> None:
 @pytest.mark.parametrize(
     ("routes", "wrong"),
     [
-        (["orders/<int:pk>", "orders/<str:pk>", "<path:x>", "orders", ""], []),
+        (["orders/<int:pk>", "orders/<str:pk>", "orders", "", "<path:x>"], []),
+        (["orders/new", "orders/<str:pk>"], []),
+        (["orders/<str:pk>", "orders/new"], ["orders/new"]),
+        (["<path:x>", "orders/<int:pk>", ""], []),
         (["orders/<int:pk>", "orders/<int:id>"], ["orders/<int:id>"]),
         (["<x>", "<str:y>", "<int:x>"], ["<str:y>"]),
         (["/orders"], ["/orders"]),

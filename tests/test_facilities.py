@@ -23,6 +23,8 @@ POLICED = {"INSTALLED_APPS": [*settings.INSTALLED_APPS, "tests.site.policed"]}
 
 LISTEN = "subscribe-broadcast"
 
+STOCK_LAYERS = ["pubsub", "core", "memory"]
+
 #: John's own facility, by his primary key in the tests' database.
 JOHNS = "member/1"
 
@@ -88,9 +90,14 @@ async def test_publishing_by_clients(policed):
         assert await listener.receive() == END
 
 
-async def test_history_and_replay(policed):
-    """As many messages as the policy says, for clients and publishers, whatever the setting."""
-    visitor, john = Visitor(policed), Visitor(policed).login("john")
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [("daphne", "redis"), ("uvicorn", "redis"), *(("daphne", x) for x in STOCK_LAYERS)],
+)
+async def test_history_and_replay(serve, kind, layer):
+    """As many messages as the policy says, whatever the setting, on every layer."""
+    site = serve(kind, layer, settings=POLICED)
+    visitor, john = Visitor(site), Visitor(site).login("john")
     for number in range(5):
         await visitor.publish(str(number), facility=JOHNS, broadcast=True)
         await visitor.publish(str(number), facility="quiet", broadcast=True)
@@ -183,6 +190,15 @@ async def test_a_publisher_of_legacy_sets_its_own_time(publish, redis_client, no
     publisher._expire = 50
     await publish(publisher, "x")
     assert kept(redis_client, "broadcast:orders/1") == (1, 50)
+
+
+async def test_publishing_where_no_socket_can_be(publish, redis_client, no_policies):
+    """A warning tells of a facility that is spelt otherwise than its policy spells it."""
+    facility("orders/<int:pk>")(lambda request, pk: True)
+    await publish(RedisPublisher(facility="orders/7", broadcast=True), "x")
+    publisher = RedisPublisher(facility="orders/007", broadcast=True)
+    with pytest.warns(RuntimeWarning, match="no socket can open on the facility 'orders/007'"):
+        await publish(publisher, "x")
 
 
 async def test_nothing_is_kept_where_the_policy_says_so(publish, redis_client, no_policies):

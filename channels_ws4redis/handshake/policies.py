@@ -159,7 +159,7 @@ policies: list[Policy] = []
 def register(policy: Policy) -> None:
     """Have a policy count, after those that are registered already."""
     policies.append(policy)
-    _options_of.cache_clear()
+    _remembered.cache_clear()
 
 
 @cache
@@ -184,11 +184,17 @@ def match(facility: str) -> Match | None:
 
 def options_of(facility: str | None) -> Options:
     """Return the options with which a message is published; raises as `match` does."""
-    return _options_of(facility) if policies and facility is not None else NO_OPTIONS
+    found = _remembered(facility) if policies and facility is not None else None
+    return NO_OPTIONS if found is None else found.policy.options
+
+
+def is_misspelt(facility: str) -> bool:
+    """Tell whether no socket can be on a facility, as its policy spells the arguments otherwise."""
+    found = _remembered(facility) if policies else None
+    return found is not None and not found.is_canonical
 
 
 # Not for sockets: whoever opens them chooses facilities, and would fill it with these.
 @lru_cache(maxsize=REMEMBERED)
-def _options_of(facility: str) -> Options:
-    found = match(facility)
-    return NO_OPTIONS if found is None else found.policy.options
+def _remembered(facility: str) -> Match | None:
+    return match(facility)

@@ -581,7 +581,7 @@ def test_what_is_remembered_is_bounded():
     policed("a/<int:x>", True, history=5)
     for number in range(2 * policies.REMEMBERED):
         assert policies.options_of(f"a/{number}").history == 5
-    assert policies._options_of.cache_info().currsize == policies.REMEMBERED
+    assert policies._remembered.cache_info().currsize == policies.REMEMBERED
     assert policies.options_of("b") is NO_OPTIONS
     policed("b", True, history=7)
     assert policies.options_of("b").history == 7
@@ -592,7 +592,7 @@ async def test_what_strangers_ask_for_is_not_remembered():
     policed("a/<int:x>", True)
     for number in range(20):
         await admitted(f"a/{number}")
-    assert policies._options_of.cache_info().currsize == 0
+    assert policies._remembered.cache_info().currsize == 0
 
 
 # The model
