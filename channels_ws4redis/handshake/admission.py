@@ -102,10 +102,10 @@ async def admit(
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
-    asks = policy is not None or _asks(subscriber)
+    asks = _asks(subscriber) or policy_of(request) is not None
     if lazy and request.session is not None and (asks or not is_public(flags.channels)):
         await calls.look_up(drop_forged_session, request)
-    granted = await grant(request, flags.channels, policy, subscriber.publishing, calls)
+    granted = await grant(request, flags.channels, subscriber.publishing, calls)
     may_block = lazy and not is_public(granted.flags)
     await subscriber.set_channels(request, granted.flags, may_block)
     channels = subscriber.channels

@@ -77,7 +77,6 @@ def policy_of(request: WebSocketRequest) -> Match | None:
 async def grant(
     request: WebSocketRequest,
     flags: Sequence[str],
-    found: Match | None,
     publishing: Collection[str],
     calls: Calls,
 ) -> Grant:
@@ -85,7 +84,6 @@ async def grant(
 
     :param request: that of the socket's handshake; who it is has been found out.
     :param flags: those that the socket asks for.
-    :param found: what `policy_of` says.
     :param publishing: the flags by which clients publish.
     :param calls: run what may block for this socket.
     :raises PolicyFailedError: if the policy fails, or takes too long.
@@ -94,6 +92,7 @@ async def grant(
     :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
     """
     flags = await _ask_hook(request, flags, calls)
+    found = policy_of(request)  # only now: a hook may have changed the facility
     if found is not None:
         granted = await _ask_policy(request, flags, found, publishing, calls)
         return Grant(granted, found.policy.options)

@@ -27,7 +27,7 @@ from hypothesis import strategies as st
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.handshake import granting, policies
 from channels_ws4redis.handshake.admission import Admission, admit
-from channels_ws4redis.handshake.granting import PolicyFailedError, grant, policy_of
+from channels_ws4redis.handshake.granting import PolicyFailedError, grant
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy
 from channels_ws4redis.handshake.requests import WebSocketRequest
@@ -236,7 +236,7 @@ async def flags_of(name: str, *flags: str, **more) -> list[str]:
     """Return the flags that a socket is granted."""
     asked = on(name, *flags, **more)
     request = WebSocketRequest(asked)
-    granted = await grant(request, flags, policy_of(request), PUBLISHING, Calls(asked))
+    granted = await grant(request, flags, PUBLISHING, Calls(asked))
     return list(granted.flags)
 
 
@@ -275,6 +275,21 @@ async def test_a_hook_refuses_before_the_policy_is_asked(settings):
     settings.WS4REDIS_ALLOWED_CHANNELS = refuse
     assert await why_refused("foo") == "not you"
     assert asked == []
+
+
+@pytest.mark.parametrize("hook", ["PROCESS_REQUEST", "ALLOWED_CHANNELS"])
+async def test_a_hook_that_changes_the_facility_changes_the_policy(settings, hook):
+    """What the socket joins is what the policy is asked about."""
+
+    def move(request, channels=()):
+        request.facility = "secret"
+        return channels
+
+    policed("foo", True)
+    setattr(settings, f"WS4REDIS_{hook}", move)
+    assert (await admitted("foo")).channels == ["broadcast:secret"]
+    policed("secret", False)
+    assert "refuses it" in await why_refused("foo")
 
 
 async def test_clients_may_be_kept_from_publishing_without_a_policy(settings):
