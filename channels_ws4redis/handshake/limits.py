@@ -82,8 +82,9 @@ class Tally:
 
     def __init__(self) -> None:
         self.sockets = 0
-        self.handshakes = Bucket()
-        #: Made with the first message: most clients only listen.
+        # Each is made when it is needed. Most clients only listen, and a user is known after the
+        # handshake.
+        self.handshakes: Bucket | None = None
         self.messages: Bucket | None = None
         self.room: Room | None = None
 
@@ -133,7 +134,10 @@ class Limits:
         charges = []
         if not isinstance(whom, Proxy):
             share = pace._replace(rate=rate * HANDSHAKE_SHARE)
-            charges.append(Charge(self.tally_of(whom).handshakes, 1, share, name))
+            tally = self.tally_of(whom)
+            if tally.handshakes is None:
+                tally.handshakes = Bucket()
+            charges.append(Charge(tally.handshakes, 1, share, name))
             if overdrawn(charges, now):
                 raise BusyError(
                     "one client opens more sockets than a fourth of WS4REDIS_HANDSHAKE_RATE",
