@@ -304,6 +304,8 @@ class Settings:
         What ten seconds allow may come at once. More wait, and the server reads on when they have
         had their turns. All sockets of a user or address together get ten times as much; whoever
         would have to wait for more than 10 seconds is closed with [1013](closing.md#close-codes).
+        A client that goes on sending faster than it may is dropped by the server in the end, which
+        reads the answer to a ping too late. Heartbeats and pings of the client do not count.
         """
         return self._limit("WS4REDIS_PUBLISH_RATE", 200)
 

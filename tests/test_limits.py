@@ -10,6 +10,8 @@ from contextlib import AsyncExitStack
 import pytest
 import websockets
 from channels.testing import WebsocketCommunicator
+from django.contrib.auth.models import User
+from django.utils.functional import SimpleLazyObject
 
 from channels_ws4redis.handshake import hooks
 from channels_ws4redis.handshake.limits import limits
@@ -18,7 +20,7 @@ from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import END, Visitor
 from tests.silent import forget_peak, peak
-from tests.test_starvation import SERVERS, SOON, crowd, seconds_to_get_in
+from tests.test_starvation import ALL_SERVERS, SERVERS, SOON, crowd, seconds_to_get_in
 
 #: Here every client comes from the same address; this has it count.
 EACH_COUNTS = {"WS4REDIS_TRUSTED_PROXIES": []}
@@ -97,7 +99,7 @@ async def test_a_flood_of_handshakes(serve, kind):
     assert server.log.count("Cannot open the socket") <= 20
 
 
-@pytest.mark.parametrize("kind", SERVERS)
+@pytest.mark.parametrize("kind", ALL_SERVERS)
 async def test_a_client_that_sends_too_fast_loses_nothing(serve, kind):
     """It waits until it may go on, and so does what it has sent; others notice nothing."""
     server = serve(kind, settings=EACH_COUNTS | {"WS4REDIS_PUBLISH_RATE": 20})
@@ -248,6 +250,27 @@ async def test_every_place_is_given_back(settings):
     await ended(first)
     assert limits().sockets == 0
     assert len(released) == 2
+
+
+@pytest.mark.server
+@pytest.mark.django_db
+async def test_a_user_whom_a_hook_has_loaded_counts(settings):
+    """A lazy one, as some hooks set it, is known only when another hook has looked at it."""
+
+    def process_request(request):
+        request.user = SimpleLazyObject(lambda: User(pk=1, username="john"))
+
+    def allowed_channels(request, channels):
+        return channels if request.user.pk else []
+
+    settings.WS4REDIS_PROCESS_REQUEST = process_request
+    settings.WS4REDIS_ALLOWED_CHANNELS = allowed_channels
+    settings.WS4REDIS_MAX_SOCKETS_PER_USER = 1
+    first, second = (WebsocketCommunicator(router, PATH) for _ in range(2))
+    assert (await first.connect(PATIENCE))[0]
+    assert (await closed(second))["code"] == 1013
+    await ended(second)
+    await ended(first)
 
 
 @pytest.mark.server
