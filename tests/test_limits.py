@@ -207,7 +207,8 @@ async def test_refusals_are_told_and_do_not_fill_the_log(serve, kind):
     assert server.log.count("Refused the socket '/elsewhere") == 20
 
 
-# In this process
+# In this process. Django looks at the connections of a worker thread before it runs anything there,
+# and they may be left over from a test that has used the database.
 
 
 PATH, PATIENCE = "/ws/room?subscribe-broadcast", 10
@@ -226,6 +227,7 @@ async def ended(client: WebsocketCommunicator) -> None:
 
 
 @pytest.mark.server
+@pytest.mark.django_db
 async def test_every_place_is_given_back(settings):
     """Also by a socket that is refused; its subscriber is released as well."""
     released = []
