@@ -15,6 +15,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.addresses import Proxy
 from channels_ws4redis.handshake.buckets import Bucket, Charge, Pace, overdrawn, pay
 from channels_ws4redis.handshake.refusals import BusyError
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.loops import this_loop
 
 #: Seconds that a handshake and a message wait for their turn at most. Daphne gives a handshake 5
@@ -32,9 +33,9 @@ HANDSHAKE_SHARE, MESSAGE_SHARE = 0.25, 10
 #: however short it is, and a channel's position 400 bytes for a day.
 FACILITY_BYTES = 4096
 
-#: Facilities of a client that are remembered, and clients before those that rest are forgotten.
-#: Whatever is forgotten has to be paid for anew.
-MAX_FACILITIES, MAX_RESTING = 1000, 1000
+#: Facilities of a client that are remembered, which is more than it can pay for while that counts;
+#: and clients before those that rest are forgotten. What is forgotten has to be paid for anew.
+MAX_FACILITIES, MAX_RESTING = 20_000, 100
 
 
 class Room:
@@ -239,6 +240,12 @@ class Place:
         if channels:
             charges += self._fill(tally.room, size, channels, now)
         if setting := overdrawn(charges, now):
+            if isinstance(self._whom, Proxy) and setting == "WS4REDIS_FILL_RATE":
+                raise BusyError(
+                    f"its client and all others behind the proxy {shown(self._whom.host)} publish "
+                    f"more than {setting} allows; WS4REDIS_TRUSTED_PROXIES tells them apart",
+                    "messages behind a proxy",
+                )
             raise BusyError(f"its client publishes more than {setting} allows", "messages")
         seconds = pay(charges, now)
         if channels:

@@ -207,6 +207,15 @@ async def test_new_facilities_cost_room(clock, settings):
     await place(STRANGER, "y").publish(1024 * 1024, 1)
 
 
+async def test_who_shares_room_is_told(clock):
+    """Those behind a proxy whose addresses are not known: that is for the operator to mend."""
+    for number in range(6):
+        await place(NGINX, str(number)).publish(1024 * 1024, 1)
+    with pytest.raises(BusyError, match=r"all others behind the proxy '127\.0\.0\.1' .*PROXIES"):
+        await place(NGINX, "x").publish(1024 * 1024, 1)
+    await place(STRANGER, "x").publish(1024 * 1024, 1)
+
+
 async def test_a_busy_facility_costs_no_more_than_it_keeps(clock, settings):
     """However much is published there."""
     settings.WS4REDIS_PUBLISH_RATE = None
