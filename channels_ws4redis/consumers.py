@@ -21,7 +21,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.hooks import REFUSALS, Calls
-from channels_ws4redis.handshake.threads import BusyError
+from channels_ws4redis.handshake.refusals import BusyError, few_lines, tell
 from channels_ws4redis.open_socket import OpenSocket, State, admit_or_release
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
@@ -31,12 +31,13 @@ from channels_ws4redis.protocol.messages import (
     parse_payload,
     parse_positions,
 )
-from channels_ws4redis.protocol.texts import is_longer, reason_of, shown
+from channels_ws4redis.protocol.texts import is_longer
 from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 #: Seconds for handing a close frame to a server that does not take it at once; more for a client
 #: that has read too slowly, and may only have been frozen for a moment.
@@ -131,7 +132,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
                 await self.close()
             raise StopConsumer from None
         except BusyError as error:
-            await self._close(codes.TRY_AGAIN_LATER, str(error), reason=codes.RETRY_AFTER)
+            await self._close(codes.TRY_AGAIN_LATER, error, reason=codes.RETRY_AFTER)
         except (redis.exceptions.RedisError, OSError) as error:
             await self._close(codes.TRY_AGAIN_LATER, error)
 
@@ -158,7 +159,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         outbox, fanout = self._make_outbox(), get_fanout(self.channel_layer)
         servers.require_true_path(self.scope, self.base_send)
         admitted = await admit_or_release(self.scope, calls, self._check_origin)
-        socket = self._socket = OpenSocket(*admitted, fanout, outbox, self._end)
+        socket = self._socket = OpenSocket(*admitted, fanout, outbox, self._end, calls.whom)
         await socket.join(admitted[0].channels)
         if not socket.speaks_protocol:
             # Before the client is accepted: it is owed all that is published from then on, also
@@ -206,6 +207,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
                 await socket.publish(text_data.encode())
         except ProtocolError as error:
             await self._close(codes.PROTOCOL_ERROR, error)
+        except BusyError as error:
+            await self._close(codes.TRY_AGAIN_LATER, error, reason=codes.RETRY_AFTER)
         except UNREACHABLE as error:
             await self._close(codes.TRY_AGAIN_LATER, error)
         except redis.exceptions.RedisError as error:
@@ -267,7 +270,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         """
         was_connecting, self._state = self._state is State.CONNECTING, State.CLOSED
         if why:
-            level = logging.WARNING if isinstance(why, ProtocolError | str) else logging.ERROR
+            is_clients = isinstance(why, ProtocolError | BusyError | str)
+            level = logging.WARNING if is_clients else logging.ERROR
             self._log("Cannot open" if was_connecting else "Closing", why, level)
         if self._socket is not None:
             self._socket.stop()
@@ -286,7 +290,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         return True
 
     def _log(self, what: str, why: BaseException | str, level: int) -> None:
-        logger.log(level, "%s the socket %s: %s", what, shown(self.scope["path"]), reason_of(why))
+        tell(logger, level, what, self.scope["path"], why)
 
     async def websocket_disconnect(self, message: servers.AsgiEvent) -> None:
         """End the consumer."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,8 @@ from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.handshake.admission import Admission, admit
 from channels_ws4redis.handshake.granting import PolicyFailedError
 from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.threads import BusyError
+from channels_ws4redis.handshake.limits import Place, limits
+from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
@@ -56,6 +57,7 @@ class OpenSocket:
     :param outbox: takes the socket's frames.
     :param end: called with a close code and the reason if the socket has to be closed: it cannot
         listen on what its subscriber has subscribed to meanwhile, or its client says no hello.
+    :param whom: the client, among whose sockets it counts.
     """
 
     __slots__ = (
@@ -66,6 +68,7 @@ class OpenSocket:
         "_loop",
         "_max_message",
         "_outbox",
+        "_place",
         "_socket",
         "_subscriber",
     )
@@ -77,7 +80,9 @@ class OpenSocket:
         fanout: FanOut,
         outbox: Outbox,
         end: Callable[[int, Exception | str], None],
+        whom: Hashable,
     ) -> None:
+        self._place = Place(whom, admission.request.facility)
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
@@ -112,8 +117,10 @@ class OpenSocket:
     async def join(self, channels: Iterable[str]) -> None:
         """Join the groups of channels; what is published from now on reaches this process.
 
+        :raises BusyError: if its client has too many sockets.
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
         """
+        self._place.take()
         async with self._following:
             self._subscriber.follow(self._on_change)
             await self._fanout.join(self._socket, channels)
@@ -167,6 +174,7 @@ class OpenSocket:
     async def publish(self, payload: bytes) -> None:
         """Publish what the client has sent; its heartbeat is answered instead.
 
+        :raises BusyError: if it sends more than it may.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         if not payload:
@@ -174,6 +182,7 @@ class OpenSocket:
         if is_heartbeat(payload, settings.WS4REDIS_HEARTBEAT):
             self.heartbeat()
         else:
+            await self._place.publish(len(payload), self._subscriber.audiences)
             await self._subscriber.publish(payload, self._socket.id)
 
     def heartbeat(self) -> None:
@@ -226,6 +235,7 @@ class OpenSocket:
     async def release(self) -> None:
         """Stop, and run the subscriber's ``release``; to be called once."""
         self.stop()
+        self._place.leave()
         await self._subscriber.release()
 
 
@@ -235,10 +245,13 @@ async def admit_or_release(
     """Make the subscriber of a socket, and find out what the socket may use.
 
     Takes and raises what `admit` does. A subscriber whose socket is not let in is released.
+
+    :raises BusyError: also if too many ask for a socket at the same time.
     """
+    await limits().begin(calls.whom)
     subscriber = await make_subscriber(calls)
     try:
-        return await admit(scope, subscriber, calls, check_origin), subscriber
+        admission = await admit(scope, subscriber, calls, check_origin)
     except (BusyError, PolicyFailedError):
         # The client must not have to wait for a thread, or for the end of what hangs, to be told.
         this_loop().spawn(subscriber.release(), "ws4redis-release")
@@ -246,3 +259,5 @@ async def admit_or_release(
     except BaseException:
         await subscriber.release()
         raise
+    calls.know(admission.request.user)  # whom a hook may have loaded only now
+    return admission, subscriber

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from typing import Any
 
@@ -12,9 +13,13 @@ from django.urls.resolvers import RegexPattern
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.consumers import WS4RedisConsumer
+from channels_ws4redis.handshake.refusals import RefusedError, few_lines, tell
 from channels_ws4redis.servers import root_path_of
 
 __all__ = ["application", "router", "websocket_urlpatterns"]
+
+logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 
 class FacilityPattern(RegexPattern):
@@ -61,6 +66,10 @@ class Router(URLRouter):  # type: ignore[misc] # Channels has no types
         except (ValueError, Resolver404) as error:
             if not str(error).startswith("No route found") and not isinstance(error, Resolver404):
                 raise
+            refusal = RefusedError(
+                f"its path does not begin with WEBSOCKET_URL, {settings.WEBSOCKET_URL!r}", "path"
+            )
+            tell(logger, logging.WARNING, "Refused", scope["path"], refusal)
             await WebsocketDenier()(scope, receive, send)
 
 

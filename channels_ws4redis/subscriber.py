@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection
-from functools import cache
+from functools import cache, partial, update_wrapper
 from typing import Any, ClassVar
 
 from django.utils.module_loading import import_string
@@ -13,16 +13,19 @@ from django.utils.module_loading import import_string
 from channels_ws4redis.conf import settings
 from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake.hooks import Calls, overrides
+from channels_ws4redis.handshake.refusals import BusyError, few_lines
 from channels_ws4redis.handshake.requests import facility_in
 from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.protocol.names import audience_arguments
 from channels_ws4redis.redis_store import RedisMessage, RedisStore
 from channels_ws4redis.store.commands import Publication
+from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import get_client
 
 __all__ = ["RedisSubscriber"]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 
 class RedisSubscriber(RedisStore):
@@ -168,7 +171,8 @@ class SubscriberHooks:
         :raises Exception: whatever an overridden method raises.
         """
         if self._overrides("set_pubsub_channels", "_get_message_channels", "get_prefix"):
-            await self._calls.run(self._set_channels, request, flags)
+            run = update_wrapper(partial(self._set_channels), self._subscriber.set_pubsub_channels)
+            await self._calls.run(run, request, flags)
         elif may_block:
             await self._calls.look_up(self._set_channels, request, flags)
         else:
@@ -184,6 +188,11 @@ class SubscriberHooks:
     def follow(self, on_change: Callable[[], None] | None) -> None:
         """Have a function called when the subscriber changes its channels; None ends that."""
         self._subscriber._subscription.on_change = on_change
+
+    @property
+    def audiences(self) -> int:
+        """How many channels it publishes to."""
+        return len(self._subscriber._publishers)
 
     async def publish(self, payload: bytes, sender: str) -> None:
         """Publish what the client has sent, to the channels that its flags name.
@@ -232,7 +241,7 @@ async def make_subscriber(calls: Calls) -> SubscriberHooks:
     """Make the subscriber of a socket, of the class that ``WS4REDIS_SUBSCRIBER`` names.
 
     :param calls: run what may block for this socket.
-    :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
+    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
     :raises ImportError: if there is no such class.
     :raises TypeError: if it is no subclass of `RedisSubscriber`.
     """
@@ -241,14 +250,21 @@ async def make_subscriber(calls: Calls) -> SubscriberHooks:
         return SubscriberHooks(cls(get_client()), calls)
     made: list[RedisSubscriber] = []
     try:
-        await calls.run(lambda: made.append(cls(get_client())))
-    except asyncio.CancelledError:
-        # The client has gone, but the thread goes on. What is made there is owed its release.
-        await calls.ended()
-        for subscriber in made:
-            await SubscriberHooks(subscriber, calls).release()
+        await calls.run(update_wrapper(lambda: made.append(cls(get_client())), cls, updated=()))
+    except asyncio.CancelledError:  # the client has gone
+        await _release_late(made, calls)
+        raise
+    except BusyError:
+        this_loop().spawn(_release_late(made, calls), "ws4redis-release")
         raise
     return SubscriberHooks(made[0], calls)
+
+
+async def _release_late(made: list[RedisSubscriber], calls: Calls) -> None:
+    """Release what a thread may still make although nobody waits for it any more."""
+    await calls.ended()
+    for subscriber in made:
+        await SubscriberHooks(subscriber, calls).release()
 
 
 def subscriber_class() -> type[RedisSubscriber]:

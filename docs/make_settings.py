@@ -17,11 +17,13 @@ PAGE = Path(__file__).parent / "reference" / "settings.md"
 TYPES = {
     "Hook": "callable, or `str` with its dotted path",
     "Mapping[str, Any] | str": "`dict` or `str`",
+    "Networks | int | None": "list of `str`, `int` or `None`",
     "Sequence[str]": "list of `str`",
     "bool": "`bool`",
     "bool | None": "`bool` or `None`",
     "float": "`float`",
     "int": "`int`",
+    "int | None": "`int` or `None`",
     "str": "`str`",
     "str | None": "`str` or `None`",
     "str | type": "`str` with a dotted path",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from ipaddress import ip_network
 
 import pytest
 from django.conf import settings as django_settings
@@ -34,6 +35,13 @@ DEFAULTS = {
     "WS4REDIS_OUTBOX_MESSAGES": 2000,
     "WS4REDIS_OUTBOX_BYTES": 1024 * 1024,
     "WS4REDIS_THREADS": 32,
+    "WS4REDIS_MAX_SOCKETS": None,
+    "WS4REDIS_MAX_SOCKETS_PER_ADDRESS": 1000,
+    "WS4REDIS_MAX_SOCKETS_PER_USER": 1000,
+    "WS4REDIS_HANDSHAKE_RATE": 1000,
+    "WS4REDIS_PUBLISH_RATE": 200,
+    "WS4REDIS_FILL_RATE": 16 * 1024,
+    "WS4REDIS_TRUSTED_PROXIES": None,
     "WS4REDIS_CLOSE_WINDOW": 2.0,
     "WS4REDIS_LEGACY_SERVERS": False,
     "SESSION_COOKIE_NAME": "sessionid",
@@ -82,6 +90,16 @@ def test_csrf_trusted_origins(settings):
         ("WS4REDIS_HISTORY", 1000, 1000),
         ("WS4REDIS_HISTORY_BYTES", 1, 1),
         ("WS4REDIS_META_EXPIRE", 60, 60),
+        ("WS4REDIS_MAX_SOCKETS", 1, 1),
+        ("WS4REDIS_PUBLISH_RATE", None, None),
+        ("WS4REDIS_TRUSTED_PROXIES", 2, 2),
+        ("WS4REDIS_TRUSTED_PROXIES", [], ()),
+        ("WS4REDIS_TRUSTED_PROXIES", "192.0.2.1", (ip_network("192.0.2.1"),)),
+        (
+            "WS4REDIS_TRUSTED_PROXIES",
+            ["10.0.0.0/8", "2001:db8::1"],
+            (ip_network("10.0.0.0/8"), ip_network("2001:db8::1")),
+        ),
         ("WS4REDIS_CLOSE_WINDOW", 0, 0),
         ("WS4REDIS_CLOSE_WINDOW", 0.5, 0.5),
         ("WS4REDIS_LEGACY_SERVERS", 1, True),
@@ -113,6 +131,15 @@ def test_values(name, value, read):
         ("WS4REDIS_FACILITIES", None, "'open' or 'strict'"),
         ("WS4REDIS_ALLOW_PUBLISH", 0, "True or False"),
         ("WS4REDIS_ALLOW_PUBLISH", "False", "True or False"),
+        ("WS4REDIS_MAX_SOCKETS", 0, "at least 1"),
+        ("WS4REDIS_MAX_SOCKETS_PER_USER", "100", "at least 1"),
+        ("WS4REDIS_FILL_RATE", 0.5, "at least 1"),
+        ("WS4REDIS_TRUSTED_PROXIES", 0, "a list of addresses and networks, or the number"),
+        ("WS4REDIS_TRUSTED_PROXIES", True, "a list of addresses and networks, or the number"),
+        ("WS4REDIS_TRUSTED_PROXIES", 1.0, "a list of addresses and networks, or the number"),
+        ("WS4REDIS_TRUSTED_PROXIES", ["10.0.0.1/8"], "has host bits set"),
+        ("WS4REDIS_TRUSTED_PROXIES", ["nginx"], "does not appear to be an IPv4 or IPv6 network"),
+        ("WS4REDIS_TRUSTED_PROXIES", [10], "not all of them are texts"),
         ("WS4REDIS_CLOSE_WINDOW", -0.1, "number of seconds"),
         ("WS4REDIS_CLOSE_WINDOW", "2", "number of seconds"),
         ("WS4REDIS_CLOSE_WINDOW", False, "number of seconds"),

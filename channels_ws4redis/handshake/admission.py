@@ -17,8 +17,9 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.granting import grant, policy_of
 from channels_ws4redis.handshake.hooks import ENDS, Calls
-from channels_ws4redis.handshake.origins import origin_allowed
+from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options
+from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.handshake.requests import (
     WebSocketRequest,
     authenticate,
@@ -30,6 +31,7 @@ from channels_ws4redis.protocol.names import channel_labels, is_public, parse_fl
 from channels_ws4redis.protocol.texts import shown
 
 logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 
 class Subscriber(Protocol):
@@ -90,7 +92,7 @@ async def admit(
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
-    :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
+    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
@@ -117,11 +119,8 @@ async def admit(
 
 def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
     """Refuse a socket that nobody may open, whoever it is."""
-    if check_origin and not origin_allowed(request):
-        raise PermissionDenied(
-            f"a page of the foreign origin {shown(request.META['HTTP_ORIGIN'])} opens it; name the "
-            "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
-        )
+    if check_origin:
+        require_allowed_origin(request)
     # The router does not care about leading slashes. A hook or a proxy that looks at the path does.
     path = request.scope["path"]  # as it came: Django 4.2 puts its slashes right
     if not re.match("/(?!/)", path):

@@ -14,7 +14,6 @@ from functools import cache, partial
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
-from django.core.exceptions import PermissionDenied
 from django.http import Http404
 from django.utils.functional import empty
 
@@ -22,19 +21,23 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake import policies
 from channels_ws4redis.handshake.hooks import ENDS, REFUSALS, Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options, Policy
+from channels_ws4redis.handshake.refusals import BusyError, RefusedError, few_lines
 from channels_ws4redis.handshake.requests import WebSocketRequest, unwrapped
-from channels_ws4redis.handshake.threads import BusyError
 from channels_ws4redis.protocol.texts import reason_of, shown
 
 logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 #: Seconds that a policy has for its decision, those for which it waits for a thread among them.
 #: Daphne gives a handshake 5 seconds.
 POLICY_TIMEOUT = 4.0
 
 
-class PolicyFailedError(PermissionDenied):
+class PolicyFailedError(RefusedError):
     """A policy has failed. The socket is refused, and whether it may be there is not known."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why, "policies that fail")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +54,7 @@ def policy_of(request: WebSocketRequest) -> Match | None:
     """Return the policy of a socket's facility; None if none names it, and none has to.
 
     :raises PolicyFailedError: if a converter in a route fails.
-    :raises django.core.exceptions.PermissionDenied: if a policy has to name it, or if it is another
-        spelling of a facility. Two facilities with the arguments of one would be told apart by
+    :raises RefusedError: if a policy has to name it, or if it is another spelling of a facility. Two facilities with the arguments of one would be told apart by
         publishers, and not by the policy.
     """
     policies.discover()
@@ -65,11 +67,14 @@ def policy_of(request: WebSocketRequest) -> Match | None:
         )
         raise PolicyFailedError("a converter in the route of a policy has failed") from None
     if found is None and settings.WS4REDIS_FACILITIES == "strict":
-        raise PermissionDenied("no policy names its facility, and WS4REDIS_FACILITIES is 'strict'")
+        raise RefusedError(
+            "no policy names its facility, and WS4REDIS_FACILITIES is 'strict'", "policy"
+        )
     if found is not None and not found.is_canonical:
-        raise PermissionDenied(
+        raise RefusedError(
             f"its facility is spelt otherwise than the policy {found.policy.name} spells its "
-            "arguments, as 007 is for 7"
+            "arguments, as 007 is for 7",
+            "policy",
         )
     return found
 
@@ -89,7 +94,7 @@ async def grant(
     :raises PolicyFailedError: if the policy fails, or takes too long.
     :raises django.core.exceptions.PermissionDenied: if the socket is refused.
     :raises channels.exceptions.DenyConnection: the same.
-    :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
+    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
     """
     flags = await _ask_hook(request, flags, calls)
     found = policy_of(request)  # only now: a hook may have changed the facility
@@ -141,7 +146,7 @@ async def _ask_policy(
     policy = found.policy
     answer = await _answer(request, found, calls)
     if answer is None or answer is False:
-        raise PermissionDenied(f"the policy {policy.name} refuses it")
+        raise RefusedError(f"the policy {policy.name} refuses it", "policy")
     given = [flag for flag in flags if answer is True or flag in answer]
     granted = [flag for flag in given if flag not in publishing or flag in policy.options.publish]
     if answer is not True:
@@ -149,7 +154,9 @@ async def _ask_policy(
             if flag not in granted:
                 _tell_of_option(policy, flag)
     if flags and not granted:
-        raise PermissionDenied(f"the policy {policy.name} grants none of the flags it asks for")
+        raise RefusedError(
+            f"the policy {policy.name} grants none of the flags it asks for", "policy"
+        )
     return granted
 
 
@@ -165,7 +172,8 @@ async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
             raise TypeError(f"it returned {answer!r} instead of True, False or a list of flags")
         return answer
     except (Http404, *REFUSALS) as error:
-        raise PermissionDenied(f"the policy {policy.name} refuses it: {reason_of(error)}") from None
+        why = f"the policy {policy.name} refuses it: {reason_of(error)}"
+        raise RefusedError(why, "policy") from None
     except BusyError:
         raise
     except Exception:

@@ -392,8 +392,12 @@ def log_lines() -> set[str]:
         # These may be raised, and passed on, anywhere.
         for call in calls(tree, "PermissionDenied"):
             lines.add(f"Refused the socket …: PermissionDenied: {pattern(call.args[0])}")
+        for call in calls(tree, "RefusedError"):
+            lines.add(f"Refused the socket …: {pattern(call.args[0])}")
         for call in calls(tree, "BusyError"):
-            lines.add(f"Cannot open the socket …: {pattern(call.args[0])}")
+            why = pattern(call.args[0])
+            what = "Closing" if why.startswith("its client ") else "Cannot open"
+            lines.add(f"{what} the socket …: {why}")
         lines |= {why for why in constants(tree) if why.startswith("its client ")}
         if name.split("/")[0] not in {"consumers.py", "subscriber.py", "handshake"}:
             continue
