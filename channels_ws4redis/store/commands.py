@@ -59,6 +59,8 @@ class Publication(NamedTuple):
     sender: str = ""
     #: Idempotency key, "" for none.
     key: str = ""
+    #: Messages that are kept of a channel; None for as many as WS4REDIS_HISTORY says.
+    history: int | None = None
 
 
 def events_channel(name: str, prefix: str = "") -> str:
@@ -75,13 +77,13 @@ def publish_command(publication: Publication, prefix: str | None, mirror: bool) 
     :param prefix: see `events_channel`; None to store only, as a channel layer sends.
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
     """
-    channels, payload, expire, sender, key = publication
+    channels, payload, expire, sender, key, history = publication
     args: list[str | bytes | int] = [
         payload,
         sender,
         expire,
         settings.WS4REDIS_META_EXPIRE,
-        settings.WS4REDIS_HISTORY,
+        settings.WS4REDIS_HISTORY if history is None else history,
         settings.WS4REDIS_HISTORY_BYTES,
         4 if key else 3,
         int(mirror),
