@@ -23,7 +23,7 @@ from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.admission import REFUSALS
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.threads import BusyError
-from channels_ws4redis.open_socket import OpenSocket, State, admit_or_release
+from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
     MAX_SMALL_FRAME,
@@ -33,6 +33,7 @@ from channels_ws4redis.protocol.messages import (
     parse_positions,
 )
 from channels_ws4redis.protocol.texts import is_longer, reason_of, shown
+from channels_ws4redis.registering import admit_or_release
 from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
@@ -44,6 +45,8 @@ logger = logging.getLogger(__name__)
 CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
 _TOO_BIG = "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE"
+
+_TOO_SLOW = "its client reads too slowly"
 
 
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
@@ -62,8 +65,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._state = State.CONNECTING
         #: The socket once it has been admitted; None before, and if it is refused.
         self._socket: OpenSocket | None = None
-        #: Close code, reason and patience, if the socket has to end for a reason of its own.
-        self._ending: tuple[int, Exception | str, float] | None = None
+        #: What `_close` takes, if the socket has to end for a reason of its own.
+        self._ending: tuple[int, Exception | str, str, float] | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Run the socket from its handshake to its end."""
@@ -169,7 +172,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._peer,
             settings.WS4REDIS_OUTBOX_MESSAGES,
             settings.WS4REDIS_OUTBOX_BYTES,
-            partial(self._end, codes.TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT),
+            partial(self._end, codes.TOO_SLOW, _TOO_SLOW, "", SLOW_CLOSE_TIMEOUT),
             partial(self._end, codes.SERVER_ERROR),
         )
 
@@ -226,10 +229,12 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     # The end
 
-    def _end(self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT) -> None:
+    def _end(
+        self, code: int, why: Exception | str, reason: str = "", seconds: float = CLOSE_TIMEOUT
+    ) -> None:
         """Have the socket's own task close it."""
         if self._ending is None and self._state is not State.CLOSED:
-            self._ending = code, why, seconds
+            self._ending = code, why, reason, seconds
             self._task.cancel()
 
     async def _end_when_cancelled(self) -> bool:
@@ -253,8 +258,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self,
         code: int,
         why: Exception | str = "",
-        seconds: float = CLOSE_TIMEOUT,
         reason: str = "",
+        seconds: float = CLOSE_TIMEOUT,
     ) -> bool:
         """Close the socket; False if the server does not take the close frame in time.
 
@@ -269,7 +274,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._log("Cannot open" if was_connecting else "Closing", why, level)
         if self._socket is not None:
             self._socket.stop()
-        if code in codes.CLIENT_ERRORS:
+        if codes.is_owed_no_patience(code):
             # A client that does not answer may go on sending, and would be listened to.
             asyncio.get_running_loop().call_later(seconds, self._peer.abort)
         try:

@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Protocol
 
 import redis
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Entry, Socket
-from channels_ws4redis.handshake.admission import Admission, admit
-from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.threads import BusyError
+from channels_ws4redis.handshake.admission import Admission
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
+from channels_ws4redis.protocol.orders import Action, Order
+from channels_ws4redis.registering import Place
 from channels_ws4redis.replaying import replay_by_hook
+from channels_ws4redis.revoking import Revoked, Rights, ask_again, named_channels
 from channels_ws4redis.servers import ClientGoneError, Incoming
 from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
+from channels_ws4redis.subscriber import SubscriberHooks
 
 #: Seconds that a client of the package's own protocol has for its first frame.
 HELLO_TIMEOUT = 10.0
@@ -42,6 +44,13 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
+class End(Protocol):
+    """Has a socket closed."""
+
+    def __call__(self, code: int, why: Exception | str, reason: str = "") -> None:
+        """Close it with a code; `why` is for the log, and the reason for the client."""
+
+
 class OpenSocket:
     """Hears the channels of a socket, publishes for its client, and follows its subscriber.
 
@@ -51,10 +60,12 @@ class OpenSocket:
 
     :param admission: what the handshake has found out.
     :param subscriber: of this socket alone; `release` releases it.
+    :param place: where it is registered until now.
     :param fanout: receives for all sockets of this event loop.
     :param outbox: takes the socket's frames.
     :param end: called with a close code and the reason if the socket has to be closed: it cannot
-        listen on what its subscriber has subscribed to meanwhile, or its client says no hello.
+        listen on what its subscriber has subscribed to meanwhile, its client says no hello, or it
+        may not hear any more what it has heard.
     """
 
     __slots__ = (
@@ -64,6 +75,7 @@ class OpenSocket:
         "_hello",
         "_loop",
         "_outbox",
+        "_scope",
         "_socket",
         "_subscriber",
     )
@@ -72,9 +84,10 @@ class OpenSocket:
         self,
         admission: Admission,
         subscriber: SubscriberHooks,
+        place: Place,
         fanout: FanOut,
         outbox: Outbox,
-        end: Callable[[int, Exception | str], None],
+        end: End,
     ) -> None:
         self._subscriber = subscriber
         self._fanout = fanout
@@ -86,6 +99,9 @@ class OpenSocket:
         self._end = end
         #: Ends the socket if its client does not say hello in time; None while it need not.
         self._hello: asyncio.TimerHandle | None = None
+        self._scope = place.scope
+        subscriber.follow(self._on_change)
+        get_control().guard(place.newcomer, self, place.marks)
 
     @property
     def speaks_protocol(self) -> bool:
@@ -105,8 +121,8 @@ class OpenSocket:
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
         """
         async with self._following:
-            self._subscriber.follow(self._on_change)
-            await self._fanout.join(self._socket, channels)
+            wanted = self._subscriber.channels  # some may have been revoked since the admission
+            await self._fanout.join(self._socket, [name for name in channels if name in wanted])
 
     async def enter(self, positions: dict[str, Position]) -> None:
         """Read what is stored, and send it or what was missed; the socket is live from then on.
@@ -205,11 +221,66 @@ class OpenSocket:
                 if self._outbox.closed:  # while this was waiting
                     self._fanout.leave(self._socket)
 
+    # Orders
+
+    def obey(self, order: Order) -> None:
+        """Close the socket, or leave the channels of the auth groups that an order names."""
+        if order.action is Action.DISCONNECT:
+            self._revoke(Revoked(order.code, reason=order.reason))
+            return
+        gone = named_channels(order, self._subscriber)
+        left = Rights.of(self._subscriber).without(gone)
+        if gone and not left:
+            self._revoke(Revoked(order.code, reason=order.reason))
+        elif gone:
+            left.limit(self._subscriber)
+            self._give_up(gone)
+
+    def hold(self, held: bool) -> None:
+        """Hold back what is published while it is doubtful what the socket may hear, or let it go.
+
+        Before the socket has been sent what is stored, a hook may hold it back for its own reasons.
+        """
+        if held:
+            self._socket.pause()
+        elif self._socket.replayed:
+            self._socket.let_go(())
+
+    async def look_again(self) -> None:
+        """Find out what the socket may still use, and give up the rest."""
+        if self.closed:
+            return
+        before, control = self._subscriber.channels, get_control()
+        found = await ask_again(self._scope, self._subscriber, control.marks_of(self))
+        if isinstance(found, Revoked):
+            self._revoke(found)
+            return
+        control.renew(self, found)
+        self._subscriber.follow(self._on_change)
+        gone = set(before).difference(self._subscriber.channels)
+        if gone:
+            self._give_up(gone)
+            self._on_change()
+
+    def _give_up(self, gone: set[str]) -> None:
+        """Hear some channels no more, from this moment on, nor what has been published there."""
+        if len(self._outbox) or not self._socket.replayed:
+            # What waits may be of these channels. The client comes back, and recovers the rest.
+            self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+            return
+        self._fanout.leave(self._socket, gone)
+        self._socket.drop(gone)
+
+    def _revoke(self, revoked: Revoked) -> None:
+        self.stop()
+        self._end(revoked.code, revoked.why, revoked.reason)
+
     # The end
 
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""
         self._forget_hello()
+        get_control().forget(self)
         self._outbox.close()
         self._fanout.leave(self._socket)
 
@@ -217,22 +288,3 @@ class OpenSocket:
         """Stop, and run the subscriber's ``release``; to be called once."""
         self.stop()
         await self._subscriber.release()
-
-
-async def admit_or_release(
-    scope: dict[str, Any], calls: Calls, check_origin: bool
-) -> tuple[Admission, SubscriberHooks]:
-    """Make the subscriber of a socket, and find out what the socket may use.
-
-    Takes and raises what `admit` does. A subscriber whose socket is not let in is released.
-    """
-    subscriber = await make_subscriber(calls)
-    try:
-        return await admit(scope, subscriber, calls, check_origin), subscriber
-    except BusyError:
-        # The client must not have to wait for a thread to be told that there is none.
-        this_loop().spawn(subscriber.release(), "ws4redis-release")
-        raise
-    except BaseException:
-        await subscriber.release()
-        raise

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -79,7 +79,11 @@ class Admission:
 
 
 async def admit(
-    scope: dict[str, Any], subscriber: Subscriber, calls: Calls, check_origin: bool
+    scope: dict[str, Any],
+    subscriber: Subscriber,
+    calls: Calls,
+    check_origin: bool,
+    before_asking: Callable[[], Awaitable[None]] | None = None,
 ) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
@@ -87,6 +91,7 @@ async def admit(
     :param subscriber: the subscriber of this socket; it is told its channels.
     :param calls: run what may block for this socket.
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
+    :param before_asking: awaited before anybody asks who the socket is.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
     :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
@@ -95,6 +100,8 @@ async def admit(
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
+    if before_asking is not None:
+        await before_asking()
     request = await _identify(scope, request, flags.channels, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and

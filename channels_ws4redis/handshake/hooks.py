@@ -38,13 +38,15 @@ class Calls:
     :param scope: what the server says about the socket.
     """
 
-    __slots__ = ("_job", "_patience", "_whom")
+    __slots__ = ("_job", "_patience", "_whom", "failed")
 
     def __init__(self, scope: dict[str, Any]) -> None:
         self._whom: Hashable = address_of(scope.get("client"))
         self._patience: float | None = PATIENCE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
+        #: True once a hook of the settings has raised an error.
+        self.failed = False
         self.know(scope.get("user"))
 
     def know(self, user: Any) -> None:
@@ -73,6 +75,12 @@ class Calls:
         :raises BusyError: as `run` does.
         :raises Exception: whatever else the hook raises.
         """
+        failed, self.failed = self.failed, True
+        result = await self._hook(hook, *args)
+        self.failed = failed
+        return result
+
+    async def _hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         function = import_string(hook) if isinstance(hook, str) else hook
         if not callable(function):
             raise TypeError(f"the hook {hook!r} is not callable")
