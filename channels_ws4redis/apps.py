@@ -22,6 +22,10 @@ class WS4RedisConfig(AppConfig):
     def ready(self) -> None:
         """Register what Django calls."""
         user_logged_in.connect(store_groups_in_session, dispatch_uid="ws4redis.memberof")
+        # Imported late, as it asks for the model of users.
+        from channels_ws4redis import wiring  # noqa: PLC0415
+
+        wiring.connect()
         checks.register()
 
 
