@@ -8,7 +8,7 @@ from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in
 
 from channels_ws4redis import checks
-from channels_ws4redis.protocol.names import MEMBER_OF
+from channels_ws4redis.protocol.names import AT_LOGIN, MEMBER_OF
 
 
 class WS4RedisConfig(AppConfig):
@@ -37,4 +37,4 @@ def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any)
     """
     session = getattr(request, "session", None)
     if session is not None and hasattr(user, "groups"):
-        session[MEMBER_OF] = [group.name for group in user.groups.all()]
+        session[MEMBER_OF] = session[AT_LOGIN] = [group.name for group in user.groups.all()]

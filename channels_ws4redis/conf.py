@@ -268,7 +268,8 @@ class Settings:
         ``"logout"`` closes the sockets of the session that is logged out. ``"login"`` has those of
         the session come back whose key changes at a login. ``"user"`` looks at the sockets of a
         user again who is saved, and closes those of one who is deleted. ``"groups"`` looks at the
-        sockets of users again who join or leave auth groups.
+        sockets of users again who join or leave auth groups; without it a user's groups are those
+        of the last login, also for new sockets.
         """
         value: Sequence[str] = self._get("WS4REDIS_REVOKE_ON", CAUSES)
         is_list = isinstance(value, Collection) and not isinstance(value, str)

@@ -101,9 +101,10 @@ async def test_a_user_who_is_saved(start) -> None:
 
 
 @pytest.mark.parametrize("how", ["leave", "clear", "expel", "dissolve"])
-async def test_a_user_who_leaves_an_auth_group(start, how) -> None:
-    """From either side; where a hook asks the database for the groups."""
-    site = start(WS4REDIS_ALLOWED_CHANNELS="tests.site.current_groups.allowed_channels")
+@pytest.mark.parametrize("hook", [None, "tests.site.current_groups.allowed_channels"])
+async def test_a_user_who_leaves_an_auth_group(start, how, hook) -> None:
+    """From either side; also where a hook asks the database for the groups."""
+    site = start(WS4REDIS_ALLOWED_CHANNELS=hook)
     john = Visitor(site).login("john")
     async with john.socket(PATH) as socket:
         await publish("before", groups=["chatters"])

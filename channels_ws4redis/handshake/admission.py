@@ -17,6 +17,7 @@ from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.members import bring_up_to_date
 from channels_ws4redis.handshake.origins import origin_allowed
 from channels_ws4redis.handshake.requests import (
     WebSocketRequest,
@@ -78,12 +79,16 @@ class Admission:
     labels: dict[str, str] | None
 
 
+async def _wait_for_nothing() -> None:
+    pass
+
+
 async def admit(
     scope: dict[str, Any],
     subscriber: Subscriber,
     calls: Calls,
     check_origin: bool,
-    before_asking: Callable[[], Awaitable[None]] | None = None,
+    before_asking: Callable[[], Awaitable[None]] = _wait_for_nothing,
 ) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
@@ -100,8 +105,7 @@ async def admit(
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
-    if before_asking is not None:
-        await before_asking()
+    await before_asking()
     request = await _identify(scope, request, flags.channels, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
@@ -111,6 +115,7 @@ async def admit(
     if lazy and request.session is not None and (asks or not is_public(flags.channels)):
         await calls.look_up(drop_forged_session, request)
     granted = await _grant(request, flags.channels, calls)
+    await bring_up_to_date(request, granted, subscriber.is_stock, calls)
     await subscriber.set_channels(request, granted, may_block=lazy and not is_public(granted))
     channels = subscriber.channels
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())

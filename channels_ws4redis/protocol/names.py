@@ -24,6 +24,8 @@ AUDIENCES: Final = (SESSION, USER, GROUP, BROADCAST)
 
 #: The session key that holds the names of the visitor's auth groups.
 MEMBER_OF: Final = "ws4redis:memberof"
+#: The session key of what the login has written there.
+AT_LOGIN: Final = "ws4redis:memberof-at-login"
 
 
 class SelfType:
