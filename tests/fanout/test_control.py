@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tracemalloc
+from functools import partial
 
 import pytest
 import redis
@@ -24,9 +25,10 @@ from channels_ws4redis.protocol.orders import (
     Trait,
     mark,
 )
+from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.commands import Publication, publish_command
 from channels_ws4redis.store.runner import get_runner
-from tests.listeners import PATIENCE, all_left
+from tests.listeners import PATIENCE, Listener, all_left
 
 JOHN, MARY = mark(Trait.USER, "john"), mark(Trait.USER, "mary")
 
@@ -209,6 +211,26 @@ async def test_orders_are_kept_whatever_the_project_keeps(settings, control, red
     assert redis_client.xlen(f"{{{channel()}}}:history") == 3
     assert HISTORY >= 1000
     assert redis_client.ttl(f"{{{channel()}}}:history") > 3500
+
+
+async def test_who_leaves_a_channel_while_it_is_read_is_not_sent_it(fanout, control):
+    """A channel that is revoked while its history is on its way."""
+    for facility in ("foo", "bar"):
+        publisher = RedisPublisher(facility=facility, broadcast=True)
+        await publisher.apublish_message(f"stored on {facility}")
+    listener, other = Listener(fanout), await Listener(fanout).join("broadcast:foo")
+    names = ["broadcast:foo", "broadcast:bar"]
+    await fanout.join(listener.socket, names)
+    start = partial(listener.socket.start, positions={})
+    entering = asyncio.create_task(fanout.enter(listener.socket, names, start))
+    await asyncio.sleep(0)
+    fanout.leave(listener.socket, ["broadcast:foo"])
+    await entering
+    assert await listener.receive() == "stored on bar"
+    await RedisPublisher(facility="foo", broadcast=True).apublish_message("live on foo")
+    await RedisPublisher(facility="bar", broadcast=True).apublish_message("live on bar")
+    assert await listener.receive() == "live on bar"
+    assert [await other.receive(), await other.receive()] == ["stored on foo", "live on foo"]
 
 
 async def test_looking_again(control):
