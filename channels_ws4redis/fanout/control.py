@@ -200,7 +200,7 @@ class Control:
         """Return the sockets that an order concerns.
 
         Most orders have one mark of a kind, and concern few sockets. Those are found by looking for
-        its bytes, which takes about a millisecond for ten thousand sockets.
+        its bytes, which takes two milliseconds for ten thousand sockets.
         """
         found: Iterable[tuple[Guarded, bytes]] = self._marks.items()
         for selector in order.selectors:
