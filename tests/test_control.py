@@ -363,9 +363,9 @@ async def test_a_user_object_is_found_by_its_key(connect) -> None:
 
 
 async def test_nothing_is_added(project, connect) -> None:
-    """What was not granted at the handshake does not come by a refresh."""
-    project.refused = {"subscribe-user", "subscribe-broadcast"}
-    client = await connect()
+    """What was not granted at the handshake does not come by a refresh, neither way."""
+    project.refused = {"subscribe-user", "subscribe-broadcast", "publish-group"}
+    client = await connect("/ws/foo?subscribe-broadcast&subscribe-group&publish-group&echo")
     project.refused = set()
     await control.arefresh(users="john")
     await project.is_asked()
@@ -373,7 +373,8 @@ async def test_nothing_is_added(project, connect) -> None:
     await publish("to john", users=["john"])
     await publish("to staff", groups=["staff"])
     assert await client.receive_from(PATIENCE) == "to staff"
-    assert await client.receive_nothing(0.1)
+    await client.send_to(text_data="mine, to staff")
+    assert await client.receive_nothing(0.2)
 
 
 @pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL])
