@@ -31,6 +31,10 @@ from testproject.embedded import RedisServer
 from tests.clients import Socket, Visitor
 from tests.torture.proxy import Proxy
 
+#: Django looks at the connections of a worker thread before it runs anything there, and they may be
+#: left over from a test that has used the database.
+pytestmark = pytest.mark.django_db
+
 PATIENCE = 30
 SUBSCRIBE_ALL = "subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session"
 PATH = f"/ws/foo?{SUBSCRIBE_ALL}"

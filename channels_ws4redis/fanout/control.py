@@ -12,17 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import Final, Protocol
 
 import redis
 from channels.layers import channel_layers, get_channel_layer
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.groups import RETRY_INTERVAL, FanOut, get_fanout
+from channels_ws4redis.fanout.doubts import COME_BACK, Doubts, Guarded
+from channels_ws4redis.fanout.groups import FanOut, get_fanout
 from channels_ws4redis.fanout.sockets import Entry
-from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.history import Lost, Outcome
 from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.protocol.names import control_channel
@@ -32,27 +30,8 @@ from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
 
-#: Sockets of a loop that are looked at again at the same time. Each costs the loop a third of a
-#: millisecond, and most of them wait for a thread.
-AT_ONCE = 16
-
 #: Orders that are kept for one socket whose handshake is under way.
 KEPT = 100
-
-_COME_BACK: Final = Order(Action.DISCONNECT, code=codes.TRY_AGAIN_LATER)
-
-
-class Guarded(Protocol):
-    """A socket that orders may concern."""
-
-    def obey(self, order: Order) -> None:
-        """Do what an order says: a ``DISCONNECT`` or an ``UNSUBSCRIBE``."""
-
-    def hold(self, held: bool) -> None:
-        """Hold back what is published while it is doubtful what it may hear, or let it go."""
-
-    async def look_again(self) -> None:
-        """Find out what the socket may still hear, and give up the rest."""
 
 
 class Newcomer:
@@ -66,7 +45,7 @@ class Newcomer:
     def keep(self, order: Order) -> None:
         """Keep an order until the socket is known."""
         if len(self._orders) >= KEPT:
-            self._orders = [_COME_BACK]
+            self._orders = [COME_BACK]
         self._orders.append(order)
 
     def orders_for(self, marks: bytes) -> list[Order]:
@@ -84,10 +63,7 @@ class Control:
         self._fanout: FanOut | None = None
         self._hears = False
         self._joining: asyncio.Task[Exception | None] | None = None
-        #: Sockets that are to be looked at again, the most urgent first.
-        self._doubtful: OrderedDict[Guarded, None] = OrderedDict()
-        #: Those that are being looked at. One that is doubtful again meanwhile waits for its end.
-        self._under_way: set[Guarded] = set()
+        self._doubts = Doubts()
 
     # Sockets
 
@@ -119,7 +95,7 @@ class Control:
             self._newcomers.discard(socket)
         else:
             self._marks.pop(socket, None)
-            self._doubtful.pop(socket, None)
+            self._doubts.forget(socket)
         if not self._newcomers and not self._marks:
             self._stop_hearing()
 
@@ -167,8 +143,8 @@ class Control:
 
     def deliver(self, event: Event) -> None:
         """Take an order from the control channel, and carry it out."""
-        if not event.offset:
-            return  # a foreign program's
+        if not event.offset or event.sender:
+            return  # a foreign program's, or a client's whom the project lets name a channel
         try:
             order = parse_order(event.payload)
         except OrderError as error:
@@ -187,6 +163,12 @@ class Control:
                 self._take(LOOK_AT_ALL)
             else:
                 self.deliver(item)
+
+    def end(self, error: Exception) -> None:
+        """Have all sockets come back, as Redis refuses the channel: nobody could cut them off."""
+        logger.error("Redis refuses the control channel, so all sockets end: %s", reason_of(error))
+        self._take(COME_BACK)
+        self._stop_hearing()
 
     def _take(self, order: Order) -> None:
         for newcomer in self._newcomers:
@@ -211,63 +193,10 @@ class Control:
 
     def _carry_out(self, order: Order, sockets: Sequence[Guarded]) -> None:
         if order.action is Action.REFRESH:
-            self._doubt(sockets, urgent=bool(order.selectors))
+            self._doubts.add(sockets, urgent=bool(order.selectors))
         else:
             for socket in sockets:
                 socket.obey(order)
-
-    # Looking again
-
-    def _doubt(self, sockets: Sequence[Guarded], urgent: bool) -> None:
-        """Have sockets looked at again.
-
-        :param urgent: before all others, and with nothing delivered meanwhile. It would be too long
-            for all sockets of a process.
-        """
-        for socket in reversed(sockets) if urgent else sockets:
-            self._doubtful[socket] = None
-            if urgent:
-                socket.hold(True)
-                self._doubtful.move_to_end(socket, last=False)
-        self._begin()
-
-    def _begin(self) -> None:
-        for _ in range(AT_ONCE - len(self._under_way)):
-            socket = self._next_doubtful()
-            if socket is None:
-                return
-            task = this_loop().spawn(self._look_again(socket), "ws4redis-look-again")
-            task.add_done_callback(self._on_done)
-
-    def _on_done(self, task: asyncio.Task[None]) -> None:
-        """Go on without a task that has ended too soon: a hook may cancel what runs it."""
-        if self._doubtful:
-            # Later, as an event loop that ends cancels all tasks, and must not get new ones.
-            asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin)
-
-    def _next_doubtful(self) -> Guarded | None:
-        """Return the socket that is to be looked at next, None for none at present."""
-        for socket in self._doubtful:
-            if socket not in self._under_way:
-                del self._doubtful[socket]
-                self._under_way.add(socket)
-                return socket
-        return None
-
-    async def _look_again(self, first: Guarded) -> None:
-        socket: Guarded | None = first
-        while socket is not None:
-            try:
-                await socket.look_again()
-            except BaseException:
-                socket.obey(_COME_BACK)  # nobody can tell what it may hear
-                raise
-            finally:
-                self._under_way.discard(socket)
-            if socket not in self._doubtful:
-                socket.hold(False)
-            await asyncio.sleep(0)
-            socket = self._next_doubtful()
 
 
 def control_layer() -> str:

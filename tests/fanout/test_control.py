@@ -11,9 +11,10 @@ import redis
 from channels.layers import get_channel_layer
 
 from channels_ws4redis import control as face
-from channels_ws4redis.fanout import control as control_module
+from channels_ws4redis.fanout import doubts
 from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.fanout.control import AT_ONCE, KEPT, channel, get_control
+from channels_ws4redis.fanout.control import KEPT, channel, get_control
+from channels_ws4redis.fanout.doubts import AT_ONCE
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import (
@@ -184,6 +185,27 @@ async def store(order: Order, history: int = HISTORY) -> None:
     await get_runner().run([publish_command(publication, None, False)])
 
 
+async def test_a_client_gives_no_orders(control):
+    """Not even where a project has it publish on a channel that it names itself."""
+    socket = await let_in()
+    order = Order(Action.DISCONNECT, code=codes.REVOKED, reason="of a client")
+    publication = Publication([channel()], order.encode(), EXPIRE, sender="a client")
+    await backend_named("default").apublish(publication)
+    await face.adisconnect(users="john", reason="ours")
+    assert (await socket.next()).reason == "ours"
+
+
+async def test_redis_refuses_the_control_channel(control, fanout, caplog):
+    """All sockets have to come back, also those that are connecting: nobody could cut them off."""
+    open_one, newcomer, late = await let_in(), control.expect(), Guarded()
+    control.end(redis.exceptions.NoPermissionError("this user has no permissions"))
+    control.guard(newcomer, late, MARY)
+    for socket in (open_one, late):
+        assert (await socket.next()).code == codes.TRY_AGAIN_LATER
+    assert not fanout._sockets
+    assert "Redis refuses the control channel" in caplog.text
+
+
 async def test_orders_that_were_missed(layer_name, fanout, control):
     """They are made good from the history, in order, after the link was lost."""
     socket = await let_in()
@@ -282,7 +304,7 @@ async def test_a_look_that_fails_ends_the_socket(control, caplog, monkeypatch):
     failing = Failing()
     control.guard(control.expect(), failing, JOHN)
     others = [await let_in() for _ in range(3)]
-    monkeypatch.setattr(control_module, "AT_ONCE", 1)
+    monkeypatch.setattr(doubts, "AT_ONCE", 1)
     await face.arefresh(users="john")
     assert await failing.next() == "pause"
     assert (await failing.next()).code == codes.TRY_AGAIN_LATER
