@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sqlite3
+import threading
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -353,6 +354,38 @@ async def test_an_order_during_the_handshake(project, settings) -> None:
     await client.send_input({"type": "websocket.disconnect", "code": 1006})
     await client.wait(PATIENCE)
     assert not get_control()._marks
+
+
+async def test_a_refresh_during_the_handshake(project, settings) -> None:
+    """It looks at the socket once more, which is let in meanwhile."""
+    hearing, going_on = threading.Event(), threading.Event()
+
+    def identify(request) -> None:
+        project.identify(request)
+        if hearing.is_set():
+            going_on.wait(PATIENCE)
+        hearing.set()
+
+    settings.WS4REDIS_PROCESS_REQUEST = identify
+    project.may_answer.clear()
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-user")
+    await client.send_input({"type": "websocket.connect"})
+    await project.is_asked()
+    await control.arefresh(users="john")
+    (newcomer,) = get_control()._newcomers
+    async with asyncio.timeout(PATIENCE):
+        while not newcomer._orders:  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
+    project.may_answer.set()
+    assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
+    going_on.set()
+    async with asyncio.timeout(PATIENCE):
+        while len(get_control()._doubts):  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
+    await publish("for john", users=["john"])
+    assert await client.receive_from(PATIENCE) == "for john"
+    await client.send_input({"type": "websocket.disconnect", "code": 1006})
+    await client.wait(PATIENCE)
 
 
 async def test_a_user_object_is_found_by_its_key(connect) -> None:

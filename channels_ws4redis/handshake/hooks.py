@@ -141,7 +141,8 @@ class Calls:
             yield
         finally:
             timer.cancel()
-            self._patience -= job.waited
+            if self._patience is not None:  # or the handshake is over, and this call is not its own
+                self._patience -= job.waited
 
 
 async def _finish(awaitable: Awaitable[Any]) -> Any:
