@@ -6,7 +6,7 @@ of each property is its text there, in Markdown, and its default is what the pro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import Any
@@ -16,6 +16,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 DEFAULT_CONNECTION = {"host": "localhost", "port": 6379, "db": 0, "password": None}
 DEFAULT_SUBSCRIBER = "channels_ws4redis.subscriber.RedisSubscriber"
+
+#: What may end a socket, or have it looked at again.
+CAUSES = ("logout", "login", "user", "groups")
 
 Hook = Callable[..., Any] | str | None
 
@@ -380,6 +383,25 @@ class Settings:
         ``--timeout-graceful-shutdown`` counts: what is open after that gets no close frame.
         """
         return self._seconds("WS4REDIS_CLOSE_WINDOW", 2.0)
+
+    @property
+    def WS4REDIS_REVOKE_ON(self) -> Sequence[str]:
+        """What ends sockets, or has them looked at again: some of the four below, all by default.
+
+        ``"logout"`` closes the sockets of the session that is logged out. ``"login"`` has those of
+        the session come back whose key changes at a login. ``"user"`` looks at the sockets of a
+        user again who is saved, and closes those of one who is deleted. ``"groups"`` looks at the
+        sockets of users again who join or leave auth groups; without it a user's groups are those
+        of the last login, also for new sockets.
+        """
+        value: Sequence[str] = self._get("WS4REDIS_REVOKE_ON", CAUSES)
+        is_list = isinstance(value, Collection) and not isinstance(value, str)
+        if not is_list or any(cause not in CAUSES for cause in value):
+            raise ImproperlyConfigured(
+                f"WS4REDIS_REVOKE_ON is {value!r}; it must be a list of some of these: "
+                f"{', '.join(CAUSES)}."
+            )
+        return value
 
     @property
     def WS4REDIS_LEGACY_SERVERS(self) -> bool:

@@ -22,7 +22,7 @@ from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.hooks import REFUSALS, Calls
 from channels_ws4redis.handshake.refusals import BusyError, few_lines, tell
-from channels_ws4redis.open_socket import OpenSocket, State, admit_or_release
+from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
     MAX_SMALL_FRAME,
@@ -32,6 +32,7 @@ from channels_ws4redis.protocol.messages import (
     parse_positions,
 )
 from channels_ws4redis.protocol.texts import is_longer
+from channels_ws4redis.registering import admit_or_release
 from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
@@ -43,10 +44,7 @@ logger.addFilter(few_lines)
 #: that has read too slowly, and may only have been frozen for a moment.
 CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
-_TOO_BIG = (
-    "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE and the "
-    "policy of its facility"
-)
+_TOO_BIG = "its client sent a message of more bytes than WS4REDIS_MAX_MESSAGE or its policy allows"
 
 
 class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
@@ -65,8 +63,8 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         self._state = State.CONNECTING
         #: The socket once it has been admitted; None before, and if it is refused.
         self._socket: OpenSocket | None = None
-        #: Close code, reason and patience, if the socket has to end for a reason of its own.
-        self._ending: tuple[int, Exception | str, float] | None = None
+        #: What `_close` takes, if the socket has to end for a reason of its own.
+        self._ending: tuple[int, Exception | str, float, str] | None = None
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         """Run the socket from its handshake to its end."""
@@ -159,7 +157,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
         outbox, fanout = self._make_outbox(), get_fanout(self.channel_layer)
         servers.require_true_path(self.scope, self.base_send)
         admitted = await admit_or_release(self.scope, calls, self._check_origin)
-        socket = self._socket = OpenSocket(*admitted, fanout, outbox, self._end, calls.whom)
+        socket = self._socket = OpenSocket(*admitted, fanout, outbox, self._end)
         await socket.join(admitted[0].channels)
         if not socket.speaks_protocol:
             # Before the client is accepted: it is owed all that is published from then on, also
@@ -231,10 +229,12 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
 
     # The end
 
-    def _end(self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT) -> None:
+    def _end(
+        self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT, reason: str = ""
+    ) -> None:
         """Have the socket's own task close it."""
         if self._ending is None and self._state is not State.CLOSED:
-            self._ending = code, why, seconds
+            self._ending = code, why, seconds, reason
             self._task.cancel()
 
     async def _end_when_cancelled(self) -> bool:
@@ -275,7 +275,7 @@ class WS4RedisConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels
             self._log("Cannot open" if was_connecting else "Closing", why, level)
         if self._socket is not None:
             self._socket.stop()
-        if code in codes.CLIENT_ERRORS:
+        if codes.is_owed_no_patience(code):
             # A client that does not answer may go on sending, and would be listened to.
             asyncio.get_running_loop().call_later(seconds, self._peer.abort)
         try:

@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import redis
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Entry, Socket
-from channels_ws4redis.handshake.admission import Admission, admit
-from channels_ws4redis.handshake.granting import PolicyFailedError
-from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.limits import Place, limits
-from channels_ws4redis.handshake.refusals import BusyError
+from channels_ws4redis.handshake.admission import Admission
+from channels_ws4redis.handshake.limits import Place
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
+from channels_ws4redis.registering import Registration
 from channels_ws4redis.replaying import replay_by_hook
+from channels_ws4redis.revoking import End, Revocable
 from channels_ws4redis.servers import ClientGoneError, Incoming
 from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
+from channels_ws4redis.subscriber import SubscriberHooks
 
 #: Seconds that a client of the package's own protocol has for its first frame.
 HELLO_TIMEOUT = 10.0
@@ -44,7 +43,7 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class OpenSocket:
+class OpenSocket(Revocable):
     """Hears the channels of a socket, publishes for its client, and follows its subscriber.
 
     To be called in this order: `join`, `enter`, `open` as soon as the socket is accepted, then any
@@ -53,11 +52,12 @@ class OpenSocket:
 
     :param admission: what the handshake has found out.
     :param subscriber: of this socket alone; `release` releases it.
+    :param registration: what stands for it until now.
     :param fanout: receives for all sockets of this event loop.
     :param outbox: takes the socket's frames.
     :param end: called with a close code and the reason if the socket has to be closed: it cannot
-        listen on what its subscriber has subscribed to meanwhile, or its client says no hello.
-    :param whom: the client, among whose sockets it counts.
+        listen on what its subscriber has subscribed to meanwhile, its client says no hello, or it
+        may not hear any more what it has heard.
     """
 
     __slots__ = (
@@ -77,12 +77,12 @@ class OpenSocket:
         self,
         admission: Admission,
         subscriber: SubscriberHooks,
+        registration: Registration,
         fanout: FanOut,
         outbox: Outbox,
-        end: Callable[[int, Exception | str], None],
-        whom: Hashable,
+        end: End,
     ) -> None:
-        self._place = Place(whom, admission.request.facility)
+        self._place = Place(subscriber.calls.whom, admission.request.facility)
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
@@ -95,6 +95,8 @@ class OpenSocket:
         self._end = end
         #: Ends the socket if its client does not say hello in time; None while it need not.
         self._hello: asyncio.TimerHandle | None = None
+        subscriber.follow(self._on_change)
+        get_control().guard(registration.newcomer, self, registration.marks)
 
     @property
     def speaks_protocol(self) -> bool:
@@ -122,8 +124,8 @@ class OpenSocket:
         """
         self._place.take()
         async with self._following:
-            self._subscriber.follow(self._on_change)
-            await self._fanout.join(self._socket, channels)
+            wanted = self._subscriber.channels  # some may have been revoked since the admission
+            await self._fanout.join(self._socket, [name for name in channels if name in wanted])
 
     async def enter(self, positions: dict[str, Position]) -> None:
         """Read what is stored, and send it or what was missed; the socket is live from then on.
@@ -229,6 +231,7 @@ class OpenSocket:
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""
         self._forget_hello()
+        get_control().forget(self)
         self._outbox.close()
         self._fanout.leave(self._socket)
 
@@ -237,27 +240,3 @@ class OpenSocket:
         self.stop()
         self._place.leave()
         await self._subscriber.release()
-
-
-async def admit_or_release(
-    scope: dict[str, Any], calls: Calls, check_origin: bool
-) -> tuple[Admission, SubscriberHooks]:
-    """Make the subscriber of a socket, and find out what the socket may use.
-
-    Takes and raises what `admit` does. A subscriber whose socket is not let in is released.
-
-    :raises BusyError: also if too many ask for a socket at the same time.
-    """
-    await limits().begin(calls.whom)
-    subscriber = await make_subscriber(calls)
-    try:
-        admission = await admit(scope, subscriber, calls, check_origin)
-    except (BusyError, PolicyFailedError):
-        # The client must not have to wait for a thread, or for the end of what hangs, to be told.
-        this_loop().spawn(subscriber.release(), "ws4redis-release")
-        raise
-    except BaseException:
-        await subscriber.release()
-        raise
-    calls.know(admission.request.user)  # whom a hook may have loaded only now
-    return admission, subscriber

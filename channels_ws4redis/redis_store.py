@@ -174,7 +174,7 @@ class RedisStore:
                 "The message is None; pass str, bytes or RedisMessage. "
                 "(RedisMessage(…) gives None for the heartbeat, which is never published.)"
             )
-        channels = [_as_text(name) for name in self._publishers]
+        channels = [as_text(name) for name in self._publishers]
         if not isinstance(message, RedisMessage):
             message = RedisMessage(message)
             if message is None:
@@ -256,7 +256,8 @@ def session_key(session: Any) -> str | None:
     return str(key) if key else None
 
 
-def _as_text(name: str | bytes) -> str:
+def as_text(name: str | bytes) -> str:
+    """Return the name of a channel; legacy code adds names as bytes."""
     return name.decode() if isinstance(name, bytes) else name
 
 

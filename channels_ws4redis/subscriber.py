@@ -143,6 +143,16 @@ class SubscriberHooks:
         return overrides(self._subscriber, RedisSubscriber, *names)
 
     @property
+    def subscriber(self) -> RedisSubscriber:
+        """The subscriber itself."""
+        return self._subscriber
+
+    @property
+    def calls(self) -> Calls:
+        """What runs that may block for the socket."""
+        return self._calls
+
+    @property
     def flags(self) -> set[str]:
         """The flags that the subscriber knows, ``echo`` left out."""
         return {*self._subscriber.subscription_channels, *self._subscriber.publish_channels}

@@ -92,8 +92,14 @@ class Sockets:
             await hears_as_john(self.cookie)
 
     async def test_auth_groups(self) -> None:
-        """They are those of the last login, unless a hook asks the database as in the manual."""
+        """They are those of the database; or of the last login, and those that a hook has found."""
         await sync_to_async(change_group)("john", "staff")
+        assert await hears_group(self.cookie, "staff")
+        with self.settings(WS4REDIS_REVOKE_ON=[]):
+            await self.check_hook()
+
+    async def check_hook(self) -> None:
+        """See the list of the last login, and that of the hook."""
         assert not await hears_group(self.cookie, "staff")
         names: dict[str, Any] = {}
         exec(hook_of_the_manual(), names)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
@@ -20,6 +20,16 @@ class Entry(NamedTuple):
     reading: Reading
     #: What has been delivered to the live sockets since the reading was made.
     after: Sequence[Event]
+
+
+class Recipient(Protocol):
+    """What listens on a channel: a `Socket`, or the package itself."""
+
+    def deliver(self, event: Event) -> None:
+        """Take a message."""
+
+    def recover(self, items: Outcome) -> None:
+        """Take what was missed, and word of losses."""
 
 
 class _Known(NamedTuple):
@@ -72,7 +82,7 @@ class Socket:
         self._replays = replays
         #: True once the socket has been sent what is stored, be it by a hook.
         self.replayed = False
-        #: While an overridden ``send_persisted_messages`` runs; None otherwise.
+        #: While an overridden ``send_persisted_messages`` runs, or in a pause; None otherwise.
         self._held: _Held | None = None
 
     @property
@@ -137,6 +147,16 @@ class Socket:
                     "replay": len(outcome) - losses,
                 }
         return json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
+
+    def pause(self) -> None:
+        """Hold back what is published until `let_go` is called; not while a hook has it held."""
+        if self.replayed and self._held is None:
+            self._held = _Held()
+
+    def drop(self, channels: Container[str]) -> None:
+        """Forget what is held back of channels that the socket may not hear any more."""
+        if self._held is not None:
+            self._held.events = [e for e in self._held.events if e.channel not in channels]
 
     def let_go(self, sent: Iterable[bytes]) -> None:
         """Send what was held back, but for what a hook has sent meanwhile.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.granting import grant, policy_of
 from channels_ws4redis.handshake.hooks import ENDS, Calls
+from channels_ws4redis.handshake.members import bring_up_to_date
 from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options
 from channels_ws4redis.handshake.refusals import few_lines
@@ -81,8 +82,16 @@ class Admission:
     options: Options = NO_OPTIONS
 
 
+async def _wait_for_nothing() -> None:
+    pass
+
+
 async def admit(
-    scope: dict[str, Any], subscriber: Subscriber, calls: Calls, check_origin: bool
+    scope: dict[str, Any],
+    subscriber: Subscriber,
+    calls: Calls,
+    check_origin: bool,
+    before_asking: Callable[[], Awaitable[None]] = _wait_for_nothing,
 ) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
@@ -90,6 +99,7 @@ async def admit(
     :param subscriber: the subscriber of this socket; it is told its channels.
     :param calls: run what may block for this socket.
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
+    :param before_asking: awaited before anybody asks who the socket is.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
     :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
@@ -99,21 +109,19 @@ async def admit(
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
     policy = policy_of(request)
+    await before_asking()
     request = await _identify(scope, request, flags.channels, policy, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
-    asks = _asks(subscriber) or policy_of(request) is not None
-    if lazy and request.session is not None and (asks or not is_public(flags.channels)):
-        await calls.look_up(drop_forged_session, request)
+    if lazy and request.session is not None:
+        await _drop_forged_session(request, flags.channels, subscriber, calls)
     granted = await grant(request, flags.channels, subscriber.publishing, calls)
-    may_block = lazy and not is_public(granted.flags)
-    await subscriber.set_channels(request, granted.flags, may_block)
+    await _set_channels(request, granted.flags, subscriber, lazy, calls)
     channels = subscriber.channels
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
-    speaks_protocol = subprotocol == SUBPROTOCOL
-    labels = channel_labels(subscriber.prefix, channels) if speaks_protocol else None
+    labels = channel_labels(subscriber.prefix, channels) if subprotocol == SUBPROTOCOL else None
     return Admission(request, channels, flags.echo, subprotocol, labels, granted.options)
 
 
@@ -174,6 +182,26 @@ async def _identify(
         authenticate_when_asked(request)
     # Else nothing looks at the user, and the database need not be asked.
     return request
+
+
+async def _drop_forged_session(
+    request: WebSocketRequest, flags: Collection[str], subscriber: Subscriber, calls: Calls
+) -> None:
+    """Drop a session that is made up, if anything may look at it."""
+    if _asks(subscriber) or policy_of(request) is not None or not is_public(flags):
+        await calls.look_up(drop_forged_session, request)
+
+
+async def _set_channels(
+    request: WebSocketRequest,
+    flags: Collection[str],
+    subscriber: Subscriber,
+    lazy: bool,
+    calls: Calls,
+) -> None:
+    """Have the subscriber set its channels, with the auth groups of now."""
+    await bring_up_to_date(request, flags, subscriber.is_stock, calls)
+    await subscriber.set_channels(request, flags, may_block=lazy and not is_public(flags))
 
 
 def _asks(subscriber: Subscriber) -> bool:

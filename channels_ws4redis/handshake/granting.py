@@ -54,8 +54,9 @@ def policy_of(request: WebSocketRequest) -> Match | None:
     """Return the policy of a socket's facility; None if none names it, and none has to.
 
     :raises PolicyFailedError: if a converter in a route fails.
-    :raises RefusedError: if a policy has to name it, or if it is another spelling of a facility. Two facilities with the arguments of one would be told apart by
-        publishers, and not by the policy.
+    :raises RefusedError: if a policy has to name it, or if it is another spelling of a facility.
+        Two facilities with the arguments of one would be told apart by publishers, and not by the
+        policy.
     """
     policies.discover()
     try:
@@ -172,8 +173,9 @@ async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
             raise TypeError(f"it returned {answer!r} instead of True, False or a list of flags")
         return answer
     except (Http404, *REFUSALS) as error:
-        why = f"the policy {policy.name} refuses it: {reason_of(error)}"
-        raise RefusedError(why, "policy") from None
+        raise RefusedError(
+            f"the policy {policy.name} refuses it: {reason_of(error)}", "policy"
+        ) from None
     except BusyError:
         raise
     except Exception:

@@ -52,14 +52,18 @@ class Calls:
     :param scope: what the server says about the socket.
     """
 
-    __slots__ = ("_job", "_patience", "whom")
+    __slots__ = ("_job", "_patience", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any]) -> None:
+        #: What the server says about the socket.
+        self.scope = scope
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
         self._patience: float | None = PATIENCE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
+        #: True once a hook of the settings has raised an error.
+        self.failed = False
         self.know(scope.get("user"))
 
     def know(self, user: Any) -> None:
@@ -88,6 +92,12 @@ class Calls:
         :raises channels_ws4redis.handshake.refusals.BusyError: as `run` does.
         :raises Exception: whatever else the hook raises.
         """
+        failed, self.failed = self.failed, True
+        result = await self._hook(hook, *args)
+        self.failed = failed
+        return result
+
+    async def _hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         function = import_string(hook) if isinstance(hook, str) else hook
         if not callable(function):
             raise TypeError(f"the hook {hook!r} is not callable")
@@ -172,7 +182,8 @@ class Calls:
             yield
         finally:
             timer.cancel()
-            self._patience -= job.waited
+            if self._patience is not None:  # or the handshake is over, and this call is not its own
+                self._patience -= job.waited
 
 
 async def _finish(awaitable: Awaitable[Any]) -> Any:

@@ -140,8 +140,13 @@ def authenticate(request: WebSocketRequest) -> None:
     if request.session is None:
         return
     drop_forged_session(request)
-    user = _Visitor(SessionSnapshot(request.session._get_session())).get_user()
-    request.user = user if user.is_authenticated else _nobody()
+    request.user = user_of(request.session) or _nobody()
+
+
+def user_of(session: Any) -> Any:
+    """Return the user whom a session logs in; None for nobody. This may ask the database."""
+    user = _Visitor(SessionSnapshot(session._get_session())).get_user()
+    return user if user.is_authenticated else None
 
 
 def authenticate_when_asked(request: WebSocketRequest) -> None:

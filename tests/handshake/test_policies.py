@@ -31,7 +31,7 @@ from channels_ws4redis.handshake.granting import PolicyFailedError, grant
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.open_socket import admit_or_release
+from channels_ws4redis.registering import admit_or_release
 from channels_ws4redis.subscriber import RedisSubscriber, make_subscriber
 from tests.handshake.test_requests import scope
 

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 from django.core.management.base import BaseCommand, CommandParser
 
 from channels_ws4redis.management import facilities
+from channels_ws4redis.management.revoking import DISCONNECT, REFRESH
 
 
 class Subcommand(Protocol):
-    """A module with one subcommand."""
+    """One subcommand: a module, or an object."""
 
     NAME: str
     HELP: str
@@ -25,13 +26,13 @@ class Subcommand(Protocol):
         """
 
 
-SUBCOMMANDS: list[Subcommand] = [facilities]
+SUBCOMMANDS: list[Subcommand] = [facilities, DISCONNECT, REFRESH]
 
 
 class Command(BaseCommand):
     """Hands over to a subcommand."""
 
-    help = "Shows who may use which facilities."
+    help = "Shows who may use which facilities, closes sockets, or looks at them again."
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Have each subcommand tell what it takes."""
