@@ -31,7 +31,7 @@ from markdown_it.token import Token
 
 import channels_ws4redis
 from channels_ws4redis.checks import register
-from channels_ws4redis.conf import Settings
+from channels_ws4redis.conf import PROPERTIES
 from channels_ws4redis.context_processors import default
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.layers import RedisChannelLayer
@@ -175,15 +175,14 @@ def test_the_page_of_settings_is_up_to_date() -> None:
 
 
 def test_every_setting_has_a_text() -> None:
-    settings = {name for name, value in vars(Settings).items() if isinstance(value, property)}
-    assert settings == names(documented("settings.md"))
-    assert [name for name in settings if not inspect.getdoc(vars(Settings)[name])] == []
+    assert PROPERTIES.keys() == names(documented("settings.md"))
+    assert [name for name, value in PROPERTIES.items() if not inspect.getdoc(value)] == []
 
 
 @pytest.mark.parametrize("path", sorted(REFERENCE.glob("*.md")), ids=lambda path: path.name)
 def test_every_setting_and_check_that_is_mentioned_exists(path: Path) -> None:
     page = path.read_text()
-    assert set(re.findall(r"\bWS4REDIS_[A-Z_]+", page)) <= vars(Settings).keys()
+    assert set(re.findall(r"\bWS4REDIS_[A-Z_]+", page)) <= PROPERTIES.keys()
     assert set(re.findall(r"ws4redis\.[EWI]\d+", page)) <= checks()
 
 
