@@ -200,6 +200,7 @@ class Released(RedisSubscriber):
         self.told.set()
 
 
+@pytest.mark.server  # before a policy is asked, the process hears the control channel
 async def test_a_client_does_not_wait_for_a_policy_that_hangs(monkeypatch, settings):
     """Its subscriber is released once the policy has ended, and the client is told before."""
     monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
