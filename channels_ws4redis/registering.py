@@ -33,8 +33,7 @@ async def admit_or_release(
     """
     newcomer = get_control().expect()
     try:
-        admission, hooks = await _admit_or_release(scope, calls, check_origin)
-        marks = marks_of(admission.request, hooks.prefix, admission.channels)
+        admission, hooks, marks = await _admit_or_release(scope, calls, check_origin)
     except BaseException:
         get_control().forget(newcomer)
         raise
@@ -43,10 +42,12 @@ async def admit_or_release(
 
 async def _admit_or_release(
     scope: dict[str, Any], calls: Calls, check_origin: bool
-) -> tuple[Admission, SubscriberHooks]:
+) -> tuple[Admission, SubscriberHooks, bytes]:
     subscriber = await make_subscriber(calls)
     try:
-        return await admit(scope, subscriber, calls, check_origin, get_control().hear), subscriber
+        admission = await admit(scope, subscriber, calls, check_origin, get_control().hear)
+        marks = marks_of(admission.request, subscriber.prefix, admission.channels)
+        return admission, subscriber, marks
     except BusyError:
         # The client must not have to wait for a thread to be told that there is none.
         this_loop().spawn(subscriber.release(), "ws4redis-release")
