@@ -36,8 +36,7 @@ async def admit_or_release(
     await limits().begin(calls.whom)
     newcomer = get_control().expect()
     try:
-        admission, hooks = await _admit_or_release(scope, calls, check_origin)
-        marks = marks_of(admission.request, hooks.prefix, admission.channels)
+        admission, hooks, marks = await _admit_or_release(scope, calls, check_origin)
     except BaseException:
         get_control().forget(newcomer)
         raise
@@ -46,10 +45,13 @@ async def admit_or_release(
 
 async def _admit_or_release(
     scope: dict[str, Any], calls: Calls, check_origin: bool
-) -> tuple[Admission, SubscriberHooks]:
+) -> tuple[Admission, SubscriberHooks, bytes]:
     subscriber = await make_subscriber(calls)
     try:
         admission = await admit(scope, subscriber, calls, check_origin, get_control().hear)
+        calls.know(admission.request.user)  # whom a hook may have loaded only now
+        marks = marks_of(admission.request, subscriber.prefix, admission.channels)
+        return admission, subscriber, marks
     except (BusyError, PolicyFailedError):
         # The client must not have to wait for a thread, or for the end of what hangs, to be told.
         this_loop().spawn(subscriber.release(), "ws4redis-release")
@@ -57,5 +59,3 @@ async def _admit_or_release(
     except BaseException:
         await subscriber.release()
         raise
-    calls.know(admission.request.user)  # whom a hook may have loaded only now
-    return admission, subscriber

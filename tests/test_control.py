@@ -554,6 +554,24 @@ async def test_a_subscriber_that_publishes_nothing_is_asked_once_more(settings, 
     assert calls == ["set", "set", "release"]
 
 
+async def test_a_user_who_has_no_name_to_tell(project, caplog) -> None:
+    """A fault in the project's own kind of user leaves nothing behind."""
+
+    class Broken:
+        is_authenticated = True
+
+        def get_username(self) -> str:
+            raise RuntimeError("no name")
+
+    project.user = Broken()
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    await client.send_input({"type": "websocket.connect"})
+    with pytest.raises(RuntimeError, match="no name"):
+        await client.wait(PATIENCE)
+    assert not get_control()._newcomers
+    assert not get_control()._hears
+
+
 # The calls
 
 

@@ -138,13 +138,14 @@ async def test_strict(serve):
 
 
 async def test_redis_is_not_asked_before_a_policy_has_granted(policed, redis_client):
-    """Whoever is refused costs no subscription and no reading."""
+    """Whoever is refused by a process that has sockets costs no subscription and no reading."""
     visitor = Visitor(policed)
-    await visitor.refused(f"/ws/closed?{LISTEN}")  # which also loads what a first socket loads
-    before = redis_client.info("commandstats")
-    for _ in range(3):
-        assert await visitor.refused(f"/ws/closed?{LISTEN}") == 403
-    after = redis_client.info("commandstats")
+    # It has the process hear the control channel, and loads what a first socket loads.
+    async with visitor.socket(f"/ws/public?{LISTEN}"):
+        before = redis_client.info("commandstats")
+        for _ in range(3):
+            assert await visitor.refused(f"/ws/closed?{LISTEN}") == 403
+        after = redis_client.info("commandstats")
     for name in {*before, *after} - {"cmdstat_info"}:
         assert before.get(name, {}).get("calls") == after.get(name, {}).get("calls"), name
 
