@@ -146,7 +146,7 @@ async def test_a_policy_may_look_at_the_user_only_sometimes(connect, policy, set
 
 
 async def test_a_refusal_is_told_once(policy, settings, caplog):
-    """By a limit as by a policy: one line, which names what to look at, and one more in its count."""
+    """By a limit as by a policy: in one line, which names what to look at, and in its count."""
     policy.answer = False
     settings.WS4REDIS_MAX_FACILITY = 10
     caplog.set_level(logging.WARNING)
