@@ -56,7 +56,7 @@ server: $(VENV)/.test browser
 # The others look at the manual, at protocol and browser client, or at what their own clients do wrong.
 compat: $(VENV)/.test
 	$(SIDE_BY_SIDE) -m 'server and not browser' $(PYTEST_ARGS) tests \
-	    --ignore tests/docs --ignore tests/test_fuzz.py --ignore tests/test_torture.py
+	    --ignore tests/docs --ignore tests/test_fuzz.py --ignore tests/test_torture.py --ignore tests/test_revocations.py
 
 OLDEST = VENV=$(VENV)-oldest DJANGO='django~=4.2.0' REDIS='redis~=5.3'
 

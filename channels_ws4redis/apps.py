@@ -8,11 +8,12 @@ from django.apps import AppConfig
 from django.contrib.auth.signals import user_logged_in
 
 from channels_ws4redis import checks
-from channels_ws4redis.protocol.names import MEMBER_OF
+from channels_ws4redis.handshake.policies import discover
+from channels_ws4redis.protocol.names import AT_LOGIN, MEMBER_OF
 
 
 class WS4RedisConfig(AppConfig):
-    """Connects the login signal and the system checks."""
+    """Connects the login signal and the system checks, and finds the policies of all apps."""
 
     name = "channels_ws4redis"
     # The label of the legacy app, by which a project may look the app up; there are no tables.
@@ -22,7 +23,13 @@ class WS4RedisConfig(AppConfig):
     def ready(self) -> None:
         """Register what Django calls."""
         user_logged_in.connect(store_groups_in_session, dispatch_uid="ws4redis.memberof")
+        # Imported late, as it asks for the model of users.
+        from channels_ws4redis import wiring  # noqa: PLC0415
+
+        wiring.connect()
         checks.register()
+        discover.cache_clear()  # a test may have added apps meanwhile
+        discover()
 
 
 def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
@@ -33,4 +40,4 @@ def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any)
     """
     session = getattr(request, "session", None)
     if session is not None and hasattr(user, "groups"):
-        session[MEMBER_OF] = [group.name for group in user.groups.all()]
+        session[MEMBER_OF] = session[AT_LOGIN] = [group.name for group in user.groups.all()]

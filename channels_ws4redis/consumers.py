@@ -19,10 +19,9 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT, TOO_BIG, EndingConsumer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.handshake.admission import REFUSALS
-from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.threads import BusyError
-from channels_ws4redis.open_socket import OpenSocket, State, admit_or_release
+from channels_ws4redis.handshake.hooks import REFUSALS, Calls
+from channels_ws4redis.handshake.refusals import BusyError
+from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.own_channel import OwnChannel, has_handlers
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import (
@@ -33,6 +32,7 @@ from channels_ws4redis.protocol.messages import (
     parse_positions,
 )
 from channels_ws4redis.protocol.texts import is_longer
+from channels_ws4redis.registering import admit_or_release
 from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
@@ -145,7 +145,7 @@ class WS4RedisConsumer(EndingConsumer):
             if self._state is State.CONNECTING:
                 raise StopConsumer from None
         except BusyError as error:
-            await self._close(codes.TRY_AGAIN_LATER, str(error), reason=codes.RETRY_AFTER)
+            await self._close(codes.TRY_AGAIN_LATER, error, reason=codes.RETRY_AFTER)
         except (redis.exceptions.RedisError, OSError) as error:
             await self._close(codes.TRY_AGAIN_LATER, error)
 
@@ -211,7 +211,7 @@ class WS4RedisConsumer(EndingConsumer):
         socket = self._socket
         if socket is None or self._state is State.CLOSED:
             return
-        if is_longer(text_data or bytes_data or b"", settings.WS4REDIS_MAX_MESSAGE):
+        if is_longer(text_data or bytes_data or b"", socket.max_message):
             await self._close(codes.MESSAGE_TOO_BIG, TOO_BIG)
             return
         try:
@@ -223,6 +223,8 @@ class WS4RedisConsumer(EndingConsumer):
                 await socket.publish(text_data.encode())
         except ProtocolError as error:
             await self._close(codes.PROTOCOL_ERROR, error)
+        except BusyError as error:
+            await self._close(codes.TRY_AGAIN_LATER, error, reason=codes.RETRY_AFTER)
         except UNREACHABLE as error:
             await self._close(codes.TRY_AGAIN_LATER, error)
         except redis.exceptions.RedisError as error:

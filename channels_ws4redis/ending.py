@@ -12,20 +12,21 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.refusals import BusyError, few_lines, tell
 from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.own_channel import OwnChannel
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import ProtocolError
-from channels_ws4redis.protocol.texts import reason_of, shown
 
 logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 #: Seconds for handing a close frame to a server that does not take it at once; more for a client
 #: that has read too slowly, and may only have been frozen for a moment.
 CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
 _TOO_LATE = "not all that its client had sent before the end could be published in time"
-TOO_BIG = "its client sent a message of more bytes than are allowed, see WS4REDIS_MAX_MESSAGE"
+TOO_BIG = "its client sent a message of more bytes than WS4REDIS_MAX_MESSAGE or its policy allows"
 
 
 class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
@@ -49,15 +50,17 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         self._state = State.CONNECTING
         #: The socket once it has been admitted; None before, and if it is refused.
         self._socket: OpenSocket | None = None
-        #: Close code, reason and patience, if the socket has to end for a reason of its own.
-        self._ending: tuple[int, Exception | str, float] | None = None
+        #: What `_close` takes, if the socket has to end for a reason of its own.
+        self._ending: tuple[int, Exception | str, float, str] | None = None
         #: The channel of its own that a subclass asks for.
         self._channel: OwnChannel | None = None
 
-    def _end(self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT) -> None:
+    def _end(
+        self, code: int, why: Exception | str, seconds: float = CLOSE_TIMEOUT, reason: str = ""
+    ) -> None:
         """Have the socket's own task close it, unless its end has come already."""
         if self._ending is None and self._state is not State.CLOSED and not self._turns.left:
-            self._ending = code, why, seconds
+            self._ending = code, why, seconds, reason
             self._turns.stop(finish=code in codes.BLAMELESS)
 
     def _stop(self) -> None:
@@ -124,12 +127,13 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         before, self._state = self._state, State.CLOSED
         was_connecting = before is State.CONNECTING
         if why:
-            level = logging.WARNING if isinstance(why, ProtocolError | str) else logging.ERROR
+            is_clients = isinstance(why, ProtocolError | BusyError | str)
+            level = logging.WARNING if is_clients else logging.ERROR
             self._log("Cannot open" if was_connecting else "Closing", why, level)
         self._hear_no_more()
         if before is State.LEAVING:
             return True  # it has been told already, or cannot be told
-        if code in codes.CLIENT_ERRORS:
+        if codes.is_owed_no_patience(code):
             # A client that does not answer may go on sending, and would be listened to.
             asyncio.get_running_loop().call_later(seconds, self._peer.abort)
         try:
@@ -144,7 +148,7 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         return True
 
     def _log(self, what: str, why: BaseException | str, level: int) -> None:
-        logger.log(level, "%s the socket %s: %s", what, shown(self.scope["path"]), reason_of(why))
+        tell(logger, level, what, self.scope["path"], why)
 
     async def close(self, code: int | None = None, reason: str | None = None) -> None:
         """Close the socket for a reason of the project's; nothing of its client is taken any more.

@@ -4,26 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from typing import Any
 
 import redis
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Entry, Socket
-from channels_ws4redis.handshake.admission import Admission, admit
-from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.threads import BusyError
+from channels_ws4redis.handshake.admission import Admission
+from channels_ws4redis.handshake.limits import Place
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.protocol.messages import SUBPROTOCOL, Position, is_heartbeat, json_frame
+from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
+from channels_ws4redis.registering import Registration
 from channels_ws4redis.replaying import replay_by_hook
+from channels_ws4redis.revoking import End, Revocable
 from channels_ws4redis.servers import ClientGoneError, Incoming
 from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.subscriber import SubscriberHooks, make_subscriber
+from channels_ws4redis.subscriber_hooks import SubscriberHooks
 
 #: Seconds that a client of the package's own protocol has for its first frame.
 HELLO_TIMEOUT = 10.0
@@ -45,7 +46,7 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class OpenSocket:
+class OpenSocket(Revocable):
     """Hears the channels of a socket, publishes for its client, and follows its subscriber.
 
     To be called in this order: `join`, `enter`, `open` as soon as the socket is accepted, then any
@@ -54,10 +55,12 @@ class OpenSocket:
 
     :param admission: what the handshake has found out.
     :param subscriber: of this socket alone; `release` releases it.
+    :param registration: what stands for it until now.
     :param fanout: receives for all sockets of this event loop.
     :param outbox: takes the socket's frames.
     :param end: called with a close code and the reason if the socket has to be closed: it cannot
-        listen on what its subscriber has subscribed to meanwhile, or its client says no hello.
+        listen on what its subscriber has subscribed to meanwhile, its client says no hello, or it
+        may not hear any more what it has heard.
     """
 
     __slots__ = (
@@ -66,7 +69,9 @@ class OpenSocket:
         "_following",
         "_hello",
         "_loop",
+        "_max_message",
         "_outbox",
+        "_place",
         "_socket",
         "_subscriber",
     )
@@ -75,20 +80,26 @@ class OpenSocket:
         self,
         admission: Admission,
         subscriber: SubscriberHooks,
+        registration: Registration,
         fanout: FanOut,
         outbox: Outbox,
-        end: Callable[[int, Exception | str], None],
+        end: End,
     ) -> None:
+        self._place = Place(subscriber.calls.whom, admission.request.facility)
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
-        self._socket = Socket(outbox, admission.echo, admission.labels, end)
+        options = admission.options
+        self._socket = Socket(outbox, admission.echo, admission.labels, options.replay, end)
+        self._max_message = options.max_message_bytes
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._end = end
         #: Ends the socket if its client does not say hello in time; None while it need not.
         self._hello: asyncio.TimerHandle | None = None
+        subscriber.follow(self._on_change)
+        get_control().guard(registration.newcomer, self, registration.marks)
 
     @property
     def speaks_protocol(self) -> bool:
@@ -100,16 +111,24 @@ class OpenSocket:
         """True once nothing is sent any more."""
         return self._outbox.closed
 
+    @property
+    def max_message(self) -> int:
+        """Bytes that its client may send in one message."""
+        limit = settings.WS4REDIS_MAX_MESSAGE
+        return min(limit, self._max_message or limit)
+
     # Entering
 
     async def join(self, channels: Iterable[str]) -> None:
         """Join the groups of channels; what is published from now on reaches this process.
 
+        :raises BusyError: if its client has too many sockets.
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
         """
+        self._place.take()
         async with self._following:
-            self._subscriber.follow(self._on_change)
-            await self._fanout.join(self._socket, channels)
+            wanted = self._subscriber.channels  # some may have been revoked since the admission
+            await self._fanout.join(self._socket, [name for name in channels if name in wanted])
 
     async def enter(self, positions: dict[str, Position]) -> None:
         """Read what is stored, and send it or what was missed; the socket is live from then on.
@@ -160,6 +179,7 @@ class OpenSocket:
     async def publish(self, payload: bytes) -> None:
         """Publish what the client has sent; its heartbeat is answered instead.
 
+        :raises BusyError: if it sends more than it may.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         if not payload:
@@ -167,6 +187,7 @@ class OpenSocket:
         if is_heartbeat(payload, settings.WS4REDIS_HEARTBEAT):
             self.heartbeat()
         else:
+            await self._place.publish(len(payload), self._subscriber.audiences)
             await self._subscriber.publish(payload, self._socket.id)
 
     def heartbeat(self) -> None:
@@ -214,33 +235,12 @@ class OpenSocket:
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""
         self._forget_hello()
+        get_control().forget(self)
         self._outbox.close()
         self._fanout.leave(self._socket)
 
     async def release(self) -> None:
         """Stop, and run the subscriber's ``release``; to be called once."""
         self.stop()
+        self._place.leave()
         await self._subscriber.release()
-
-
-async def admit_or_release(
-    scope: dict[str, Any], calls: Calls, check_origin: bool, layer: Any
-) -> tuple[Admission, SubscriberHooks]:
-    """Make the subscriber of a socket, and find out what the socket may use.
-
-    Takes and raises what `admit` does. A subscriber whose socket is not let in is released.
-
-    :param layer: the channel layer that the socket is going to listen on.
-    """
-    subscriber = await make_subscriber(calls)
-    if SUBPROTOCOL not in (scope.get("subprotocols") or ()):
-        subscriber.listen_early(layer)
-    try:
-        return await admit(scope, subscriber, calls, check_origin), subscriber
-    except BusyError:
-        # The client must not have to wait for a thread to be told that there is none.
-        this_loop().spawn(subscriber.release(), "ws4redis-release")
-        raise
-    except BaseException:
-        await subscriber.release()
-        raise

@@ -11,6 +11,7 @@ from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has 
 
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
+from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
 from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities, warn
 from channels_ws4redis.store.commands import Publication, fetch_command
@@ -55,12 +56,20 @@ class RedisPublisher(RedisStore):
                 "facility='foobar'."
             )
         self._publishers.update(channels)
+        if "facility" in kwargs:
+            self._policy_facility = as_facility(kwargs["facility"])
 
     def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
         if self._has_no_audience and not self._publishers:
             warn(
                 "A message is published to nobody: the publisher has no audience. Make it with "
                 "broadcast=True, users=[…], groups=[…] or sessions=[…].",
+                RuntimeWarning,
+            )
+        elif self._policy_facility is not None and is_misspelt(self._policy_facility):
+            warn(
+                "A message is published to nobody: no socket can open on the facility "
+                f"{self._policy_facility!r}, as its policy spells the arguments otherwise.",
                 RuntimeWarning,
             )
         tell_if_elsewhere(self)

@@ -11,6 +11,7 @@ from typing import Any, Self
 from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.choice import backend_named
+from channels_ws4redis.handshake.policies import Options, options_of
 from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.protocol.messages import is_heartbeat
 from channels_ws4redis.protocol.names import (
@@ -27,16 +28,12 @@ from channels_ws4redis.protocol.names import (
 )
 from channels_ws4redis.protocol.texts import reason_of, shown
 from channels_ws4redis.store.clients import UNREACHABLE
-from channels_ws4redis.store.commands import Publication
+from channels_ws4redis.store.commands import MAX_EXPIRE, Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
 
 logger = logging.getLogger(__name__)
-
-#: Seconds, some thirty years. Redis refuses an expire time that overflows its clock, and would do
-#: so in the middle of the script that publishes.
-MAX_EXPIRE = 10**9
 
 
 class RedisMessage(bytes):
@@ -77,6 +74,8 @@ class RedisStore:
 
     #: The identity of the socket whose client publishes; "" for Django code.
     _sender = ""
+    #: The facility whose policy may say how messages are kept.
+    _policy_facility: str | None = None
 
     def __init__(self, connection: Any = None) -> None:
         self._connection = connection
@@ -97,11 +96,16 @@ class RedisStore:
     @property
     def _expire(self) -> int:
         """Seconds for which a message is stored unless a call says otherwise."""
-        return self.__dict__.get("_expire", settings.WS4REDIS_EXPIRE)  # type: ignore[no-any-return] # an int by the setter
+        expire: int | None = self.__dict__.get("_expire", self._options.expire)
+        return settings.WS4REDIS_EXPIRE if expire is None else expire
 
     @_expire.setter
     def _expire(self, expire: int) -> None:
         self.__dict__["_expire"] = expire
+
+    @property
+    def _options(self) -> Options:
+        return options_of(self._policy_facility)
 
     def publish_message(
         self,
@@ -115,8 +119,8 @@ class RedisStore:
         """Publish a message to every channel of this publisher, and store it.
 
         :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
-        :param expire: seconds for which the message is stored, instead of ``WS4REDIS_EXPIRE``; with
-            0 it is not stored, and an older stored message stays in place.
+        :param expire: seconds for which the message is stored, instead of those of the facility's
+            policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older message stays in place.
         :param on_commit: publish once the open database transactions have been committed, and not
             at all if one is rolled back. Then an error is logged and not raised: what has been
             committed must not look as if it had failed.
@@ -177,11 +181,12 @@ class RedisStore:
             if message is None:
                 message, channels = b"", []  # the heartbeat
         expire = _as_seconds(self._expire if expire is None else expire)
-        return Publication(channels, bytes(message), expire, self._sender, key)
+        history = self._options.history
+        return Publication(channels, bytes(message), expire, self._sender, key, history)
 
     def _channels(self) -> list[str]:
         """Return the names of the channels that messages are published to."""
-        return [_as_text(name) for name in self._publishers]
+        return [as_text(name) for name in self._publishers]
 
     @staticmethod
     def get_prefix() -> str:
@@ -241,7 +246,8 @@ def own_identities(request: Any, audience: str) -> list[str]:
     return [str(member) for member in members if member]
 
 
-def _as_text(name: str | bytes) -> str:
+def as_text(name: str | bytes) -> str:
+    """Return the name of a channel; legacy code adds names as bytes."""
     return name.decode() if isinstance(name, bytes) else name
 
 
@@ -280,7 +286,5 @@ def warn(text: str, category: type[Warning]) -> None:
 
 def _as_seconds(expire: Any) -> int:
     if isinstance(expire, bool) or not isinstance(expire, int) or not 0 <= expire <= MAX_EXPIRE:
-        raise ValueError(
-            f"expire={expire!r} is not a whole number of seconds from 0 to {MAX_EXPIRE}."
-        )
+        raise ValueError(f"expire={expire!r} is no whole number of seconds from 0 to {MAX_EXPIRE}.")
     return expire

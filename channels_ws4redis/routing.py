@@ -15,11 +15,13 @@ from django.urls.resolvers import RegexPattern
 from channels_ws4redis.conf import settings
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.handshake.paths import path_info_of
+from channels_ws4redis.handshake.refusals import RefusedError, few_lines, tell
 from channels_ws4redis.protocol.texts import shown
 
 __all__ = ["application", "router", "websocket_urlpatterns"]
 
 logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 
 class FacilityPattern(RegexPattern):
@@ -67,13 +69,13 @@ class Router(URLRouter):  # type: ignore[misc] # Channels has no types
         if any(route.pattern.match(path.lstrip("/")) for route in self.routes):
             await super().__call__({**scope, "path_remaining": path}, receive, send)
             return
-        logger.warning(
-            "Refused the socket %s: %s does not begin with WEBSOCKET_URL, %r; if a proxy passes a "
-            "prefix on, write WEBSOCKET_URL with it, or start daphne with --root-path",
-            shown(scope["path"]),
-            shown(path),
-            settings.WEBSOCKET_URL,
+        refusal = RefusedError(
+            f"{shown(path)} does not begin with WEBSOCKET_URL, {settings.WEBSOCKET_URL!r}; if a "
+            "proxy passes a prefix on, write WEBSOCKET_URL with it, or start daphne with "
+            "--root-path",
+            "path",
         )
+        tell(logger, logging.WARNING, "Refused", scope["path"], refusal)
         await WebsocketDenier()(scope, receive, send)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from django.conf import global_settings
 
-from channels_ws4redis.conf import Settings
+from channels_ws4redis.conf import PROPERTIES, Settings
 
 PAGE = Path(__file__).parent / "reference" / "settings.md"
 
@@ -17,10 +17,13 @@ PAGE = Path(__file__).parent / "reference" / "settings.md"
 TYPES = {
     "Hook": "callable, or `str` with its dotted path",
     "Mapping[str, Any] | str": "`dict` or `str`",
+    "Networks | int | None": "list of `str`, `int` or `None`",
     "Sequence[str]": "list of `str`",
     "bool": "`bool`",
+    "bool | None": "`bool` or `None`",
     "float": "`float`",
     "int": "`int`",
+    "int | None": "`int` or `None`",
     "str": "`str`",
     "str | None": "`str` or `None`",
     "str | type": "`str` with a dotted path",
@@ -66,9 +69,8 @@ class Defaults(Settings):
 
 def page() -> str:
     """Return the page of settings."""
-    names = [name for name, value in vars(Settings).items() if isinstance(value, property)]
-    django = [name for name in names if hasattr(global_settings, name)]
-    ours = [name for name in names if name not in django]
+    django = [name for name in PROPERTIES if hasattr(global_settings, name)]
+    ours = [name for name in PROPERTIES if name not in django]
     parts = [INTRODUCTION, _table(ours), "## Settings of the package\n", *map(_section, ours)]
     parts += [DJANGO, *map(_section, django)]
     return "\n".join(parts).rstrip("\n") + "\n"
@@ -83,19 +85,19 @@ def _table(names: list[str]) -> str:
 
 
 def _section(name: str) -> str:
-    annotation = inspect.get_annotations(vars(Settings)[name].fget)["return"]
+    annotation = inspect.get_annotations(PROPERTIES[name].fget)["return"]
     return f"### `{name}`\n\n{TYPES[annotation]}, default `{_default(name)}`.\n\n{_text(name)}\n"
 
 
 def _text(name: str) -> str:
-    text = (inspect.getdoc(vars(Settings)[name]) or "").replace("``", "`")
+    text = (inspect.getdoc(PROPERTIES[name]) or "").replace("``", "`")
     # Other settings that the text names become links to their sections.
     return re.sub(r"`([A-Z][A-Z0-9_]+)`", lambda found: _link(found[1]), text)
 
 
 def _link(name: str) -> str:
-    known = isinstance(vars(Settings).get(name), property)
-    return f"[`{name}`](#{name.lower().replace('_', '-')})" if known else f"`{name}`"
+    linked = f"[`{name}`](#{name.lower().replace('_', '-')})"
+    return linked if name in PROPERTIES else f"`{name}`"
 
 
 def _default(name: str) -> str:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 import redis
 
+from channels_ws4redis.handshake import policies
+from channels_ws4redis.handshake.refusals import few_lines
 from testproject.embedded import RedisServer, find_free_port
 from tests.clients import Visitor
 from tests.servers import ROOT, AsgiServer
@@ -106,6 +108,7 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
 @pytest.fixture(autouse=True)
 def empty_redis(request: pytest.FixtureRequest, settings) -> None:
     """Point the package at the tests' Redis and empty that, or at none if the test needs none."""
+    few_lines.forget()  # the tests of a minute log more than a server may
     settings.WS4REDIS_HEARTBEAT = None
     settings.WS4REDIS_HISTORY = 1
     settings.WS4REDIS_ALLOWED_CHANNELS = None
@@ -117,6 +120,17 @@ def empty_redis(request: pytest.FixtureRequest, settings) -> None:
     client = redis.Redis.from_url(redis_url)
     client.flushall()
     client.close()
+
+
+@pytest.fixture
+def no_policies() -> Iterator[None]:
+    """No policies but those that the test makes."""
+    before = list(policies.policies)
+    policies.policies.clear()
+    policies._remembered.cache_clear()
+    yield
+    policies.policies[:] = before
+    policies._remembered.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from django.contrib.sessions.backends.cached_db import SessionStore as CachedSto
 from django.core.checks import run_checks
 from django.core.checks.registry import registry
 
+from channels_ws4redis.facilities import facility
 from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 OWN = {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}
@@ -266,12 +267,77 @@ def test_gevent_patches(monkeypatch, patched):
     ("subscriber", "wrong"),
     [(None, True), ("tests.test_checks.BroadcastOnly", False)],
 )
-def test_publish_policy(settings, subscriber, wrong):
-    """W005: at deployment, that anyone may publish to everyone."""
+def test_clients_publish(settings, subscriber, wrong):
+    """W005: anyone may publish to everyone, and nothing says that this is meant."""
     settings.WS4REDIS_ALLOWED_CHANNELS = None
     settings.WS4REDIS_SUBSCRIBER = subscriber
+    assert list(found()) == (["ws4redis.W005"] if wrong else [])
+    for meant in (True, False):
+        settings.WS4REDIS_ALLOW_PUBLISH = meant
+        assert found() == {}
+    settings.WS4REDIS_ALLOW_PUBLISH = "no"
+    assert list(found()) == ["ws4redis.E004"]
+
+
+def route(text: str, **options) -> None:
+    """Make a policy."""
+    facility(text, **options)(lambda request, **arguments: True)
+
+
+@pytest.mark.parametrize(
+    ("routes", "wrong"),
+    [
+        (["orders/<int:pk>", "orders/<str:pk>", "orders", "", "<path:x>"], []),
+        (["orders/new", "orders/<str:pk>"], []),
+        (["orders/<str:pk>", "orders/new"], ["orders/new"]),
+        (["<path:x>", "orders/<int:pk>", ""], []),
+        (["orders/<int:pk>", "orders/<int:id>"], ["orders/<int:id>"]),
+        (["<x>", "<str:y>", "<int:x>"], ["<str:y>"]),
+        (["/orders"], ["/orders"]),
+        (["^orders$"], ["^orders$"]),
+        (["orders$"], ["orders$"]),
+    ],
+)
+def test_a_policy_that_is_never_asked(no_policies, routes, wrong):
+    """E005: by its route."""
+    for text in routes:
+        route(text)
+    problems = found()
+    assert list(problems) == (["ws4redis.E005"] if wrong else [])
+    for text in wrong:
+        assert repr(text) in problems["ws4redis.E005"]
+
+
+@pytest.mark.parametrize(("url", "wrong"), [("/ws/", "/x"), ("/ws", "x")])
+def test_slashes_of_facilities(settings, no_policies, url, wrong):
+    """E005: facilities begin with a slash if WEBSOCKET_URL does not end with one."""
+    settings.WEBSOCKET_URL = url
+    route({"/x": "x", "x": "/x"}[wrong])
+    route("<path:x>")
     assert found() == {}
-    assert list(found(deploy=True)) == (["ws4redis.W005"] if wrong else [])
+    route(wrong)
+    assert f"of {wrong!r} is never asked" in found()["ws4redis.E005"]
+
+
+def test_policies_let_clients_publish_with_flags_that_there_are(settings, no_policies):
+    """E006: the subscriber says which."""
+    route("a", publish=["publish-broadcast", "publish-user"])
+    assert found() == {}
+    route("b", publish=["publish-broadcasts", "subscribe-user"])
+    assert "'subscribe-user'" in found()["ws4redis.E006"]
+    settings.WS4REDIS_SUBSCRIBER = "tests.test_checks.nowhere"
+    assert list(found()) == ["ws4redis.E002"]
+
+
+def test_strict_without_policies(settings, no_policies):
+    """W011: every socket is refused; and nobody publishes, so W005 says nothing."""
+    settings.WS4REDIS_ALLOWED_CHANNELS = None
+    settings.WS4REDIS_FACILITIES = "strict"
+    assert list(found()) == ["ws4redis.W011"]
+    route("a")
+    assert found() == {}
+    settings.WS4REDIS_FACILITIES = "closed"
+    assert "ws4redis.E004" in found()
 
 
 def test_no_prefix(settings):

@@ -12,6 +12,7 @@ import pytest
 from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
+from channels_ws4redis.fanout.control import channel
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import application
@@ -111,15 +112,16 @@ async def test_a_group_ends_with_its_last_socket(layer, redis_client, settings) 
     await one.connect(timeout=10)
     await two.connect(timeout=10)
     joined = get_fanout(layer)
-    assert set(joined._groups) == {"broadcast:one", "broadcast:two"}
+    assert set(joined._groups) == {"broadcast:one", "broadcast:two", channel()}
     await one.disconnect()
     for _ in range(50):
         await asyncio.sleep(0.02)
-        if len(joined._groups) == 1:
+        if len(joined._groups) == 2:
             break
-    assert set(joined._groups) == {"broadcast:two"}
+    assert set(joined._groups) == {"broadcast:two", channel()}
     if not hasattr(layer, "groups"):
         heard = {b"broadcast:two", b"{broadcast:two}:events"}
+        heard |= {channel().encode(), f"{{{channel()}}}:events".encode()}
         assert set(redis_client.pubsub_channels()) == heard
     await two.disconnect()
     await settle()

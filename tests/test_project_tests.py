@@ -65,19 +65,14 @@ async def hears_group(cookie: bytes, group: str) -> bool:
     return first == "to it"
 
 
-def appended_to_sockets() -> str:
-    """Return what the manual appends to the rules of its project."""
+def hook_of_the_manual() -> str:
+    """Return the function that reads auth groups from the database."""
     (block,) = [
         block
         for block in read_page(ROOT / "docs" / "howto" / "authorise.md", ROOT).blocks
-        if (block.marker, block.argument) == ("append", "mysite/sockets.py")
+        if (block.marker, block.argument) == ("file", "mysite/sockets.py")
     ]
     return block.text
-
-
-def permit_to_listen(request: Any) -> set[str]:
-    """Stand for the rules that the manual's hook narrows down."""
-    return {"subscribe-group", "subscribe-broadcast"}
 
 
 class Sockets:
@@ -97,11 +92,17 @@ class Sockets:
             await hears_as_john(self.cookie)
 
     async def test_auth_groups(self) -> None:
-        """They are those of the last login, unless a hook asks the database as in the manual."""
+        """They are those of the database; or of the last login, and those that a hook has found."""
         await sync_to_async(change_group)("john", "staff")
+        assert await hears_group(self.cookie, "staff")
+        with self.settings(WS4REDIS_REVOKE_ON=[]):
+            await self.check_hook()
+
+    async def check_hook(self) -> None:
+        """See the list of the last login, and that of the hook."""
         assert not await hears_group(self.cookie, "staff")
-        names: dict[str, Any] = {"permitted": permit_to_listen}
-        exec(appended_to_sockets(), names)
+        names: dict[str, Any] = {}
+        exec(hook_of_the_manual(), names)
         with self.settings(WS4REDIS_ALLOWED_CHANNELS=names["allowed_channels"]):
             assert await hears_group(self.cookie, "staff")
             await sync_to_async(change_group)("john", "")

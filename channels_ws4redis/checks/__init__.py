@@ -4,9 +4,14 @@ from __future__ import annotations
 
 from django.core import checks
 
-from channels_ws4redis.checks.deployment import check_publish_policy, check_sessions
+from channels_ws4redis.checks.deployment import check_reach, check_sessions
 from channels_ws4redis.checks.layers import check_layer, check_one_process
 from channels_ws4redis.checks.leftovers import check_leftovers
+from channels_ws4redis.checks.policies import (
+    check_clients_publish,
+    check_publish_options,
+    check_routes,
+)
 from channels_ws4redis.checks.servers import check_runserver
 from channels_ws4redis.checks.values import (
     check_hooks,
@@ -26,7 +31,10 @@ def register() -> None:
         check_hooks,
         check_leftovers,
         check_runserver,
+        check_clients_publish,
+        check_routes,
+        check_publish_options,
     ):
         checks.register(check)
-    for check in (check_publish_policy, check_one_process, check_sessions):
+    for check in (check_reach, check_one_process, check_sessions):
         checks.register(check, deploy=True)

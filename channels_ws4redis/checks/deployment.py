@@ -16,25 +16,9 @@ from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 _SHARED = "a cache that all processes share, such as django.core.cache.backends.redis.RedisCache"
 
 
-def check_publish_policy(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
-    """Find that anybody may publish to everybody (W005), and names that others may have (W007)."""
+def check_reach(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
+    """Find that clients may reach keys of other programs (W007)."""
     problems: list[CheckMessage] = []
-    subscriber = _subscriber()
-    if (
-        settings.WS4REDIS_ALLOWED_CHANNELS is None
-        and subscriber is not None
-        and subscriber.publish_channels
-        and subscriber.set_pubsub_channels is RedisSubscriber.set_pubsub_channels
-    ):
-        problems.append(
-            checks.Warning(
-                "Anyone who can open a socket may publish to everyone, by adding "
-                "'publish-broadcast' to its URL.",
-                hint="Set WS4REDIS_ALLOWED_CHANNELS to a function (request, channels) that "
-                "returns the channels that the request may use.",
-                id="ws4redis.W005",
-            )
-        )
     if not settings.WS4REDIS_PREFIX:
         problems.append(
             checks.Warning(

@@ -21,7 +21,7 @@ from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.fanout.counting import answer
 from channels_ws4redis.fanout.memberships import Memberships
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
-from channels_ws4redis.fanout.sockets import Socket
+from channels_ws4redis.fanout.sockets import Recipient, Socket
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
 from channels_ws4redis.protocol.texts import escaped
 from channels_ws4redis.store.clients import UNREACHABLE
@@ -48,7 +48,7 @@ class FanOut:
     def __init__(self, backend: Backend) -> None:
         self._groups: dict[str, Group] = {}
         #: The names of the channels that each socket listens on.
-        self._sockets: dict[Socket, tuple[str, ...]] = {}
+        self._sockets: dict[Recipient, tuple[str, ...]] = {}
         self._backend = backend
         self._hearing = backend.hearing(self)
         self._memberships = Memberships(self._hearing, self._groups)
@@ -60,7 +60,7 @@ class FanOut:
 
     # Sockets
 
-    async def join(self, socket: Socket, channels: Iterable[str]) -> None:
+    async def join(self, socket: Recipient, channels: Iterable[str]) -> None:
         """Let the messages of channels reach this process; the socket hears them once it enters.
 
         :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
@@ -81,11 +81,11 @@ class FanOut:
             groups.append(group)
         await self._memberships.join(groups)
 
-    def channels_of(self, socket: Socket) -> tuple[str, ...]:
+    def channels_of(self, socket: Recipient) -> tuple[str, ...]:
         """Return the names of the channels that a socket listens on."""
         return self._sockets.get(socket, ())
 
-    async def enter(self, socket: Socket, channels: Sequence[str], start: Start) -> None:
+    async def enter(self, socket: Recipient, channels: Sequence[str], start: Start) -> None:
         """Read what is stored of joined channels, and let the socket go live on them.
 
         :param start: called with it, in the step in which the socket goes live.
@@ -93,7 +93,7 @@ class FanOut:
         """
         await self._readings.enter(socket, channels, start)
 
-    def leave(self, socket: Socket, channels: Iterable[str] | None = None) -> None:
+    def leave(self, socket: Recipient, channels: Iterable[str] | None = None) -> None:
         """Forget a socket, or only some of its channels; the layer is told in the background."""
         own = self._sockets.get(socket)
         if own is None:
@@ -244,7 +244,9 @@ class FanOut:
 
     def _send_to_all(self, frame: dict[str, Any], speak_protocol: bool) -> None:
         for socket in list(self._sockets):
-            if socket.replayed and speak_protocol == (socket.labels is not None):
+            if not isinstance(socket, Socket) or not socket.replayed:
+                continue
+            if speak_protocol == (socket.labels is not None):
                 socket.outbox.put(frame)
 
 

@@ -11,7 +11,7 @@ import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
-from channels_ws4redis.fanout.sockets import Entry, Socket
+from channels_ws4redis.fanout.sockets import Entry, Recipient
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Asked, Lag, Track
@@ -41,9 +41,9 @@ class Group:
     def __init__(self, channel: str) -> None:
         self.channel = channel
         #: All sockets that want to hear the channel.
-        self.sockets: set[Socket] = set()
+        self.sockets: set[Recipient] = set()
         #: Those to which messages are delivered, in the order in which they came.
-        self.live: dict[Socket, None] = {}
+        self.live: dict[Recipient, None] = {}
         self.track = Track()
         self.joined = False
         #: Joins or leaves the group at the moment; returns what could not be joined.
@@ -73,7 +73,7 @@ class Asker(NamedTuple):
     #: Done once they have been taken in.
     done: asyncio.Future[None]
     #: The newcomer, None if only the groups are to be made whole.
-    socket: Socket | None = None
+    socket: Recipient | None = None
     start: Start | None = None
 
 
@@ -110,12 +110,12 @@ class Readings:
         for first in range(0, len(channels), size):
             await self._ask(channels[first : first + size])
 
-    async def enter(self, socket: Socket, channels: Sequence[str], start: Start) -> None:
+    async def enter(self, socket: Recipient, channels: Sequence[str], start: Start) -> None:
         """Read channels as `ask` does, all in one go, and let a newcomer go live in that step."""
         await self._ask(channels, socket, start)
 
     async def _ask(
-        self, channels: Sequence[str], socket: Socket | None = None, start: Start | None = None
+        self, channels: Sequence[str], socket: Recipient | None = None, start: Start | None = None
     ) -> None:
         done = asyncio.get_running_loop().create_future()
         self._waiting.append(Asker(channels, done, socket, start))
@@ -219,7 +219,7 @@ class Readings:
 
     def _answer(self, asker: Asker, found: Mapping[str, Found]) -> None:
         """Let a newcomer go live, in the step in which its readings have been taken in."""
-        mine = [found.get(name) for name in asker.channels if name in self._groups]
+        mine = [found.get(name) for name in asker.channels if self._is_wanted(name, asker.socket)]
         error = next((each for each in mine if isinstance(each, Exception)), None)
         if asker.done.done():
             return  # whoever asked has gone
@@ -239,11 +239,15 @@ class Readings:
                 if not asker.done.done():  # its outbox may have overflowed, and ended it just now
                     asker.done.set_result(None)
 
-    def _go_live(self, socket: Socket, channels: Sequence[str]) -> None:
+    def _is_wanted(self, name: str, socket: Recipient | None) -> bool:
+        """Tell whether a newcomer still listens on a channel: it may have had to leave it."""
+        group = self._groups.get(name)
+        return group is not None and (socket is None or socket in group.sockets)
+
+    def _go_live(self, socket: Recipient, channels: Sequence[str]) -> None:
         for name in channels:
-            group = self._groups.get(name)
-            if group is not None and socket in group.sockets:
-                group.live[socket] = None
+            if self._is_wanted(name, socket):
+                self._groups[name].live[socket] = None
 
 
 def _at_once() -> int:

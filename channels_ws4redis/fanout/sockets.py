@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol import codes
@@ -21,6 +21,19 @@ class Entry(NamedTuple):
     reading: Reading
     #: What has been delivered to the live sockets since the reading was made.
     after: Sequence[Event]
+
+
+class Recipient(Protocol):
+    """What listens on a channel: a `Socket`, or the package itself."""
+
+    def deliver(self, event: Event) -> None:
+        """Take a message."""
+
+    def recover(self, items: Outcome) -> None:
+        """Take what was missed, and word of losses."""
+
+    def end(self, error: Exception) -> None:
+        """Hear no more, as Redis refuses one of the channels."""
 
 
 class _Known(NamedTuple):
@@ -57,16 +70,18 @@ class Socket:
     :param echo: whether the socket gets its own messages back.
     :param labels: what the client calls each channel, for the package's own protocol; None for a
         client that gets raw frames.
+    :param replays: whether the socket is sent what is stored when it has no position.
     :param end: called with a close code and the reason if the socket must hear no more.
     """
 
-    __slots__ = ("_end", "_held", "echo", "id", "labels", "outbox", "replayed")
+    __slots__ = ("_end", "_held", "_replays", "echo", "id", "labels", "outbox", "replayed")
 
     def __init__(
         self,
         outbox: Outbox,
         echo: bool,
         labels: dict[str, str] | None,
+        replays: bool = True,
         end: Callable[[int, Exception], None] | None = None,
     ) -> None:
         #: Identity as a sender.
@@ -74,9 +89,10 @@ class Socket:
         self.outbox = outbox
         self.echo = echo
         self.labels = labels
+        self._replays = replays
         #: True once the socket has been sent what is stored, be it by a hook.
         self.replayed = False
-        #: While an overridden ``send_persisted_messages`` runs; None otherwise.
+        #: While an overridden ``send_persisted_messages`` runs, or in a pause; None otherwise.
         self._held: _Held | None = None
         self._end = end
 
@@ -126,7 +142,9 @@ class Socket:
 
     def _outcome(self, reading: Reading, positions: Mapping[str, Position]) -> Outcome:
         position = positions.get((self.labels or {}).get(reading.channel, ""))
-        return list(reading.replay()) if position is None else reading.since(position)
+        if position is None:
+            return list(reading.replay()) if self._replays else []
+        return reading.since(position)
 
     def _welcome(
         self,
@@ -145,6 +163,16 @@ class Socket:
                     "replay": len(outcome) - losses,
                 }
         return json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
+
+    def pause(self) -> None:
+        """Hold back what is published until `let_go` is called; not while a hook has it held."""
+        if self.replayed and self._held is None:
+            self._held = _Held()
+
+    def drop(self, channels: Container[str]) -> None:
+        """Forget what is held back of channels that the socket may not hear any more."""
+        if self._held is not None:
+            self._held.events = [e for e in self._held.events if e.channel not in channels]
 
     def let_go(self, sent: Iterable[bytes]) -> None:
         """Send what was held back, but for what a hook has sent meanwhile.

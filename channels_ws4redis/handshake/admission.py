@@ -7,32 +7,33 @@ nobody in and grants nothing.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from channels.exceptions import DenyConnection
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake import remarks
-from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.origins import origin_allowed
+from channels_ws4redis.handshake.granting import grant, policy_of
+from channels_ws4redis.handshake.hooks import ENDS, Calls
+from channels_ws4redis.handshake.members import bring_up_to_date
+from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.paths import require_plain_path
+from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options
+from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.handshake.sessions import authenticate, drop_forged_session
-from channels_ws4redis.handshake.threads import BusyError
+from channels_ws4redis.handshake.sessions import (
+    authenticate,
+    authenticate_when_asked,
+    drop_forged_session,
+)
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import channel_labels, is_public, parse_flags
 from channels_ws4redis.protocol.texts import shown
 
 logger = logging.getLogger(__name__)
-
-#: What a hook, or an overridden method of the subscriber, raises to refuse a socket.
-REFUSALS = (PermissionDenied, DenyConnection)
-
-#: What says nothing about the hook that raises it, and ends the handshake.
-_ENDS = (*REFUSALS, BusyError)
+logger.addFilter(few_lines)
 
 
 class Subscriber(Protocol):
@@ -41,6 +42,10 @@ class Subscriber(Protocol):
     @property
     def flags(self) -> Collection[str]:
         """The flags that the subscriber knows, ``echo`` left out."""
+
+    @property
+    def publishing(self) -> Collection[str]:
+        """Those of its flags by which clients publish."""
 
     @property
     def is_stock(self) -> bool:
@@ -74,10 +79,20 @@ class Admission:
     subprotocol: str | None
     #: What the client calls each channel, for the package's own protocol; None for raw frames.
     labels: dict[str, str] | None
+    #: How the messages of its facility are treated.
+    options: Options = NO_OPTIONS
+
+
+async def _wait_for_nothing() -> None:
+    pass
 
 
 async def admit(
-    scope: dict[str, Any], subscriber: Subscriber, calls: Calls, check_origin: bool
+    scope: dict[str, Any],
+    subscriber: Subscriber,
+    calls: Calls,
+    check_origin: bool,
+    before_asking: Callable[[], Awaitable[None]] = _wait_for_nothing,
 ) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
 
@@ -85,41 +100,39 @@ async def admit(
     :param subscriber: the subscriber of this socket; it is told its channels.
     :param calls: run what may block for this socket.
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
+    :param before_asking: awaited before anybody asks who the socket is.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
-    :raises channels_ws4redis.handshake.threads.BusyError: if no thread is free in time.
+    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
     request = WebSocketRequest(scope)
     _require_admissible(request, check_origin)
     remarks.tell_of_unknown(request.path, flags.unknown, subscriber.flags)
-    request = await _identify(scope, request, flags.channels, subscriber, calls)
+    policy = policy_of(request)
+    await before_asking()
+    request = await _identify(scope, request, flags.channels, policy, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
-    asks = not subscriber.is_stock or settings.WS4REDIS_ALLOWED_CHANNELS is not None
-    if lazy and request.session is not None and (asks or not is_public(flags.channels)):
-        await calls.look_up(drop_forged_session, request)
-    granted = await _grant(request, flags.channels, calls)
-    await subscriber.set_channels(request, granted, may_block=lazy and not is_public(granted))
+    if lazy and request.session is not None:
+        await _drop_forged_session(request, flags.channels, subscriber, calls)
+    granted = await grant(request, flags.channels, subscriber.publishing, calls)
+    await _set_channels(request, granted.flags, subscriber, lazy, calls)
     channels = subscriber.channels
     if subscriber.is_stock:
-        remarks.tell_of_unheard(request.path, granted, subscriber.prefix, channels)
+        remarks.tell_of_unheard(request.path, granted.flags, subscriber.prefix, channels)
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
-    speaks_protocol = subprotocol == SUBPROTOCOL
-    labels = channel_labels(subscriber.prefix, channels) if speaks_protocol else None
-    return Admission(request, channels, flags.echo, subprotocol, labels)
+    labels = channel_labels(subscriber.prefix, channels) if subprotocol == SUBPROTOCOL else None
+    return Admission(request, channels, flags.echo, subprotocol, labels, granted.options)
 
 
 def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
     """Refuse a socket that nobody may open, whoever it is."""
-    if check_origin and not origin_allowed(request):
-        raise PermissionDenied(
-            f"a page of the foreign origin {shown(request.META['HTTP_ORIGIN'])} opens it; name the "
-            "origin in WS4REDIS_ALLOWED_ORIGINS if it may"
-        )
+    if check_origin:
+        require_allowed_origin(request)
     # The path as it came: Django 4.2 puts the slashes right in that of the request.
     require_plain_path(request.scope, request.facility)
     size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY
@@ -133,6 +146,7 @@ async def _identify(
     scope: dict[str, Any],
     request: WebSocketRequest,
     flags: Collection[str],
+    policy: Match | None,
     subscriber: Subscriber,
     calls: Calls,
 ) -> WebSocketRequest:
@@ -145,7 +159,7 @@ async def _identify(
     if hook is not None:
         try:
             await calls.hook(hook, request)
-        except _ENDS:
+        except ENDS:
             raise
         except Exception:
             logger.exception(
@@ -156,39 +170,37 @@ async def _identify(
         return request
     if _is_identified(scope):
         return request
-    if subscriber.is_stock and settings.WS4REDIS_ALLOWED_CHANNELS is None and is_public(flags):
-        return request  # nothing looks at the user, and the database need not be asked
-    await calls.look_up(authenticate, request)
+    if _asks(subscriber) or not is_public(flags):
+        await calls.look_up(authenticate, request)
+    elif policy is not None:
+        authenticate_when_asked(request)
+    # Else nothing looks at the user, and the database need not be asked.
     return request
 
 
-async def _grant(request: WebSocketRequest, flags: list[str], calls: Calls) -> list[str]:
-    """Return the flags that WS4REDIS_ALLOWED_CHANNELS grants, which may be more than these."""
-    hook = settings.WS4REDIS_ALLOWED_CHANNELS
-    if hook is None:
-        return flags
-    try:
-        granted = await calls.hook(hook, request, list(flags))
-        # A filter, a QuerySet or a list of the project's own kind runs code only now, which may
-        # block or end.
-        plain = type(granted) in {list, tuple, set, frozenset}
-        return _as_flags(granted) if plain else await calls.run(_as_flags, granted)
-    except _ENDS:
-        raise
-    except Exception:
-        logger.exception(
-            "WS4REDIS_ALLOWED_CHANNELS failed for the socket %s; no channel is granted",
-            shown(request.path),
-        )
-        return []
+async def _drop_forged_session(
+    request: WebSocketRequest, flags: Collection[str], subscriber: Subscriber, calls: Calls
+) -> None:
+    """Drop a session that is made up, if anything may look at it."""
+    if _asks(subscriber) or policy_of(request) is not None or not is_public(flags):
+        await calls.look_up(drop_forged_session, request)
 
 
-def _as_flags(granted: Any) -> list[str]:
-    # A mapping may have granted what it maps to False.
-    if not isinstance(granted, Iterable) or isinstance(granted, str | bytes | Mapping):
-        raise TypeError(f"it returned {granted!r} instead of a list of channels")
-    # A hook may have written {"subscribe-user", is_staff and "publish-user"}, False among them.
-    return [flag for flag in granted if isinstance(flag, str)]
+async def _set_channels(
+    request: WebSocketRequest,
+    flags: Collection[str],
+    subscriber: Subscriber,
+    lazy: bool,
+    calls: Calls,
+) -> None:
+    """Have the subscriber set its channels, with the auth groups of now."""
+    await bring_up_to_date(request, flags, subscriber.is_stock, calls)
+    await subscriber.set_channels(request, flags, may_block=lazy and not is_public(flags))
+
+
+def _asks(subscriber: Subscriber) -> bool:
+    """Tell whether code of the project may look at the user, whatever the socket asks for."""
+    return not subscriber.is_stock or settings.WS4REDIS_ALLOWED_CHANNELS is not None
 
 
 def _choose_subprotocol(offered: Sequence[str]) -> str | None:

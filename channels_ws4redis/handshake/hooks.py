@@ -5,22 +5,36 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Hashable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from typing import Any
 
 from asgiref.sync import AsyncToSync, iscoroutinefunction
 from channels.db import DatabaseSyncToAsync
+from channels.exceptions import DenyConnection
+from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.utils.module_loading import import_string
 
+from channels_ws4redis.handshake.addresses import address_of
+from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import unwrapped
-from channels_ws4redis.handshake.threads import Job, Kind, address_of, threads
+from channels_ws4redis.handshake.threads import Job, Kind, threads
+
+#: What a hook, a policy or an overridden method of the subscriber raises to refuse a socket.
+REFUSALS = (PermissionDenied, DenyConnection)
+
+#: What says nothing about the hook that raises it, and ends the handshake.
+ENDS = (*REFUSALS, BusyError)
 
 #: Seconds that a handshake waits for threads, altogether. Daphne gives a handshake 5 seconds.
 PATIENCE = 3.0
 
 #: Seconds that are left for a thread to begin when all of that is spent.
 LAST_PATIENCE = 0.1
+
+#: Seconds that a handshake waits for the end of one call. Nobody waits that long for a page. The
+#: thread of a call that hangs is lost until it ends, as no thread can be ended from outside.
+CALL_TIMEOUT = 20.0
 
 
 class HookError(Exception):
@@ -38,13 +52,18 @@ class Calls:
     :param scope: what the server says about the socket.
     """
 
-    __slots__ = ("_job", "_patience", "_whom")
+    __slots__ = ("_job", "_patience", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any]) -> None:
-        self._whom: Hashable = address_of(scope.get("client"))
+        #: What the server says about the socket.
+        self.scope = scope
+        #: Who takes turns, and for whom all that a socket uses is counted.
+        self.whom: Hashable = address_of(scope)
         self._patience: float | None = PATIENCE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
+        #: True once a hook of the settings has raised an error.
+        self.failed = False
         self.know(scope.get("user"))
 
     def know(self, user: Any) -> None:
@@ -54,7 +73,7 @@ class Calls:
         """
         user = unwrapped(user)
         if issubclass(type(user), Model) and user.pk is not None:
-            self._whom = type(user), user.pk
+            self.whom = type(user), user.pk
 
     def be_patient(self) -> None:
         """Wait for threads as long as it takes from now on: the handshake is over."""
@@ -70,24 +89,35 @@ class Calls:
         :raises ImportError: if the hook cannot be found.
         :raises TypeError: if the hook cannot be called.
         :raises HookError: if the hook raises what is no ``Exception``, or ``StopIteration``.
-        :raises BusyError: as `run` does.
+        :raises channels_ws4redis.handshake.refusals.BusyError: as `run` does.
         :raises Exception: whatever else the hook raises.
         """
+        failed, self.failed = self.failed, True
+        result = await self._hook(hook, *args)
+        self.failed = failed
+        return result
+
+    async def _hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         function = import_string(hook) if isinstance(hook, str) else hook
         if not callable(function):
             raise TypeError(f"the hook {hook!r} is not callable")
         if iscoroutinefunction(function) or iscoroutinefunction(
             getattr(function, "__call__", None)  # noqa: B004 # asks for the type of the method
         ):
-            return await _finish(function(*args))
+            return await self._await(function, function(*args))
         result = await self.run(_consume, function, *args)
         # A lambda or a decorator may hide that the function behind it is asynchronous.
-        return await _finish(result) if inspect.isawaitable(result) else result
+        return await self._await(function, result) if inspect.isawaitable(result) else result
+
+    async def _await(self, function: Callable[..., Any], awaitable: Awaitable[Any]) -> Any:
+        async with self._not_for_ever(function):
+            return await _finish(awaitable)
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run blocking code of the project in a worker thread, where it may use the ORM.
 
-        :raises BusyError: during the handshake, if no thread becomes free in time.
+        :raises channels_ws4redis.handshake.refusals.BusyError: during the handshake, if no thread
+            becomes free in time, or the code does not end in time.
         :raises HookError: if it raises what is no ``Exception``, or ``StopIteration``, which no
             future can pass on: whoever waits for it would wait for ever.
         :raises Exception: whatever else it raises.
@@ -107,11 +137,12 @@ class Calls:
             # TestCase. The data that the test has made are seen in the test's own thread alone.
             return await DatabaseSyncToAsync(_guarded)(function, *args)
         await self.ended()
-        job = self._job = Job(threads(), kind, self._whom)
+        job = self._job = Job(threads(), kind, self.whom)
         call = DatabaseSyncToAsync(_guarded, thread_sensitive=False, executor=job)
         try:
-            with self._limited(job):
-                return await call(function, *args)
+            async with self._not_for_ever(args[0] if function is _consume else function):
+                with self._limited(job):
+                    return await call(function, *args)
         finally:
             if job.future.done():
                 self._job = None
@@ -120,6 +151,24 @@ class Calls:
         """Wait for a call that may still run although nobody waits for it: its client has gone."""
         if self._job is not None and not self._job.future.done():
             await asyncio.gather(asyncio.wrap_future(self._job.future), return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def _not_for_ever(self, function: Callable[..., Any]) -> AsyncIterator[None]:
+        """Go on without a call that does not end, as long as the handshake is not over."""
+        if self._patience is None:
+            yield
+            return
+        try:
+            async with asyncio.timeout(CALL_TIMEOUT) as timeout:
+                yield
+        except TimeoutError:
+            if not timeout.expired():
+                raise  # of the hook's own
+            raise BusyError(
+                f"{_name_of(function)} has not ended in {CALL_TIMEOUT:g} s; give what it waits for "
+                "a timeout",
+                "hooks that hang",
+            ) from None
 
     @contextlib.contextmanager
     def _limited(self, job: Job) -> Iterator[None]:
@@ -133,7 +182,8 @@ class Calls:
             yield
         finally:
             timer.cancel()
-            self._patience -= job.waited
+            if self._patience is not None:  # or the handshake is over, and this call is not its own
+                self._patience -= job.waited
 
 
 async def _finish(awaitable: Awaitable[Any]) -> Any:
@@ -147,6 +197,14 @@ async def _finish(awaitable: Awaitable[Any]) -> Any:
         if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
             raise
         raise HookError(f"it raised {error!r}") from error
+
+
+def _name_of(function: Callable[..., Any]) -> str:
+    """Return by which name the project knows a function."""
+    function = inspect.unwrap(function)
+    function = getattr(function, "func", function)  # of a partial
+    module = getattr(function, "__module__", type(function).__module__)
+    return f"{module}.{getattr(function, '__qualname__', type(function).__qualname__)}"
 
 
 def _guarded(function: Callable[..., Any], *args: Any) -> Any:

@@ -15,6 +15,8 @@ from django.http import HttpRequest
 from django.utils.http import is_same_domain
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.refusals import RefusedError
+from channels_ws4redis.protocol.texts import shown
 
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 
@@ -62,6 +64,29 @@ def origin_allowed(request: HttpRequest) -> bool:
     patterns = [Origin.of(name.rstrip("/")) for name in [*named, *settings.CSRF_TRUSTED_ORIGINS]]
     is_named = any(pattern is not None and origin.matches(pattern) for pattern in patterns)
     return is_named or _is_own(origin, request)
+
+
+def require_allowed_origin(request: HttpRequest) -> None:
+    """Refuse a socket that a page opens which may not.
+
+    :raises RefusedError: then.
+    """
+    if origin_allowed(request):
+        return
+    # Django shows the host that it does not allow to nobody but its own middleware.
+    origin, host = shown(request.META["HTTP_ORIGIN"]), shown(request._get_raw_host())  # type: ignore[attr-defined] # not in the stubs
+    try:
+        request.get_host()
+    except DisallowedHost:
+        raise RefusedError(
+            f"a page of the origin {origin} opens it, and its host {host} is not in ALLOWED_HOSTS",
+            "host",
+        ) from None
+    raise RefusedError(
+        f"a page of the foreign origin {origin} opens it on the host {host}; name the origin in "
+        "WS4REDIS_ALLOWED_ORIGINS if it may",
+        "origin",
+    )
 
 
 def _is_own(origin: Origin, request: HttpRequest) -> bool:

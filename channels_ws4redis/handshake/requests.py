@@ -37,6 +37,10 @@ class WebSocketRequest(ASGIRequest):
         """The facility of the socket; see `facility_of`, also for what it raises."""
         return facility_of(self)
 
+    async def auser(self) -> Any:
+        """Return the user, in the way in which Django's asynchronous views ask for one."""
+        return self.user
+
     @property
     def environ(self) -> dict[str, Any]:
         """The same dictionary as ``META``, for hooks of legacy, whose request came from WSGI."""

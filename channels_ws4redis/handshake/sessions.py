@@ -9,6 +9,8 @@ session behind for each cookie that a stranger makes up.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -18,6 +20,7 @@ from django.contrib.sessions.backends.signed_cookies import SessionStore as Sign
 from django.core.cache import caches
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
+from django.utils.functional import SimpleLazyObject
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.requests import WebSocketRequest, nobody, unwrapped
@@ -74,9 +77,30 @@ def authenticate(request: WebSocketRequest) -> None:
 
 
 def user_of(session: Any) -> Any:
-    """Return the user whom a session logs in that exists; None for nobody. This may block."""
+    """Return the user whom a session logs in; None for nobody. This may block."""
+    if not _exists(session):
+        return None
     user = _Visitor(SessionSnapshot(session._get_session())).get_user()
     return user if user.is_authenticated else None
+
+
+def authenticate_when_asked(request: WebSocketRequest) -> None:
+    """Have the session and the user of a request looked up once somebody looks at either.
+
+    Looking asks the database then, at most once, and may block.
+    """
+    if open_session(request) is None:
+        return
+    # Not on the request itself, which would refer to itself by what is set here.
+    other = copy(request)
+
+    @cache
+    def found() -> WebSocketRequest:
+        authenticate(other)
+        return other
+
+    request.session = SimpleLazyObject(lambda: found().session)
+    request.user = SimpleLazyObject(lambda: found().user)
 
 
 def drop_forged_session(request: WebSocketRequest) -> None:

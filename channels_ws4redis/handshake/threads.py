@@ -13,15 +13,11 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from ipaddress import IPv6Address
 from typing import Any
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.store.process import this_process
-
-
-class BusyError(Exception):
-    """No thread became free in time; the client should come back later."""
 
 
 class Kind(enum.Enum):
@@ -90,7 +86,8 @@ class Job:
             self.future.set_exception(
                 BusyError(
                     f"no thread became free for it in {seconds:.1f} s; make hooks and session "
-                    "look-ups faster, or raise WS4REDIS_THREADS"
+                    "look-ups faster, or raise WS4REDIS_THREADS",
+                    "threads",
                 )
             )
 
@@ -208,20 +205,3 @@ def threads() -> Pool:
     """Return the threads of this process, as many as WS4REDIS_THREADS says."""
     size = settings.WS4REDIS_THREADS
     return this_process().get(("threads", size), partial(Pool, size))
-
-
-def address_of(client: Any) -> Hashable:
-    """Return whom a stranger's jobs are for.
-
-    A network of IPv6 counts as one, since a client may have as many addresses there as it likes.
-
-    :param client: host and port, as ASGI has them in ``scope["client"]``; or None.
-    """
-    host = str(client[0]) if client else ""
-    if ":" not in host:
-        return host
-    try:
-        address = IPv6Address(host)
-    except ValueError:
-        return host
-    return str(address.ipv4_mapped) if address.ipv4_mapped else address.packed[:8]

@@ -24,6 +24,8 @@ AUDIENCES: Final = (SESSION, USER, GROUP, BROADCAST)
 
 #: The session key that holds the names of the visitor's auth groups.
 MEMBER_OF: Final = "ws4redis:memberof"
+#: The session key of what the login has written there.
+AT_LOGIN: Final = "ws4redis:memberof-at-login"
 
 
 class SelfType:
@@ -53,6 +55,25 @@ def channel_name(prefix: str, audience: str, identity: str | None, facility: str
         return f"{prefix}{audience}:{facility}"
     escaped = identity.replace("%", "%25").replace(":", "%3A")
     return f"{prefix}{audience}:{escaped}:{facility}"
+
+
+def control_channel(prefix: str) -> str:
+    """Return the name of the channel on which processes tell each other whom to cut off.
+
+    No client, publisher or auth group has a channel of this name, as theirs begin with an audience.
+
+    :param prefix: what every name begins with, its colon included, or "".
+    """
+    return f"{prefix}ws4redis:control"
+
+
+def auth_group_of(prefix: str, name: str) -> str | None:
+    """Return the auth group whose channel has a name; None for a channel of another audience.
+
+    :param prefix: what the name begins with, its colon included, or "".
+    """
+    audience, _, group = (_label(name.removeprefix(prefix)) or "").partition(":")
+    return group if audience == GROUP else None
 
 
 def channel_labels(prefix: str, names: Iterable[str]) -> dict[str, str]:

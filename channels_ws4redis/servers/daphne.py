@@ -144,15 +144,16 @@ class DaphnePeer(KnownPeer):
             await self._resumed
 
     async def close(self, code: int, patience: float, reason: str = "") -> None:
-        """Close the socket with any code.
+        """Close the socket with any code, and with a reason.
 
         The method that daphne calls refuses codes below 3000, so that a server could not even say
-        that it is going away. The one below it, which autobahn uses for errors of its own, takes
-        them. To be deleted when ``sendClose`` of autobahn takes what RFC 6455 lets servers send.
+        that it is going away, and daphne passes on no reason. The one below it, which autobahn uses
+        for errors of its own, takes both. To be deleted when daphne passes the reason on, and
+        ``sendClose`` of autobahn takes what RFC 6455 lets servers send.
         """
         protocol = self._protocol
         protocol.closeHandshakeTimeout = patience
-        if code >= 3000 or protocol.state == protocol.STATE_CONNECTING:
+        if (code >= 3000 and not reason) or protocol.state == protocol.STATE_CONNECTING:
             await super().close(code, patience, reason)
         elif protocol.state == protocol.STATE_OPEN:
             protocol.sendCloseFrame(code=code, reasonUtf8=reason.encode())

@@ -52,7 +52,7 @@ class Peer:
         :param code: any code that RFC 6455 and its registry know.
         :param patience: seconds after which the server gives up on a client that does not answer,
             where the server can be told.
-        :param reason: for the client, 123 bytes at most. Daphne gives none with codes from 3000 on.
+        :param reason: for the client, 123 bytes at most. Daphne itself gives none.
         """
         event = {"type": "websocket.close", "code": code}
         await self._send(event | {"reason": reason} if reason else event)

@@ -64,6 +64,11 @@ QUESTION = "?"
 ANSWER_EXPIRE = 10
 
 
+#: Seconds, some thirty years. Redis refuses an expire time that overflows its clock, and would do
+#: so in the middle of the script that publishes.
+MAX_EXPIRE = 10**9
+
+
 class Publication(NamedTuple):
     """One message for some channels."""
 
@@ -75,6 +80,8 @@ class Publication(NamedTuple):
     sender: str = ""
     #: Idempotency key, "" for none.
     key: str = ""
+    #: Messages that are kept of a channel; None for as many as WS4REDIS_HISTORY says.
+    history: int | None = None
 
 
 def events_channel(name: str, prefix: str = "") -> str:
@@ -91,13 +98,13 @@ def publish_command(publication: Publication, prefix: str | None, mirror: bool) 
     :param prefix: see `events_channel`; None to store only, as a channel layer sends.
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
     """
-    channels, payload, expire, sender, key = publication
+    channels, payload, expire, sender, key, history = publication
     args: list[str | bytes | int] = [
         payload,
         sender,
         expire,
         settings.WS4REDIS_META_EXPIRE,
-        settings.WS4REDIS_HISTORY,
+        settings.WS4REDIS_HISTORY if history is None else history,
         settings.WS4REDIS_HISTORY_BYTES,
         4 if key else 3,
         int(mirror),
@@ -222,7 +229,8 @@ def _stored(name: str, value: bytes | None, events: list[Event], entries: Any) -
         return [] if last_lives else events
     if last_lives and events[-1].payload == value:
         return events
-    return [*events, Event(name, value)][-settings.WS4REDIS_HISTORY :]
+    # A policy may have more of them kept than the setting says.
+    return [*events, Event(name, value)][-max(settings.WS4REDIS_HISTORY, len(events)) :]
 
 
 def _parse_past(text: str) -> dict[str, int]:

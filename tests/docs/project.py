@@ -52,6 +52,7 @@ SETTINGS = """
 INSTALLED_APPS = ["daphne", "channels", "channels_ws4redis", *INSTALLED_APPS]
 ASGI_APPLICATION = "mysite.asgi.application"
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}}
+WS4REDIS_ALLOW_PUBLISH = True
 """
 
 ASGI = """\

@@ -32,7 +32,7 @@ from markdown_it.token import Token
 
 import channels_ws4redis
 from channels_ws4redis.checks import register
-from channels_ws4redis.conf import Settings
+from channels_ws4redis.conf import PROPERTIES
 from channels_ws4redis.context_processors import default
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.layers import RedisChannelLayer
@@ -43,7 +43,8 @@ from channels_ws4redis.redis_store import RedisStore
 from channels_ws4redis.replaying import HookSocket
 from channels_ws4redis.routing import router
 from channels_ws4redis.store import commands, queues
-from channels_ws4redis.subscriber import RedisSubscriber, SubscriberHooks
+from channels_ws4redis.subscriber import RedisSubscriber
+from channels_ws4redis.subscriber_hooks import SubscriberHooks
 from channels_ws4redis.templatetags.ws4redis import register as tags
 from channels_ws4redis.urls import upgrade_required
 from testproject.embedded import RedisServer
@@ -176,15 +177,14 @@ def test_the_page_of_settings_is_up_to_date() -> None:
 
 
 def test_every_setting_has_a_text() -> None:
-    settings = {name for name, value in vars(Settings).items() if isinstance(value, property)}
-    assert settings == names(documented("settings.md"))
-    assert [name for name in settings if not inspect.getdoc(vars(Settings)[name])] == []
+    assert PROPERTIES.keys() == names(documented("settings.md"))
+    assert [name for name, value in PROPERTIES.items() if not inspect.getdoc(value)] == []
 
 
 @pytest.mark.parametrize("path", sorted(REFERENCE.glob("*.md")), ids=lambda path: path.name)
 def test_every_setting_and_check_that_is_mentioned_exists(path: Path) -> None:
     page = path.read_text()
-    assert set(re.findall(r"\bWS4REDIS_[A-Z_]+", page)) <= vars(Settings).keys()
+    assert set(re.findall(r"\bWS4REDIS_[A-Z_]+", page)) <= PROPERTIES.keys()
     assert set(re.findall(r"ws4redis\.[EWI]\d+", page)) <= checks()
 
 
@@ -393,10 +393,19 @@ def log_lines() -> set[str]:
         # These may be raised, and passed on, anywhere.
         for call in calls(tree, "PermissionDenied"):
             lines.add(f"Refused the socket …: PermissionDenied: {pattern(call.args[0])}")
+        for call in calls(tree, "RefusedError"):
+            lines.add(f"Refused the socket …: {pattern(call.args[0])}")
         for call in calls(tree, "BusyError"):
-            lines.add(f"Cannot open the socket …: {pattern(call.args[0])}")
+            why = pattern(call.args[0])
+            what = "Closing" if why.startswith("its client ") else "Cannot open"
+            lines.add(f"{what} the socket …: {why}")
         lines |= {why for why in constants(tree) if why.startswith("its client ")}
-        if name.split("/")[0] not in {"consumers.py", "ending.py", "subscriber.py", "handshake"}:
+        if name.split("/")[0] not in {
+            "consumers.py",
+            "ending.py",
+            "subscriber_hooks.py",
+            "handshake",
+        }:
             continue
         for call in calls(tree, "warning", "error", "exception"):
             lines.add(pattern(call.args[0]))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from channels_ws4redis.handshake.origins import origin_allowed
+from channels_ws4redis.handshake.origins import origin_allowed, require_allowed_origin
+from channels_ws4redis.handshake.refusals import RefusedError
 from tests.handshake.test_requests import request
 
 
@@ -121,3 +122,35 @@ def test_forwarded_host(settings):
     assert not origin_allowed(request(*headers))
     settings.USE_X_FORWARDED_HOST = True
     assert origin_allowed(request(*headers))
+
+
+FOREIGN = (
+    "a page of the foreign origin 'http://evil.example\\n' opens it on the host 'testserver'; name"
+)
+UNKNOWN = (
+    "a page of the origin 'http://evil.example\\n' opens it, and its host '{}' is not in ALLOWED"
+)
+
+
+@pytest.mark.parametrize(
+    ("host", "forwarded", "reason", "text"),
+    [
+        ("testserver", None, "origin", FOREIGN),
+        ("evil.example\n", None, "host", UNKNOWN.format("evil.example\\n")),
+        ("backend", "other.example", "host", UNKNOWN.format("other.example")),
+    ],
+)
+def test_a_refusal_says_what_was_compared(settings, host, forwarded, reason, text):
+    """On one line: the origin, and the host as Django knows it."""
+    settings.USE_X_FORWARDED_HOST = True
+    headers = [("host", host)] + ([] if forwarded is None else [("x-forwarded-host", forwarded)])
+    with pytest.raises(RefusedError) as caught:
+        require_allowed_origin(request(*headers, ("origin", "http://evil.example\n")))
+    assert caught.value.reason == reason
+    assert str(caught.value).startswith(text)
+
+
+def test_who_may_is_not_refused():
+    """Nor a client without an origin."""
+    require_allowed_origin(request(("host", "testserver")))
+    require_allowed_origin(request(("host", "testserver"), ("origin", "http://testserver")))

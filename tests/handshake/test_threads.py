@@ -15,14 +15,15 @@ from django.utils.functional import SimpleLazyObject
 
 from channels_ws4redis.handshake import hooks
 from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.threads import BusyError, Job, Kind, Pool, address_of, threads
+from channels_ws4redis.handshake.refusals import BusyError
+from channels_ws4redis.handshake.threads import Job, Kind, Pool, threads
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
 pytestmark = pytest.mark.django_db
 
 PATIENCE, SOON = 10, 1
-STRANGER, JOHN = "198.51.100.7", (User, 1)
+STRANGER, JOHN = "9.9.9.9", (User, 1)
 
 
 class Work:
@@ -192,24 +193,6 @@ def test_exceptions_pass():
     assert Job(pool, Kind.HOOK, JOHN).submit(lambda: 7).result(PATIENCE) == 7
 
 
-@pytest.mark.parametrize(
-    ("client", "whom"),
-    [
-        (None, ""),
-        (["192.0.2.1", 4711], "192.0.2.1"),
-        (("::ffff:192.0.2.1", 4711), "192.0.2.1"),
-        (("testclient", 50000), "testclient"),
-        (("no: address", 1), "no: address"),
-        (("2001:db8:1:2:3::4", 1), bytes.fromhex("20010db800010002")),
-        (("2001:db8:1:2:ffff::", 1), bytes.fromhex("20010db800010002")),
-        (("fe80::1%eth0", 1), bytes.fromhex("fe80000000000000")),
-    ],
-)
-def test_whom_a_stranger_is_taken_for(client, whom):
-    """An address of IPv4 is one stranger, and so is a network of IPv6."""
-    assert address_of(client) == whom
-
-
 # Calls of a socket
 
 
@@ -217,7 +200,7 @@ def whom(user: object) -> object:
     """Return whom the calls of a socket are made for, once its user has been found."""
     calls = Calls({"client": [STRANGER, 4711]})
     calls.know(user)
-    return calls._whom
+    return calls.whom
 
 
 def test_a_user_has_turns_of_the_own():
@@ -227,7 +210,7 @@ def test_a_user_has_turns_of_the_own():
     loaded = SimpleLazyObject(lambda: john)
     assert loaded.pk == 1
     assert whom(loaded) == JOHN
-    assert Calls({"user": john})._whom == JOHN
+    assert Calls({"user": john}).whom == JOHN
 
 
 def test_who_is_no_user_yet():
@@ -272,6 +255,60 @@ async def test_a_handshake_does_not_wait_for_ever(settings, monkeypatch, method)
         assert not waiting.done()
     await waiting
     assert ran == ["in time"]
+
+
+@pytest.mark.parametrize("method", ["run", "look_up", "hook"])
+async def test_a_call_that_hangs_ends_the_handshake(settings, monkeypatch, method):
+    """The error names it; its thread is lost, and others go on."""
+    settings.WS4REDIS_THREADS = 4
+    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.05)
+    may_end = threading.Event()
+    name = r"tests\.handshake\.test_threads\.test_a_call_that_.*\.hang has not ended in 0\.05 s"
+
+    def hang() -> None:
+        may_end.wait(PATIENCE)
+
+    calls = Calls({})
+    try:
+        with pytest.raises(BusyError, match=name) as caught:
+            await getattr(calls, method)(hang)
+        assert caught.value.reason == "hooks that hang"
+        assert await getattr(Calls({"client": [STRANGER, 1]}), method)(list) == []
+    finally:
+        may_end.set()
+    await calls.ended()
+
+
+async def test_an_asynchronous_hook_that_hangs_ends_the_handshake(monkeypatch):
+    """It is cancelled; one whose own timeout is over has failed, and no more."""
+    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.05)
+    cancelled = []
+
+    async def hang() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    async def impatient() -> None:
+        async with asyncio.timeout(0):
+            await asyncio.Event().wait()
+
+    with pytest.raises(BusyError, match="hang has not ended in"):
+        await Calls({}).hook(hang)
+    assert cancelled
+    with pytest.raises(TimeoutError):
+        await Calls({}).hook(impatient)
+
+
+async def test_a_call_of_an_open_socket_may_take_long(monkeypatch):
+    """As in legacy: what the client has sent may be worked on."""
+    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.01)
+    calls, may_end = Calls({}), threading.Event()
+    calls.be_patient()
+    asyncio.get_running_loop().call_later(0.1, may_end.set)
+    assert await calls.run(may_end.wait, PATIENCE)
 
 
 async def test_the_time_for_waiting_is_that_of_the_whole_handshake(settings, monkeypatch):

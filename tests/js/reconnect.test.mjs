@@ -87,6 +87,40 @@ for (const code of STAY_AWAY) {
   });
 }
 
+test('a client that is cut off is told so, and comes back when the page says so', () => {
+  for (const code of [4501, 4999]) {
+    const world = new World();
+    const socket = world.connect();
+    world.ws.welcome();
+    world.ws.finish(code, 'You have logged out.');
+    assert.deepEqual(world.details('revoked'), [{ code, reason: 'You have logged out.' }]);
+    assert.equal(world.log.at(-1)[0], 'revoked');
+    socket.reconnect();
+    world.ws.welcome();
+    assert.equal(socket.state, 'open');
+    assert.equal(world.sockets.length, 2);
+  }
+});
+
+test('an end that takes nothing away is no revocation', () => {
+  for (const code of [...COME_BACK, 1008, 4500]) {
+    const world = new World();
+    world.connect();
+    world.ws.welcome();
+    world.ws.finish(code);
+    assert.deepEqual(world.details('revoked'), []);
+  }
+});
+
+test('a page that closes with such a code itself is not told', () => {
+  const world = new World();
+  const socket = world.connect();
+  world.ws.welcome();
+  socket.close(4501);
+  world.ws.finish(4501);
+  assert.deepEqual(world.details('revoked'), []);
+});
+
 test('a server with too much to do says for how long to stay away', () => {
   const delayAfter = (reason, { chance = 0.5, code = 1013 } = {}) => {
     const world = new World();

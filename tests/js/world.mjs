@@ -127,7 +127,7 @@ export class World {
 
   connect(options = {}, uri = 'wss://example.com/ws/foo?subscribe-broadcast') {
     const socket = WS4Redis.connect(uri, { env: this.env, ...options });
-    for (const type of ['state', 'open', 'message', 'recovered', 'lost', 'close']) {
+    for (const type of ['state', 'open', 'message', 'recovered', 'lost', 'close', 'revoked']) {
       socket.addEventListener(type, ({ detail }) => this.log.push([type, detail]));
     }
     return socket;

@@ -1,5 +1,6 @@
 """Hooks that take long, or send much, for the tests of who waits for whom."""
 
+import asyncio
 import os
 import time
 
@@ -42,3 +43,17 @@ class Noting(RedisSubscriber):
         """Note it."""
         self._connection.rpush("ended", "release")
         super().release()
+
+
+def hang(request, channels):
+    """Wait for a service that never answers, but for those who ask for the room."""
+    if request.facility != "room":
+        time.sleep(5)
+    return channels
+
+
+async def ahang(request, channels):
+    """Do the same on the event loop."""
+    if request.facility != "room":
+        await asyncio.sleep(5)
+    return channels

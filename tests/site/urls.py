@@ -4,6 +4,7 @@ import json
 
 from asgiref.sync import sync_to_async
 from django.contrib.auth import authenticate, login, logout
+from django.contrib.auth.models import Group, User
 from django.http import HttpResponse, JsonResponse
 from django.urls import include, path
 from django.views.decorators.csrf import csrf_exempt
@@ -83,6 +84,46 @@ def remember(request):
     return HttpResponse(request.session.session_key)
 
 
+@csrf_exempt
+def change(request):
+    """Change something about a user, which may concern the sockets of that user."""
+    body = json.loads(request.body)
+    user = User.objects.get(username=body["user"])
+    CHANGES[body["how"]](user)
+    return HttpResponse()
+
+
+def _deactivate(user):
+    user.is_active = False
+    user.save()
+
+
+def _set_password(user):
+    user.set_password("another one")
+    user.save()
+
+
+def _rename(user):
+    user.first_name = "Somebody"
+    user.save()
+
+
+def _chatters():
+    return Group.objects.get(name="chatters").user_set
+
+
+CHANGES = {
+    "deactivate": _deactivate,
+    "password": _set_password,
+    "rename": _rename,
+    "delete": lambda user: user.delete(),
+    "leave": lambda user: user.groups.set([]),
+    "clear": lambda user: user.groups.clear(),
+    "expel": lambda user: _chatters().remove(user),
+    "dissolve": lambda user: _chatters().clear(),
+}
+
+
 def who(request):
     """Return the name of the user."""
     return HttpResponse(request.user.get_username())
@@ -96,6 +137,7 @@ urlpatterns = [
     path("test/login", log_in),
     path("test/logout", log_out),
     path("test/session", remember),
+    path("test/change", change),
     path("test/who", who),
     path("test/page/", include("tests.site.pages")),
     path("", include("testproject.urls")),

@@ -237,6 +237,16 @@ def test_a_value_that_a_foreign_program_has_stored_is_current(redis_client) -> N
     assert reading.since(reading.position) == []
 
 
+def test_a_history_of_its_own_length(redis_client) -> None:
+    """What a publication says counts more than the setting, also beside a foreign value."""
+    for number in range(5):
+        publication = Publication([NAME], b"%d" % number, 60, history=3)
+        runner.run(redis_client, [publish_command(publication, None, mirror=False)])
+    assert payloads(read(redis_client)) == [b"2", b"3", b"4"]
+    redis_client.set(NAME, b"foreign")
+    assert [event.payload for event in read(redis_client).stored] == [b"3", b"4", b"foreign"]
+
+
 def test_what_a_foreign_program_had_stored_before_is_not_sent_again(redis_client) -> None:
     """A message that was not stored left it in place; it is no news."""
     position = publish(redis_client, b"one")

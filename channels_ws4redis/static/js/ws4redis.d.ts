@@ -63,6 +63,8 @@ declare namespace WS4Redis {
     recovered: CustomEvent<{ channel: Label; messages: number }>;
     lost: CustomEvent<{ channel: Label; epoch: string; offset: number }>;
     close: CustomEvent<{ code: number; reason: string; delay: number | null }>;
+    /** The server has cut the socket off, which stays away until it is told to come back. */
+    revoked: CustomEvent<{ code: number; reason: string }>;
   }
 
   interface Socket extends EventTarget {

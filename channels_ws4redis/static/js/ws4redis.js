@@ -43,6 +43,8 @@
  *               after a reconnect, those that are still stored follow
  *   close       {code, reason, delay}: a link or an attempt has ended; the next attempt follows
  *               after `delay` ms, or never if null
+ *   revoked     {code, reason}, after the close event: the socket may not hear any more what it has
+ *               heard, and stays away until reconnect() or open(), e.g. after a login
  *
  * A label is 'broadcast', 'user', 'session' or 'group:<name>'.
  *
@@ -74,7 +76,7 @@
   const POLICY_VIOLATION = 1008;
   const TRY_AGAIN_LATER = 1013;
   const RETRY_AFTER = /^retry-after=(\d{1,9})$/;
-  const FIRST_FINAL_CODE = 4500;
+  const FIRST_FINAL_CODE = 4500;    // a client that has broken the protocol; all above: revoked
 
   // Milliseconds.
   const MIN_DELAY = 500;            // before another attempt
@@ -496,6 +498,7 @@
     }
 
     _closed({ code, reason }, delay) {
+      const revoked = this.state !== 'closed' && code > FIRST_FINAL_CODE;  // not by the page itself
       this._watch.stop();
       if (delay === null) {
         this._finish();
@@ -503,6 +506,9 @@
         this._enter('waiting');
       }
       this._emit('close', { code, reason, delay });
+      if (revoked) {
+        this._emit('revoked', { code, reason });
+      }
     }
 
     _transmit(frame) {

@@ -1,0 +1,128 @@
+"""The settings that say who a socket is, and what it may use. Private."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from channels_ws4redis.conf.reading import Reader
+
+#: What may end a socket, or have it looked at again.
+CAUSES = ("logout", "login", "user", "groups")
+
+Hook = Callable[..., Any] | str | None
+
+
+class Permissions(Reader):
+    """Who a socket is, and what it may use."""
+
+    @property
+    def WS4REDIS_ALLOWED_CHANNELS(self) -> Hook:
+        """A function ``(request, channels)``, or its dotted path, that returns a socket's flags.
+
+        With None every socket gets the flags it asks for. See
+        [WS4REDIS_ALLOWED_CHANNELS](hooks.md#which-flags-a-socket-gets).
+        """
+        value: Hook = self._get("WS4REDIS_ALLOWED_CHANNELS", None)
+        return value
+
+    @property
+    def WS4REDIS_FACILITIES(self) -> str:
+        """What a facility is that no [policy](python.md#channels-ws4redis-facilities) names.
+
+        With ``"open"``, sockets use it as in django-websocket-redis. With ``"strict"``, its sockets
+        are refused with 403. Django code may publish on it in both cases.
+        """
+        value: str = self._get("WS4REDIS_FACILITIES", "open")
+        if value in ("open", "strict"):
+            return value
+        raise ImproperlyConfigured(f"WS4REDIS_FACILITIES is {value!r}; write 'open' or 'strict'.")
+
+    @property
+    def WS4REDIS_ALLOW_PUBLISH(self) -> bool | None:
+        """Whether clients may publish on facilities that no policy names.
+
+        With True and None they may, as far as ``WS4REDIS_ALLOWED_CHANNELS`` lets them; with None,
+        [check W005](checks.md) reminds you of that. With False they may not, whatever that grants.
+        """
+        value: bool | None = self._get("WS4REDIS_ALLOW_PUBLISH", None)
+        if value is None or isinstance(value, bool):
+            return value
+        raise ImproperlyConfigured(f"WS4REDIS_ALLOW_PUBLISH is {value!r}; write True or False.")
+
+    @property
+    def WS4REDIS_PROCESS_REQUEST(self) -> Hook:
+        """A function ``(request)``, or its dotted path, that sets the request's user and session.
+
+        It replaces the authentication by session cookie. See
+        [WS4REDIS_PROCESS_REQUEST](hooks.md#who-a-socket-is).
+        """
+        value: Hook = self._get("WS4REDIS_PROCESS_REQUEST", None)
+        return value
+
+    @property
+    def WS4REDIS_ALLOWED_ORIGINS(self) -> Sequence[str]:
+        """Origins besides the server's own whose pages may open a socket; ``["*"]`` means all.
+
+        For example ``"https://app.example.com"``, or ``"https://*.example.com"`` for a domain and
+        all below it. ``CSRF_TRUSTED_ORIGINS`` counts as well. A client that sends no ``Origin`` is
+        no browser and is let in.
+        """
+        value: Sequence[str] | str | None = self._get("WS4REDIS_ALLOWED_ORIGINS", None)
+        if isinstance(value, str):
+            return [value]
+        return value or ()
+
+    @property
+    def WS4REDIS_REVOKE_ON(self) -> Sequence[str]:
+        """What ends sockets, or has them looked at again: some of the four below, all by default.
+
+        ``"logout"`` closes the sockets of the session that is logged out. ``"login"`` has those of
+        the session come back whose key changes at a login. ``"user"`` looks at the sockets of a
+        user again who is saved, and closes those of one who is deleted. ``"groups"`` looks at the
+        sockets of users again who join or leave auth groups; without it a user's groups are those
+        of the last login, also for new sockets.
+        """
+        value: Sequence[str] = self._get("WS4REDIS_REVOKE_ON", CAUSES)
+        is_list = isinstance(value, Collection) and not isinstance(value, str)
+        if not is_list or any(cause not in CAUSES for cause in value):
+            raise ImproperlyConfigured(
+                f"WS4REDIS_REVOKE_ON is {value!r}; it must be a list of some of these: "
+                f"{', '.join(CAUSES)}."
+            )
+        return value
+
+    @property
+    def CSRF_TRUSTED_ORIGINS(self) -> Sequence[str]:
+        """Django's list of origins that may send unsafe requests; their pages may open sockets."""
+        value: Sequence[str] = self._get("CSRF_TRUSTED_ORIGINS", ())
+        return value
+
+    @property
+    def DEBUG(self) -> bool:
+        """Django's switch for development.
+
+        While it is on, the log tells of a socket that hears nothing by a flag because nobody is
+        logged in.
+        """
+        return bool(self._get("DEBUG", False))
+
+    @property
+    def SESSION_COOKIE_NAME(self) -> str:
+        """Django's name of the session cookie, by which a socket is authenticated."""
+        value: str = self._get("SESSION_COOKIE_NAME", "sessionid")
+        return value
+
+    @property
+    def SESSION_ENGINE(self) -> str:
+        """Django's session engine, from which the session of a socket is loaded."""
+        value: str = self._get("SESSION_ENGINE", "django.contrib.sessions.backends.db")
+        return value
+
+    @property
+    def SESSION_CACHE_ALIAS(self) -> str:
+        """Django's name of the cache that keeps sessions; check W009 looks at it."""
+        value: str = self._get("SESSION_CACHE_ALIAS", "default")
+        return value

@@ -1,0 +1,50 @@
+"""How a setting is read from Django's settings, and what makes no sense is refused. Private."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.conf import settings as django_settings
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.functional import empty
+
+
+class Reader:
+    """Reads settings; nothing else in the package reads ``django.conf``.
+
+    ``overrides`` holds what code assigned at run time through ``channels_ws4redis.settings``,
+    the way legacy projects patch ``ws4redis.settings``; it wins over Django's settings.
+    """
+
+    def __init__(self) -> None:
+        self.overrides: dict[str, Any] = {}
+
+    def _get(self, name: str, default: Any) -> Any:
+        if name in self.overrides:
+            return self.overrides[name]
+        # Past Django's lazy object, which runs Python for each of its attributes, and raises and
+        # catches an exception for a setting that is absent: seven are looked at for each message,
+        # which took 9 of 48 µs.
+        holder = object.__getattribute__(django_settings, "_wrapped")
+        if holder is empty:
+            return getattr(django_settings, name, default)  # which reads them in
+        return getattr(holder, name, default)
+
+    def _whole_number(self, name: str, default: int, minimum: int) -> int:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+            raise ImproperlyConfigured(
+                f"{name} is {value!r}; it must be a whole number of at least {minimum}."
+            )
+        return value
+
+    def _limit(self, name: str, default: int | None) -> int | None:
+        if self._get(name, default) is None:
+            return None
+        return self._whole_number(name, default or 1, minimum=1)
+
+    def _seconds(self, name: str, default: float) -> float:
+        value = self._get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+            raise ImproperlyConfigured(f"{name} is {value!r}; it must be a number of seconds.")
+        return value

@@ -1,0 +1,119 @@
+"""What is known of a socket by which orders may concern it, and how it is found out anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from django.contrib.auth import SESSION_KEY
+from django.contrib.sessions.backends.base import SessionBase
+from django.db.models import Model
+from django.utils.functional import empty
+
+from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.requests import WebSocketRequest, unwrapped
+from channels_ws4redis.handshake.sessions import user_of
+from channels_ws4redis.protocol.names import MEMBER_OF, auth_group_of
+from channels_ws4redis.protocol.orders import MARK_BYTES, Trait, mark, split
+
+#: Stands for what there is not; no order has it.
+_NONE: Final = bytes(MARK_BYTES)
+
+#: Stands for a user whom nobody has looked at, as a policy may or may not do.
+_UNSEEN: Final = b"\xff" * MARK_BYTES
+
+
+def marks_of(request: WebSocketRequest, prefix: str, channels: Iterable[str]) -> bytes:
+    """Return the marks of a socket: who it is, then its facility and its auth groups.
+
+    Nothing is loaded for this. A socket that hears broadcasts alone has not been asked for its
+    user; its session is the one that its cookie names.
+
+    :param prefix: what the names of its channels begin with, the colon included, or "".
+    :param channels: the names of the channels that it hears.
+    """
+    user, session = unwrapped(request.user), _session_of(request)
+    members = _members_of(request)
+    heard = {auth_group_of(prefix, name) for name in channels}
+    groups = sorted({*members, *(group for group in heard if group)})
+    return b"".join(
+        [
+            mark(Trait.SESSION, session) if session else _NONE,
+            *_marks_of_user(user),
+            mark(Trait.FACILITY, request.facility),
+            *(mark(Trait.GROUP, group) for group in groups),
+        ]
+    )
+
+
+def is_somebody_else(before: bytes, now: bytes) -> bool:
+    """Tell whether the session or the user in the marks of a socket is another one now.
+
+    A user whom nobody has looked at, before or now, is not taken for another one.
+    """
+    pairs = zip(split(before)[:3], split(now)[:3], strict=True)
+    return any(one != other and _UNSEEN not in (one, other) for one, other in pairs)
+
+
+def _marks_of_user(user: Any) -> tuple[bytes, bytes]:
+    if user is empty:
+        return _UNSEEN, _UNSEEN
+    name = _name_of(user)
+    return mark(Trait.USER, name) if name else _NONE, account_mark(user) or _NONE
+
+
+def account_mark(user: Any) -> bytes | None:
+    """Return the mark of a user's primary key; None for whoever has none."""
+    if not isinstance(user, Model) or not hasattr(user, "get_username") or user.pk is None:
+        return None
+    label = user._meta.concrete_model._meta.label_lower  # type: ignore[union-attr] # it has one
+    return mark(Trait.ACCOUNT, f"{label}:{user.pk}")
+
+
+def _name_of(user: Any) -> str:
+    if not getattr(user, "is_authenticated", False) or not hasattr(user, "get_username"):
+        return ""
+    return str(user.get_username() or "")
+
+
+def _session_of(request: WebSocketRequest) -> str:
+    session = unwrapped(request.session)
+    if session is None or session is empty:
+        return request.COOKIES.get(settings.SESSION_COOKIE_NAME, "")
+    return str(getattr(session, "session_key", "") or "")
+
+
+def _members_of(request: WebSocketRequest) -> list[str]:
+    """Return the auth groups in the session, if somebody has loaded it."""
+    data = getattr(unwrapped(request.session), "_session_cache", None)
+    members = data.get(MEMBER_OF) if isinstance(data, dict) else None
+    if isinstance(members, str):
+        return [members]
+    return [str(member) for member in members or () if member]
+
+
+def renewed(scope: dict[str, Any]) -> dict[str, Any]:
+    """Return what a server says about a socket with the user and session of a middleware read anew.
+
+    A middleware has found them when the socket connected. This may ask the database and so block.
+    """
+    session, user = unwrapped(scope.get("session")), unwrapped(scope.get("user"))
+    fresh = dict(scope)
+    was_logged_in = False
+    if isinstance(session, SessionBase):
+        was_logged_in = SESSION_KEY in (getattr(session, "_session_cache", None) or {})
+        session = fresh["session"] = type(session)(session.session_key)
+    if isinstance(user, Model):
+        # A middleware may have found the user by the session, or by something that we do not know.
+        found = user_of(session) if was_logged_in else None
+        if not was_logged_in:
+            found = type(user)._default_manager.filter(pk=user.pk).first()
+        fresh["user"] = found if getattr(found, "is_active", True) else None
+    return fresh
+
+
+def has_renewable(scope: dict[str, Any]) -> bool:
+    """Tell whether `renewed` would read anything."""
+    return isinstance(unwrapped(scope.get("session")), SessionBase) or isinstance(
+        unwrapped(scope.get("user")), Model
+    )

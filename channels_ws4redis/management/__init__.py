@@ -1,0 +1,1 @@
+"""The management commands of the package, and what they do."""

@@ -1,0 +1,65 @@
+"""The way of a socket into the process: registered first, then looked up. Private."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from channels_ws4redis.fanout.control import Newcomer, get_control
+from channels_ws4redis.handshake.admission import Admission, admit
+from channels_ws4redis.handshake.granting import PolicyFailedError
+from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.identity import marks_of
+from channels_ws4redis.handshake.limits import limits
+from channels_ws4redis.handshake.refusals import BusyError
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.subscriber_hooks import SubscriberHooks, make_subscriber
+
+
+class Registration(NamedTuple):
+    """What stands for a socket until it is open."""
+
+    newcomer: Newcomer
+    #: By which orders may concern it.
+    marks: bytes
+
+
+async def admit_or_release(
+    scope: dict[str, Any], calls: Calls, check_origin: bool, layer: Any
+) -> tuple[Admission, SubscriberHooks, Registration]:
+    """Register a socket, make its subscriber, and find out what the socket may use.
+
+    Takes and raises what `admit` does, and what waiting for the control channel does: a socket that
+    cannot be told to go must not be let in. A subscriber whose socket is not let in is released.
+
+    :param layer: the channel layer that the socket is going to listen on.
+    :raises BusyError: also if too many ask for a socket at the same time.
+    """
+    await limits().begin(calls.whom)
+    newcomer = get_control().expect()
+    try:
+        admission, hooks, marks = await _admit_or_release(scope, calls, check_origin, layer)
+    except BaseException:
+        get_control().forget(newcomer)
+        raise
+    return admission, hooks, Registration(newcomer, marks)
+
+
+async def _admit_or_release(
+    scope: dict[str, Any], calls: Calls, check_origin: bool, layer: Any
+) -> tuple[Admission, SubscriberHooks, bytes]:
+    subscriber = await make_subscriber(calls)
+    if SUBPROTOCOL not in (scope.get("subprotocols") or ()):
+        subscriber.listen_early(layer)
+    try:
+        admission = await admit(scope, subscriber, calls, check_origin, get_control().hear)
+        calls.know(admission.request.user)  # whom a hook may have loaded only now
+        marks = marks_of(admission.request, subscriber.prefix, admission.channels)
+        return admission, subscriber, marks
+    except (BusyError, PolicyFailedError):
+        # The client must not have to wait for a thread, or for the end of what hangs, to be told.
+        this_loop().spawn(subscriber.release(), "ws4redis-release")
+        raise
+    except BaseException:
+        await subscriber.release()
+        raise

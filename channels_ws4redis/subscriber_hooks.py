@@ -1,0 +1,202 @@
+"""The methods of one socket's subscriber, run where they may block. Private."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Sequence
+from functools import partial, update_wrapper
+from typing import Any
+
+from channels_ws4redis.fanout.ears import Ear
+from channels_ws4redis.fanout.sockets import Entry
+from channels_ws4redis.given_clients import tell_if_elsewhere
+from channels_ws4redis.handshake.hooks import Calls, overrides
+from channels_ws4redis.handshake.refusals import BusyError, few_lines
+from channels_ws4redis.redis_store import RedisMessage
+from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.process import get_client
+from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
+
+logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
+
+
+class SubscriberHooks:
+    """Runs the methods of one socket's subscriber: overridden ones in a thread, as they may block.
+
+    The stock methods run on the event loop, where most sockets are served without any thread.
+
+    :param calls: run what may block for this socket.
+    """
+
+    __slots__ = ("_calls", "_ear", "_subscriber", "prefix")
+
+    def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
+        self._subscriber = subscriber
+        self._calls = calls
+        #: Listens for the socket while an overridden method runs that subscribes; None if none is.
+        self._ear: Ear | None = None
+        #: What the names of its channels begin with; an overridden method has said so in a thread.
+        self.prefix = ""
+
+    def _overrides(self, *names: str) -> bool:
+        return overrides(self._subscriber, RedisSubscriber, *names)
+
+    @property
+    def subscriber(self) -> RedisSubscriber:
+        """The subscriber itself."""
+        return self._subscriber
+
+    @property
+    def calls(self) -> Calls:
+        """What runs that may block for the socket."""
+        return self._calls
+
+    @property
+    def flags(self) -> set[str]:
+        """The flags that the subscriber knows, ``echo`` left out."""
+        return {*self._subscriber.subscription_channels, *self._subscriber.publish_channels}
+
+    @property
+    def publishing(self) -> set[str]:
+        """Those of its flags by which clients publish."""
+        return set(self._subscriber.publish_channels)
+
+    @property
+    def is_stock(self) -> bool:
+        """True for the package's own class, which looks at no user to name a broadcast."""
+        return type(self._subscriber) is RedisSubscriber
+
+    @property
+    def channels(self) -> list[str]:
+        """The names of the channels it listens on now."""
+        return list(self._subscriber._subscription.channels)
+
+    def listen_early(self, layer: Any) -> None:
+        """Let the socket hear what a hook subscribes to from that moment on, as legacy does.
+
+        For a socket without positions, which `heard` is asked for once it goes live.
+
+        :param layer: the channel layer that the socket is going to listen on.
+        """
+        if self._overrides("set_pubsub_channels"):
+            self._ear = Ear(layer)
+
+    def heard(self, entries: Sequence[Entry]) -> Sequence[Entry]:
+        """Return what the socket gets that goes live now, with what it has heard early.
+
+        :param entries: what its readings have found.
+        """
+        ear, self._ear = self._ear, None
+        return entries if ear is None else ear.hand_over(entries)
+
+    async def set_channels(self, request: Any, flags: Collection[str], may_block: bool) -> None:
+        """Set the channels that the socket listens on and publishes to.
+
+        :param request: the Django request of the handshake.
+        :param flags: those that were granted.
+        :param may_block: True if looking at the request's session or user may ask the database.
+        :raises Exception: whatever an overridden method raises.
+        """
+        if self._overrides("set_pubsub_channels", "_get_message_channels", "get_prefix"):
+            run = update_wrapper(partial(self._set_channels), self._subscriber.set_pubsub_channels)
+            await self._calls.run(run, request, flags)
+        elif may_block:
+            await self._calls.look_up(self._set_channels, request, flags)
+        else:
+            self._set_channels(request, flags)
+
+    def _set_channels(self, request: Any, flags: Collection[str]) -> None:
+        self._subscriber._policy_facility = getattr(request, "facility", None)
+        ear = self._ear
+        if ear is not None:
+            self.follow(lambda: ear.listen(self.channels))
+        self._subscriber.set_pubsub_channels(request, flags)
+        self.follow(None)
+        self._subscriber._subscription.settle()
+        self.prefix = self._subscriber.get_prefix()
+        tell_if_elsewhere(self._subscriber)
+
+    def follow(self, on_change: Callable[[], None] | None) -> None:
+        """Have a function called when the subscriber changes its channels; None ends that."""
+        self._subscriber._subscription.on_change = on_change
+
+    @property
+    def audiences(self) -> int:
+        """How many channels it publishes to."""
+        return len(self._subscriber._publishers)
+
+    async def publish(self, payload: bytes, sender: str) -> None:
+        """Publish what the client has sent, to the channels that its flags name.
+
+        :param sender: the identity of the socket, which needs ``echo`` to get its own messages.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        :raises Exception: whatever an overridden method raises.
+        """
+        self._subscriber._received, self._subscriber._sender = payload, sender
+        if self._overrides("publish_message"):
+            await self._calls.run(self._subscriber.publish_message, RedisMessage(payload))
+        elif self._subscriber._publishers:
+            await self._subscriber.apublish_message(payload)
+
+    @property
+    def replay_hook(self) -> Callable[[Any], None] | None:
+        """The overridden method that sends what is stored, under either of its names; or None."""
+        for name in ("send_persisted_messages", "send_persited_messages"):
+            if self._overrides(name):
+                hook: Callable[[Any], None] = getattr(self._subscriber, name)
+                return hook
+        return None
+
+    async def replay(self, websocket: Any) -> None:
+        """Have the overridden method send what is stored; there must be one.
+
+        :raises Exception: whatever it raises.
+        """
+        assert self.replay_hook is not None
+        await self._calls.run(self.replay_hook, websocket)
+
+    async def release(self) -> None:
+        """Tell the subscriber that its socket is gone; to be called once."""
+        self.follow(None)
+        if self._ear is not None:
+            self._ear.stop()
+        self._calls.be_patient()
+        if not self._overrides("release"):
+            return
+        try:
+            # Shielded, as a server that stops cancels whoever waits here, and the hook has to run.
+            await asyncio.shield(asyncio.ensure_future(self._calls.run(self._subscriber.release)))
+        except Exception:
+            logger.exception("The release hook of %s failed", type(self._subscriber).__name__)
+
+
+async def make_subscriber(calls: Calls) -> SubscriberHooks:
+    """Make the subscriber of a socket, of the class that ``WS4REDIS_SUBSCRIBER`` names.
+
+    :param calls: run what may block for this socket.
+    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
+    :raises ImportError: if there is no such class.
+    :raises TypeError: if it is no subclass of `RedisSubscriber`.
+    """
+    cls = subscriber_class()
+    if cls.__init__ is RedisSubscriber.__init__:
+        return SubscriberHooks(cls(get_client()), calls)
+    made: list[RedisSubscriber] = []
+    try:
+        await calls.run(update_wrapper(lambda: made.append(cls(get_client())), cls, updated=()))
+    except asyncio.CancelledError:  # the client has gone
+        await _release_late(made, calls)
+        raise
+    except BusyError:
+        this_loop().spawn(_release_late(made, calls), "ws4redis-release")
+        raise
+    return SubscriberHooks(made[0], calls)
+
+
+async def _release_late(made: list[RedisSubscriber], calls: Calls) -> None:
+    """Release what a thread may still make although nobody waits for it any more."""
+    await calls.ended()
+    for subscriber in made:
+        await SubscriberHooks(subscriber, calls).release()

@@ -1,0 +1,1 @@
+"""An app with policies, for the tests of sockets under them."""

@@ -1,0 +1,224 @@
+"""What Django tells of logins, users and auth groups ends sockets, or has them looked at again."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+from importlib import import_module
+
+import pytest
+from django.contrib.auth import login, logout
+from django.contrib.auth.models import Group, User
+from django.core.exceptions import ImproperlyConfigured
+from django.db import transaction
+from django.test import RequestFactory
+
+from channels_ws4redis.conf import settings as package_settings
+from channels_ws4redis.fanout.control import channel
+from channels_ws4redis.protocol import codes
+from channels_ws4redis.protocol.orders import Action, parse_order
+from channels_ws4redis.publisher import RedisPublisher
+from tests.clients import Visitor
+
+PATH = "/ws/foo?subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session"
+
+
+@pytest.fixture(params=["daphne", "uvicorn"])
+def start(request, serve, database, tmp_path):
+    """Start a server with a database of the test's own."""
+
+    def started(**settings):
+        path = tmp_path / "db.sqlite3"
+        shutil.copy(database, path)
+        return serve(request.param, settings=settings, WS4REDIS_TEST_DATABASE=str(path))
+
+    return started
+
+
+async def publish(message: str, **kwargs) -> None:
+    """Publish to everybody, or to others."""
+    publisher = RedisPublisher(facility="foo", **(kwargs or {"broadcast": True}))
+    await publisher.apublish_message(message, expire=0)
+
+
+async def change(site, how: str, user: str = "john") -> None:
+    """Change something about a user, on the server."""
+    answer = await Visitor(site).arequest("/test/change", {"user": user, "how": how})
+    assert answer.status == 200, answer.body[:500]
+
+
+async def test_a_logout_ends_the_session_in_all_tabs(start) -> None:
+    """Those of other sessions of the same user stay."""
+    site = start()
+    john, elsewhere = Visitor(site).login("john"), Visitor(site).login("john")
+    public = "/ws/foo?subscribe-broadcast"
+    async with (
+        john.socket(PATH) as one,
+        john.socket(public) as two,
+        elsewhere.socket(PATH) as stays,
+    ):
+        await john.arequest("/test/logout", {})
+        for socket in (one, two):
+            assert await socket.close_code() == codes.REVOKED
+        await publish("for john", users=["john"])
+        assert await stays.receive() == "for john"
+
+
+async def test_a_login_has_the_sockets_come_back(start) -> None:
+    """Its session has another key from then on."""
+    site = start()
+    visitor = Visitor(site)
+    await visitor.arequest("/test/session", {"some": "thing"})
+    async with visitor.socket(PATH) as socket:
+        await asyncio.to_thread(visitor.login, "john")
+        assert await socket.close_code() == codes.TRY_AGAIN_LATER
+    async with visitor.socket(PATH) as socket:
+        await publish("for john", users=["john"])
+        assert await socket.receive() == "for john"
+
+
+@pytest.mark.parametrize("how", ["deactivate", "password", "delete"])
+async def test_a_user_who_may_not_be_here_any_more(start, how) -> None:
+    """All sockets of that user are closed, and nobody else's."""
+    site = start()
+    john, mary = Visitor(site).login("john"), Visitor(site).login("mary")
+    async with john.socket(PATH) as gone, mary.socket(PATH) as stays:
+        await change(site, how)
+        assert await gone.close_code() == codes.REVOKED
+        await publish("after")
+        assert await stays.receive() == "after"
+
+
+async def test_a_user_who_is_saved(start) -> None:
+    """Nothing that concerns a socket has changed, and nothing is missed."""
+    site = start()
+    john = Visitor(site).login("john")
+    async with john.socket(PATH) as socket:
+        await change(site, "rename")
+        for number in range(20):
+            await publish(str(number), users=["john"])
+        assert await socket.receive_many(20) == [str(number) for number in range(20)]
+
+
+@pytest.mark.parametrize("how", ["leave", "clear", "expel", "dissolve"])
+@pytest.mark.parametrize("hook", [None, "tests.site.current_groups.allowed_channels"])
+async def test_a_user_who_leaves_an_auth_group(start, how, hook) -> None:
+    """From either side; also where a hook asks the database for the groups."""
+    site = start(WS4REDIS_ALLOWED_CHANNELS=hook)
+    john = Visitor(site).login("john")
+    async with john.socket(PATH) as socket:
+        await publish("before", groups=["chatters"])
+        assert await socket.receive() == "before"
+        await change(site, how)
+        await asyncio.sleep(0.5)
+        await publish("after", groups=["chatters"])
+        await publish("to all")
+        assert await socket.receive() == "to all"
+
+
+async def test_causes_that_are_switched_off(start) -> None:
+    """The project does it in its own way."""
+    site = start(WS4REDIS_REVOKE_ON=[])
+    john = Visitor(site).login("john")
+    async with john.socket(PATH) as socket:
+        await change(site, "deactivate")
+        await john.arequest("/test/logout", {})
+        await publish("for john", users=["john"])
+        assert await socket.receive() == "for john"
+
+
+# When orders are given
+
+
+def orders(redis_client) -> list[Action]:
+    """Return what was ordered so far."""
+    entries = redis_client.xrange(f"{{{channel()}}}:history")
+    return [parse_order(fields[b"p"]).action for _, fields in entries]
+
+
+@pytest.fixture
+def session_request(settings):
+    """A request with a new session, as the middleware makes it."""
+    request = RequestFactory().get("/")
+    request.session = import_module(settings.SESSION_ENGINE).SessionStore()
+    return request
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_order_of_a_logout_follows_the_flush(session_request, redis_client) -> None:
+    """Who connects before the session is gone would be found logged in, and not be told."""
+    login(session_request, User.objects.create_user("paul"))
+    session_request.session.save()
+    session, seen = session_request.session, []
+    delete = session.delete
+    session.delete = lambda *args: (seen.append(orders(redis_client)), delete(*args))
+    logout(session_request)
+    assert seen == [[]]
+    assert orders(redis_client) == [Action.DISCONNECT]
+
+
+@pytest.mark.django_db(transaction=True)
+async def test_a_logout_in_asynchronous_code(session_request, redis_client) -> None:
+    """As in synchronous code."""
+    auth = import_module("django.contrib.auth")
+    if not hasattr(auth, "alogout"):
+        pytest.skip("Django has no alogout before 5.0")
+    user = await User.objects.acreate(username="paul")
+    await auth.alogin(session_request, user, "django.contrib.auth.backends.ModelBackend")
+    await asyncio.to_thread(session_request.session.save)
+    await auth.alogout(session_request)
+    assert orders(redis_client) == [Action.DISCONNECT]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_orders_wait_for_the_commit(redis_client) -> None:
+    """Who looks before it sees what was; what is rolled back concerns nobody."""
+    user = User.objects.create_user("paul")
+    with transaction.atomic():
+        user.is_active = False
+        user.save()
+        assert orders(redis_client) == []
+    assert orders(redis_client) == [Action.REFRESH]
+    with transaction.atomic():
+        user.delete()
+        transaction.set_rollback(True)
+    assert orders(redis_client) == [Action.REFRESH]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_concerns_no_socket_gives_no_order(session_request, redis_client) -> None:
+    """A new user, a login, and a membership that there is already."""
+    user = User.objects.create_user("paul")
+    group = Group.objects.create(name="new")
+    login(session_request, user)
+    assert orders(redis_client) == []
+    user.groups.add(group)
+    user.groups.add(group)
+    group.user_set.add(user)
+    assert orders(redis_client) == [Action.REFRESH]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_redis_is_down(settings, free_port, caplog) -> None:
+    """What is committed stays; the log says what is to be done again."""
+    user = User.objects.create_user("paul")
+    settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
+    user.save()
+    (line,) = caplog.messages
+    assert line.startswith("Sockets could not be told that they may hear less: ConnectionError")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_process_without_a_channel_layer(settings, redis_client, caplog) -> None:
+    """A project that only uses the database has nobody to tell."""
+    settings.CHANNEL_LAYERS = {}
+    User.objects.create_user("paul").save()
+    assert orders(redis_client) == []
+    assert caplog.messages == []
+
+
+@pytest.mark.parametrize("value", ["logout", ["log out"], 7, None, [["logout"]]], ids=str)
+def test_a_cause_that_there_is_not(settings, value) -> None:
+    settings.WS4REDIS_REVOKE_ON = value
+    with pytest.raises(ImproperlyConfigured, match="logout, login, user, groups"):
+        _ = package_settings.WS4REDIS_REVOKE_ON
