@@ -157,8 +157,7 @@ def test_a_redis_that_is_gone_fails_nothing(settings, free_port, caplog, in_tran
         publish()
         transaction.on_commit(lambda: ran.append("a function of the project"))
     assert ran
-    (record,) = caplog.records
-    assert record.levelname == "ERROR"
+    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
     assert "'broadcast:foo' is not published" in record.getMessage()
     assert str(free_port) in record.getMessage()
 

@@ -204,7 +204,7 @@ def test_redis_is_down(settings, free_port, caplog) -> None:
     user = User.objects.create_user("paul")
     settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
     user.save()
-    (line,) = caplog.messages
+    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
     assert line.startswith("Sockets could not be told that they may hear less: ConnectionError")
 
 

@@ -23,8 +23,6 @@ class Ear:
     """
 
     def __init__(self, layer: Any) -> None:
-        # It takes part in groups as a socket does, but does not look like one to a type checker.
-        self._me: Any = self
         self._layer = layer
         self._loop = asyncio.get_running_loop()
         #: Had when it first listens: one that nobody listens on is given up.
@@ -47,13 +45,13 @@ class Ear:
         if self._stopped:
             return
         fanout = self._fanout = self._fanout or get_fanout(self._layer)
-        now = fanout.channels_of(self._me)
+        now = fanout.channels_of(self)
         gone = [name for name in now if name not in channels]
-        fanout.leave(self._me, gone)
+        fanout.leave(self, gone)
         added = [name for name in channels if name not in now]
         try:
-            await fanout.join(self._me, added)
-            await fanout.enter(self._me, added, self._start)
+            await fanout.join(self, added)
+            await fanout.enter(self, added, self._start)
         finally:
             self._leave_if_stopped()  # meanwhile
 
@@ -110,4 +108,4 @@ class Ear:
 
     def _leave_if_stopped(self) -> None:
         if self._stopped and self._fanout is not None:
-            self._fanout.leave(self._me)
+            self._fanout.leave(self)

@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 from channels.exceptions import DenyConnection
+from channels.layers import get_channel_layer
 from django.contrib.auth.models import AnonymousUser, User
 from django.contrib.sessions.backends.signed_cookies import SessionStore
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
@@ -212,7 +213,7 @@ async def test_a_client_does_not_wait_for_a_policy_that_hangs(monkeypatch, setti
     try:
         async with asyncio.timeout(10):
             with pytest.raises(PolicyFailedError):
-                await admit_or_release(asked, Calls(asked), True)
+                await admit_or_release(asked, Calls(asked), True, get_channel_layer())
         assert not Released.told.is_set()
     finally:
         go_on.set()
@@ -482,7 +483,7 @@ def test_uuids(value: uuid.UUID, upper: bool):
 def no_database(monkeypatch):
     """Fail a test in which the session is looked for."""
     monkeypatch.setattr("channels_ws4redis.handshake.admission.authenticate", pytest.fail)
-    monkeypatch.setattr("channels_ws4redis.handshake.requests.authenticate", pytest.fail)
+    monkeypatch.setattr("channels_ws4redis.handshake.sessions.authenticate", pytest.fail)
 
 
 COOKIE = [("cookie", "sessionid=abcdefghijklmnopqrstuvwxyz012345")]
@@ -505,7 +506,7 @@ async def test_the_user_is_looked_up_once_and_in_a_thread(monkeypatch, is_async,
         request.session, request.user = {"key": "value"}, User(username="john")
 
     monkeypatch.setattr("channels_ws4redis.handshake.admission.authenticate", authenticate)
-    monkeypatch.setattr("channels_ws4redis.handshake.requests.authenticate", authenticate)
+    monkeypatch.setattr("channels_ws4redis.handshake.sessions.authenticate", authenticate)
 
     def decide(request):
         return request.user.username == "john" and request.session["key"] == "value"
