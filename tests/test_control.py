@@ -621,7 +621,7 @@ def test_an_argument_that_can_only_be_a_mistake(arguments) -> None:
 @pytest.mark.parametrize(
     "arguments",
     [{"users": []}, {"users": AnonymousUser()}, {"sessions": SessionStore()}, {"groups": ""}],
-    ids=str,
+    ids=["no users", "anonymous", "unsaved", "empty"],
 )
 @pytest.mark.django_db(transaction=True)
 def test_who_is_nobody_is_not_everybody(arguments, redis_client) -> None:
