@@ -611,7 +611,6 @@ def test_a_call_that_chooses_nothing(call, arguments) -> None:
         {"users": "john", "reason": "ü" * 62},
         {"users": "john", "reason": None},
     ],
-    ids=str,
 )
 def test_an_argument_that_can_only_be_a_mistake(arguments) -> None:
     with pytest.raises(ValueError, match=r"john|groups|users|sessions|facility|code|reason"):
