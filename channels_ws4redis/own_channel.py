@@ -86,12 +86,16 @@ class OwnChannel:
 
         Whoever cancels that loses none: it is the next one then.
         """
-        for source in self._sources:
-            if source not in self._waiting:
-                self._waiting[source] = asyncio.ensure_future(source())
-        await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
-        done = next(source for source, future in self._waiting.items() if future.done())
-        return self._waiting.pop(done).result()
+        while True:
+            for source in self._sources:
+                if source not in self._waiting:
+                    self._waiting[source] = asyncio.ensure_future(source())
+            await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
+            for source, future in self._waiting.items():
+                if future.done():
+                    del self._waiting[source]
+                    return future.result()
+            # What was waited for is the channel, which has been closed meanwhile.
 
     def close(self) -> None:
         """Leave the groups; only events of the server come from now on."""

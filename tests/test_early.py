@@ -302,3 +302,19 @@ async def test_a_hook_of_legacy_in_a_server(serve: Serve, kind: str) -> None:
             assert await second.receive() == "2 here"
             assert await first.receive() == "2 here"
         assert await first.receive() == "1 left"
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+async def test_a_server_stops_while_a_hook_subscribes(serve: Serve, kind) -> None:
+    """Redis does not answer; the hook's thread does not keep the process from its end."""
+    server = serve(kind, settings={"WS4REDIS_SUBSCRIBER": "tests.site.slow.PausingSubscriber"})
+    reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+    writer.write(
+        f"GET {PATH} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nUpgrade: websocket\r\n"
+        "Connection: Upgrade\r\nSec-WebSocket-Key: MTIzNDU2Nzg5MDEyMzQ1Ng==\r\n"
+        "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+    )
+    assert await asyncio.to_thread(server.says, "Subscribing")
+    await asyncio.to_thread(server.stop)  # it waits half a minute at most
+    assert b" 101 " not in await reader.read()
+    writer.close()

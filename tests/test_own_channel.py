@@ -195,3 +195,18 @@ async def test_a_handler_that_fails_ends_the_socket():
     with pytest.raises(LookupError):
         await client.wait(PATIENCE)
     assert layer._listener._queues == {}
+
+
+async def test_a_server_may_tell_later_that_the_client_has_gone(settings):
+    """Than the connection is lost, with which the channel is closed: uvicorn's websockets do so."""
+
+    class Found(Grouped):
+        async def connect(self):
+            self.scope["consumer"] = self
+            await super().connect()
+
+    client = await open_socket(Found)
+    client.scope["consumer"]._leave()
+    await asyncio.sleep(0.05)  # for the channel, and the server is silent yet
+    await client.send_input(GONE)
+    await client.wait(PATIENCE)

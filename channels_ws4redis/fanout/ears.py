@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from typing import Any
 
 from channels_ws4redis.conf import settings
@@ -30,6 +32,8 @@ class Ear:
         self._events: list[Event] = []
         self._bytes = 0
         self._stopped = False
+        #: What the hook's thread waits for.
+        self._listening: Future[None] | None = None
         #: Nothing is sent to it that is not published.
         self.replayed = False
 
@@ -38,8 +42,12 @@ class Ear:
 
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        listening = self._listen(list(channels))
-        asyncio.run_coroutine_threadsafe(listening, self._loop).result()
+        work = self._listen(list(channels))
+        listening = self._listening = asyncio.run_coroutine_threadsafe(work, self._loop)
+        if self._stopped:
+            listening.cancel()  # the event loop may have ended, and would never answer
+        with suppress(CancelledError):
+            listening.result()
 
     async def _listen(self, channels: Sequence[str]) -> None:
         if self._stopped:
@@ -103,6 +111,8 @@ class Ear:
     def stop(self) -> None:
         """Listen no more, and forget what was heard."""
         self._stopped = True
+        if self._listening is not None:
+            self._listening.cancel()  # or its thread might wait until after the event loop's end
         self._events = []
         self._leave_if_stopped()
 

@@ -142,15 +142,20 @@ def _load(session: Any) -> bool:
     def give_up(*_: object, **__: object) -> None:
         given_up.append(True)
 
-    def save(must_create: bool = False) -> None:
+    def save(must_create: bool = False, *_: object, **__: object) -> None:
         if must_create:
+            give_up()
+
+    def delete(session_key: str | None = None, *_: object, **__: object) -> None:
+        if session_key is None or session_key == key:  # not one that it sweeps up
             give_up()
 
     # An engine that begins anew, or deletes what it has found, has no session of this key. One
     # that saves or renames what it has found does.
     stand_ins: dict[str, Callable[..., None]] = {
-        **dict.fromkeys(("create", "delete", "flush"), give_up),
+        **dict.fromkeys(("create", "flush"), give_up),
         "save": save,
+        "delete": delete,
         "cycle_key": lambda: None,
     }
     vars(session).update(stand_ins)

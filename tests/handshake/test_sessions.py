@@ -285,7 +285,28 @@ class Rotating(LastSeen):
         return self._session_cache
 
 
-HABITS = [LastSeen, Noting, Saving, Replacing, Inserting, Insisting, Rotating]
+class Selecting(LastSeen):
+    """Saves a part of itself, by an argument of its own."""
+
+    def save(self, must_create=False, update_fields=None):
+        super().save(must_create)
+
+    def load(self):
+        self._session_cache = super().load()
+        self.save(update_fields=["last_seen"])
+        return self._session_cache
+
+
+class Sweeping(LastSeen):
+    """Deletes another session that is of no use any more."""
+
+    def load(self):
+        data = super().load()
+        self.delete("ofanearliervisit")
+        return data
+
+
+HABITS = [LastSeen, Noting, Saving, Replacing, Inserting, Insisting, Rotating, Selecting, Sweeping]
 
 
 @pytest.fixture

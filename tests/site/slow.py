@@ -1,5 +1,6 @@
 """Subscribers whose clients have to wait."""
 
+import logging
 import time
 from typing import Any
 
@@ -41,3 +42,13 @@ class ReplayingSubscriber(RedisSubscriber):
     def publish_message(self, message: Any, *args: Any, **kwargs: Any) -> Any:
         """Publish in a thread, which waits until what is stored has been sent."""
         return super().publish_message(message, *args, **kwargs)
+
+
+class PausingSubscriber(RedisSubscriber):
+    """Has Redis fall silent for a while before it subscribes."""
+
+    def set_pubsub_channels(self, request: Any, channels: Any) -> None:
+        """Wait for the confirmation."""
+        self._connection.client_pause(2000)
+        logging.getLogger(__name__).warning("Subscribing")
+        super().set_pubsub_channels(request, channels)
