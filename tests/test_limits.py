@@ -201,7 +201,8 @@ async def test_refusals_are_told_and_do_not_fill_the_log(serve, kind):
         f"it on the host '127.0.0.1:{server.port}'; name the origin in WS4REDIS_ALLOWED_ORIGINS"
     )
     assert server.says(
-        "Refused the socket '/elsewhere\\nforged': its path does not begin with WEBSOCKET_URL, "
+        "Refused the socket '/elsewhere\\nforged': '/elsewhere\\nforged' does not begin with "
+        "WEBSOCKET_URL"
     )
     assert server.log.count("Refused the socket '/ws/room'") == 20
     assert server.log.count("Refused the socket '/elsewhere") == 20

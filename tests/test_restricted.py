@@ -79,7 +79,10 @@ async def leave(client: WebsocketCommunicator) -> None:
 
 
 HARDENED = "~* &* +@all -@dangerous"
-NAMED = "~ws:* ~{ws:* &ws:broadcast:* &{ws:broadcast:* +@all"
+NAMED = (
+    "~ws:* ~{ws:* &ws:broadcast:* &{ws:broadcast:* &ws:ws4redis:control &{ws:ws4redis:control}* "
+    "+@all"
+)
 
 
 @pytest.mark.parametrize("rule", [HARDENED, NAMED, f"{NAMED} -info -ping -unsubscribe"])
@@ -197,6 +200,8 @@ async def test_what_may_not_be_read_does_not_count_as_absent(allow, caplog, comm
     """A socket that would be shown less than there is, or hear nothing, is refused."""
     allow("~* &* +@all")
     await publish("stored", **({"users": ["eve"]} if command == "exists" else {}))
+    other = client_of("/ws/bar?subscribe-broadcast")  # with it the process hears what it has to
+    assert (await other.connect(PATIENCE))[0]
     allow(f"~* &* +@all -{command}")
     client = client_of("/ws/foo?subscribe-broadcast")
     assert (await client.connect(PATIENCE))[0]
@@ -204,6 +209,19 @@ async def test_what_may_not_be_read_does_not_count_as_absent(allow, caplog, comm
     await leave(client)
     (line,) = caplog.messages
     assert "Redis's user 'app' may not read what is stored of 'ws:broadcast:foo'" in line
+    await leave(other)
+
+
+async def test_nobody_is_let_in_whom_nobody_could_cut_off(allow, caplog):
+    """If the package's own channel is refused, every socket is, and the log names that channel."""
+    for rule in (f"{NAMED} resetchannels &ws:broadcast:* &{{ws:broadcast:*", f"{NAMED} -get"):
+        allow(rule)
+        client = client_of("/ws/foo?subscribe-broadcast")
+        assert (await client.connect(PATIENCE))[0]
+        assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
+        await leave(client)
+        assert "Cannot open the socket '/ws/foo': NoPermissionError" in caplog.messages[-1]
+        assert "ws:ws4redis:control" in caplog.messages[-1]
 
 
 # Without INFO

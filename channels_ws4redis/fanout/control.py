@@ -166,6 +166,8 @@ class Control:
 
     def end(self, error: Exception) -> None:
         """Have all sockets come back, as Redis refuses the channel: nobody could cut them off."""
+        if self._joining is not None:
+            return  # it fails for the same reason, and those who wait for it are told
         logger.error("Redis refuses the control channel, so all sockets end: %s", reason_of(error))
         self._take(COME_BACK)
         self._stop_hearing()
