@@ -213,13 +213,10 @@ class OpenSocket(Revocable):
         async with self._following:
             if self.closed:
                 return
-            wanted = dict.fromkeys(self._subscriber.channels)
-            now = dict.fromkeys(self._fanout.channels_of(self._socket))
-            gone = [name for name in now if name not in wanted]
-            added = [name for name in wanted if name not in now]
+            wanted = self._subscriber.channels
             if self.speaks_protocol:
                 self._socket.labels = channel_labels(self._subscriber.prefix, wanted)
-            self._fanout.leave(self._socket, gone)
+            added = self._fanout.leave_others(self._socket, wanted)
             try:
                 await self._fanout.join(self._socket, added)
                 if self._socket.started:  # else `enter` will read these channels with the others

@@ -53,10 +53,7 @@ class Ear:
         if self._stopped:
             return
         fanout = self._fanout = self._fanout or get_fanout(self._layer)
-        now = fanout.channels_of(self)
-        gone = [name for name in now if name not in channels]
-        fanout.leave(self, gone)
-        added = [name for name in channels if name not in now]
+        added = fanout.leave_others(self, channels)
         try:
             await fanout.join(self, added)
             await fanout.enter(self, added, self._start)

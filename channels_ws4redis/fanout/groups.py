@@ -85,6 +85,12 @@ class FanOut:
         """Return the names of the channels that a socket listens on."""
         return self._sockets.get(socket, ())
 
+    def leave_others(self, socket: Recipient, wanted: Iterable[str]) -> list[str]:
+        """Leave all channels but those that a socket wants; return what it has still to join."""
+        names, own = dict.fromkeys(wanted), dict.fromkeys(self.channels_of(socket))
+        self.leave(socket, [name for name in own if name not in names])
+        return [name for name in names if name not in own]
+
     async def enter(self, socket: Recipient, channels: Sequence[str], start: Start) -> None:
         """Read what is stored of joined channels, and let the socket go live on them.
 

@@ -95,6 +95,15 @@ async def test_leaving(layer_name, fanout):
     assert await one.receive() == "again"
 
 
+async def test_changing_what_is_wanted(fanout):
+    """Of what a socket has, the rest is left; of what it wants, the rest has still to be joined."""
+    listener = await Listener(fanout).join(FOO, BAR)
+    wanted = ["broadcast:two", BAR, "broadcast:one"]
+    assert fanout.leave_others(listener.socket, wanted) == ["broadcast:two", "broadcast:one"]
+    assert fanout.channels_of(listener.socket) == (BAR,)
+    assert fanout.leave_others(Listener(fanout).socket, [FOO]) == [FOO]
+
+
 async def test_closing(layer_name, fanout):
     """After the last socket the fan-out is gone with all it had; the next one gets a new one."""
     listener = await Listener(fanout).join(FOO)
