@@ -6,7 +6,7 @@ import asyncio
 import time
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 
@@ -25,11 +25,22 @@ from channels_ws4redis.store.commands import (
     read_command,
 )
 from channels_ws4redis.store.process import get_client
-from channels_ws4redis.store.refusals import explained
+from channels_ws4redis.store.refusals import explained, is_of_many_slots, is_refusal_as_a_whole
 from channels_ws4redis.store.scripts import Command, Result
 
 #: What the ACL of Redis's user needs for our scripts.
 _REMEDY = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
+
+
+class _Replies(NamedTuple):
+    """What the replies of one round trip leave to be done."""
+
+    #: What is stored, and has still to be sent.
+    to_send: list[Event]
+    #: What was refused as a whole, with one channel at a time.
+    apart: list[Publication]
+    #: The first error.
+    error: Exception | None
 
 
 class RedisBackend(Backend):
@@ -57,10 +68,9 @@ class RedisBackend(Backend):
 
     def _publish(self, parts: list[Publication], client: Any) -> None:
         replies = runner.run(client, self._commands(parts))
-        apart = self._take_apart(parts, replies)
-        events, error = self._outcome(parts, replies, client)
-        if events:
-            self.send(events)
+        to_send, apart, error = self._sort(parts, replies, client)
+        if to_send:
+            self.send(to_send)
         if apart:
             try:
                 self._publish(apart, client)
@@ -75,10 +85,9 @@ class RedisBackend(Backend):
 
     async def _apublish(self, parts: list[Publication]) -> None:
         replies = await runner.get_runner().run(self._commands(parts))
-        apart = self._take_apart(parts, replies)
-        events, error = self._outcome(parts, replies, get_client())
-        if events:
-            await self.asend(events)
+        to_send, apart, error = self._sort(parts, replies, get_client())
+        if to_send:
+            await self.asend(to_send)
         if apart:
             try:
                 await self._apublish(apart)
@@ -91,37 +100,29 @@ class RedisBackend(Backend):
         mirror = settings.WS4REDIS_LEGACY_SERVERS
         return [publish_command(part, self.prefix, mirror) for part in parts]
 
-    def _take_apart(self, parts: list[Publication], replies: list[Result]) -> list[Publication]:
-        """Take out what was refused as a whole, and return it with one channel at a time."""
-        apart: list[Publication] = []
-        for index in reversed(range(len(parts))):
-            reply = replies[index]
-            if len(parts[index].channels) == 1 or not isinstance(
-                reply, redis.exceptions.ResponseError
-            ):
-                continue
-            if _has_many_slots(reply):
-                self.channels_at_once = 1
-            elif not _refuses_a_key(reply):
-                continue
-            apart = _parts(parts.pop(index), 1) + apart
-            del replies[index]
-        return apart
-
-    def _outcome(
+    def _sort(
         self, parts: Sequence[Publication], replies: Sequence[Result], client: Any
-    ) -> tuple[list[Event], Exception | None]:
-        """Return what has still to be sent, and the first error among the replies."""
-        events: list[Event] = []
+    ) -> _Replies:
+        to_send: list[Event] = []
+        apart: list[Publication] = []
         error = None
         for part, reply in zip(parts, replies, strict=True):
-            if isinstance(reply, Exception):
-                error = error or explained(
-                    reply, client, f"publish to {_named(part.channels)}", _REMEDY
-                )
-            elif not self.atomic:
-                events += parse_published(part, reply)
-        return events, error
+            if not isinstance(reply, Exception):
+                if not self.atomic:
+                    to_send += parse_published(part, reply)
+            elif len(part.channels) > 1 and self._may_take_apart(reply):
+                apart += _parts(part, 1)
+            else:
+                what = f"publish to {_named(part.channels)}"
+                error = error or explained(reply, client, what, _REMEDY)
+        return _Replies(to_send, apart, error)
+
+    def _may_take_apart(self, error: Exception) -> bool:
+        """Tell whether a script has not run at all because it was for several channels."""
+        if is_of_many_slots(error):
+            self.channels_at_once = 1
+            return True
+        return is_refusal_as_a_whole(error)
 
     def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
         """Return all that is kept of each channel, or why that cannot be told."""
@@ -195,19 +196,3 @@ def _parts(publication: Publication, size: int) -> list[Publication]:
         publication._replace(channels=channels[first : first + size])
         for first in range(0, len(channels), size)
     ]
-
-
-def _has_many_slots(error: redis.exceptions.ResponseError) -> bool:
-    """Tell whether a Redis in cluster mode, be it of one node only, has refused a script's keys.
-
-    By its text: redis-py 5 makes it a plain ResponseError, later ones take the code off.
-    """
-    return "to the same slot" in str(error)
-
-
-def _refuses_a_key(error: redis.exceptions.ResponseError) -> bool:
-    """Tell whether an ACL has kept a script from running, perhaps for the keys of one channel.
-
-    What is refused within the script has no effect on the other channels; Redis says so then.
-    """
-    return isinstance(error, redis.exceptions.NoPermissionError) and "script" not in str(error)

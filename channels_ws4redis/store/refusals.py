@@ -1,4 +1,4 @@
-"""What Redis's user may not do, told so that whoever runs Redis knows what to change."""
+"""What Redis refuses to do, told so that whoever runs Redis knows what to change."""
 
 from __future__ import annotations
 
@@ -18,6 +18,23 @@ def is_refusal(error: object) -> bool:
         isinstance(error, redis.exceptions.ResponseError)
         and any(words in str(error) for words in _IN_SCRIPTS)
     )
+
+
+def is_refusal_as_a_whole(error: Exception) -> bool:
+    """Tell whether an ACL has kept a script from running, perhaps for one of its keys alone.
+
+    What is refused within the script has no effect on its other keys; Redis says so then.
+    """
+    return isinstance(error, redis.exceptions.NoPermissionError) and "script" not in str(error)
+
+
+def is_of_many_slots(error: Exception) -> bool:
+    """Tell whether a Redis in cluster mode, be it of one node only, has refused a script's keys.
+
+    By its text: redis-py 5 makes it a plain ResponseError, later ones take the code off.
+    """
+    text = "to the same slot"
+    return isinstance(error, redis.exceptions.ResponseError) and text in str(error)
 
 
 def explained(error: Exception, client: Any, action: str, remedy: str) -> Exception:
