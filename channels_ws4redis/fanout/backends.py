@@ -18,15 +18,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event
+from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.commands import Publication
 
 
 class Receiver(Protocol):
     """What a hearing calls: the fan-out."""
 
-    def receive(self, event: Event) -> None:
-        """Take a message."""
+    def receive(self, event: Event | Question) -> None:
+        """Take a message, or answer a question."""
 
     def suspect(self, channel: str) -> None:
         """Learn that messages of a channel were not handed on."""

@@ -12,11 +12,10 @@ import math
 import uuid
 from collections.abc import Iterator, Sequence
 
-from channels_ws4redis.protocol.messages import Event
+from channels_ws4redis.protocol.messages import Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import (
-    QUESTION,
     answer_command,
     answers_command,
     question_command,
@@ -34,14 +33,15 @@ TRIES = 0.1, 0.9
 FIRST_PAUSE, LAST_PAUSE = 0.002, 0.05
 
 
-class Question:
-    """One question about some channels, and what has been answered.
+class Count:
+    """One question about each of some channels, and what has been answered.
 
     :param channels: names of channels.
     """
 
     def __init__(self, channels: Sequence[str]) -> None:
-        self._token = uuid.uuid4().hex
+        token = uuid.uuid4().hex
+        self._questions = {name: Question(name, token) for name in channels}
         #: How many sockets hear each channel, as far as the answers say.
         self.counts = dict.fromkeys(channels, 0)
         #: How many answers there will be, for each channel that is not answered yet.
@@ -52,13 +52,14 @@ class Question:
         """True once all answers have come. Where nobody can tell how many there are, it is not."""
         return not self._due
 
-    def events(self) -> list[Event]:
-        """Return the question as messages, for a layer that sends them."""
-        return [Event(name, b"", QUESTION, 0, self._token) for name in self.counts]
+    @property
+    def questions(self) -> Sequence[Question]:
+        """What has to be sent to all processes."""
+        return list(self._questions.values())
 
     def commands(self, prefix: str) -> list[Command]:
         """Return the commands that ask, where a script sends; `asked` takes the replies."""
-        return [question_command(name, prefix, self._token) for name in self.counts]
+        return [question_command(question, prefix) for question in self.questions]
 
     def asked(self, replies: Sequence[Result]) -> None:
         """Take note of how many processes have got the question.
@@ -75,7 +76,8 @@ class Question:
         """
         pause = FIRST_PAUSE
         while self._due and seconds > 0:
-            yield min(pause, seconds), [answers_command(name, self._token) for name in self._due]
+            commands = [answers_command(self._questions[name]) for name in self._due]
+            yield min(pause, seconds), commands
             seconds, pause = seconds - pause, min(2 * pause, LAST_PAUSE)
 
     def take(self, replies: Sequence[Result]) -> None:
@@ -96,9 +98,9 @@ def _require(replies: Sequence[Result]) -> Sequence[Reply]:
     return replies
 
 
-async def answer(question: Event, sockets: int) -> None:
+async def answer(question: Question, sockets: int) -> None:
     """Answer how many sockets of this event loop hear the channel of a question."""
     try:
-        await get_runner().run([answer_command(question.channel, question.sender, sockets)])
+        await get_runner().run([answer_command(question, sockets)])
     except UNREACHABLE as error:
         logger.debug("Nobody hears how many hear %s: %s", shown(question.channel), error)

@@ -1,22 +1,25 @@
-"""What can be said of any channel layer: how it spells a group, where it is, what it refuses."""
+"""What any channel layer has in common: its names for groups, its messages, and where it is."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import redis
 
 from channels_ws4redis.layers import connection_arguments
+from channels_ws4redis.protocol.messages import EVENT_TYPE, QUESTION_TYPE, Event, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import make_client
 from channels_ws4redis.store.outages import address_of
 
 _LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,99}", re.ASCII)
 _ILLEGAL = re.compile(rb"[^A-Za-z0-9.-]")
+
+_EVENT_FIELDS = ("channel", "payload", "epoch", "offset", "sender")
 
 
 def encode_name(name: str) -> str:
@@ -48,3 +51,23 @@ def refused(channel: str) -> Iterator[None]:
             f"The Redis of the channel layer refuses {shown(channel)} ({error}); its ACL needs the "
             "commands, keys and pub/sub channels of that layer"
         ) from error
+
+
+def carrying(event: Event | Question) -> dict[str, Any]:
+    """Return the message that carries an event or a question through a layer."""
+    if isinstance(event, Question):
+        return {"type": QUESTION_TYPE, **event._asdict()}
+    return {"type": EVENT_TYPE, **{name: getattr(event, name) for name in _EVENT_FIELDS}}
+
+
+def carried_by(message: Mapping[str, Any]) -> Event | Question | None:
+    """Return what a message of a layer carries, None if that is neither of both.
+
+    :raises LookupError: if a part of it is missing.
+    """
+    kind = message.get("type")
+    if kind == EVENT_TYPE:
+        return Event(*(message[name] for name in _EVENT_FIELDS))
+    if kind == QUESTION_TYPE:
+        return Question(*(message[name] for name in Question._fields))
+    return None

@@ -22,10 +22,9 @@ from channels_ws4redis.fanout.counting import answer
 from channels_ws4redis.fanout.memberships import Memberships
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Recipient, Socket
-from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
+from channels_ws4redis.protocol.messages import Event, Question, is_heartbeat, json_frame
 from channels_ws4redis.protocol.texts import escaped
 from channels_ws4redis.store.clients import UNREACHABLE
-from channels_ws4redis.store.commands import QUESTION
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.runner import get_runner
 
@@ -160,17 +159,16 @@ class FanOut:
 
     # Receiving
 
-    def receive(self, event: Event) -> None:
-        """Take a message, and deliver what may be delivered now."""
+    def receive(self, event: Event | Question) -> None:
+        """Take a message, and deliver what may be delivered now; or answer a question."""
         group = self._groups.get(event.channel)
         if group is None:
             return
-        if not event.offset:
-            if event.epoch == QUESTION:
-                this_loop().spawn(answer(event, len(group.sockets)), "ws4redis-answer")
-                return
-            if is_heartbeat(event.payload, settings.WS4REDIS_HEARTBEAT):
-                return  # a foreign program's; each socket has its own
+        if isinstance(event, Question):
+            this_loop().spawn(answer(event, len(group.sockets)), "ws4redis-answer")
+            return
+        if not event.offset and is_heartbeat(event.payload, settings.WS4REDIS_HEARTBEAT):
+            return  # a foreign program's; each socket has its own
         for due in group.track.receive(event):
             for socket in list(group.live):
                 socket.deliver(due)

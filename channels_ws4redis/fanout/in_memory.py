@@ -11,7 +11,7 @@ from asgiref.sync import SyncToAsync
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
 from channels_ws4redis.fanout.stock import StockBackend, StockHearing, Work
-from channels_ws4redis.protocol.messages import Event
+from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.loops import running_loop, this_loop
 
 logger = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ class InMemoryBackend(StockBackend):
         self._home: asyncio.AbstractEventLoop | None = None
         self._told = False
 
-    def send(self, events: Sequence[Event]) -> None:
+    def send(self, events: Sequence[Event | Question]) -> None:
         """Send events from synchronous code, on the loop where they are listened for."""
         home = self._find_home()
         if home is None:
@@ -40,7 +40,7 @@ class InMemoryBackend(StockBackend):
         else:
             asyncio.run_coroutine_threadsafe(self._send(events), home).result()
 
-    async def asend(self, events: Sequence[Event]) -> None:
+    async def asend(self, events: Sequence[Event | Question]) -> None:
         """Send events; asyncio twin of `send`."""
         home, sending = self._find_home(), self._send(events)
         if home is None or home is running_loop():

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
-from channels_ws4redis.fanout.stock import StockBackend, event_of
+from channels_ws4redis.fanout.foreign_layers import carried_by
+from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.layers import RedisChannelLayer
-from channels_ws4redis.protocol.messages import EVENT_TYPE
 from channels_ws4redis.store.pubsub import MISSED_TYPE, REFUSED_TYPE, RELINKED_TYPE
 
 logger = logging.getLogger(__name__)
@@ -61,9 +61,10 @@ class OwnHearing(Hearing):
 
     def _take(self, message: dict[str, Any]) -> None:
         try:
+            event = message.get("event") or carried_by(message)
             kind = message.get("type")
-            if kind == EVENT_TYPE:
-                self._receiver.receive(message.get("event") or event_of(message))
+            if event is not None:
+                self._receiver.receive(event)
             elif kind == MISSED_TYPE:
                 self._receiver.suspect(message["group"])
             elif kind == REFUSED_TYPE:

@@ -12,9 +12,9 @@ import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
-from channels_ws4redis.fanout.counting import TRIES, Question
+from channels_ws4redis.fanout.counting import TRIES, Count
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event
+from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store import runner
 from channels_ws4redis.store.commands import (
@@ -55,12 +55,12 @@ class RedisBackend(Backend):
         self.channels_at_once = 50
 
     @abstractmethod
-    def send(self, events: Sequence[Event]) -> None:
-        """Send what has been stored, where the script does not."""
+    def send(self, events: Sequence[Event | Question]) -> None:
+        """Send what has been stored, or questions, where no script does."""
 
     @abstractmethod
-    async def asend(self, events: Sequence[Event]) -> None:
-        """Send what has been stored; asyncio twin of `send`."""
+    async def asend(self, events: Sequence[Event | Question]) -> None:
+        """Send what has been stored, or questions; asyncio twin of `send`."""
 
     def publish(self, publication: Publication, client: Any = None) -> None:
         """Store a message and send it to its groups."""
@@ -144,33 +144,33 @@ class RedisBackend(Backend):
         """Ask all processes how many sockets hear each channel."""
         client = client or get_client()
         for seconds in TRIES:
-            question = Question(channels)
+            count = Count(channels)
             if self.prefix is None:
-                self.send(question.events())
+                self.send(count.questions)
             else:
-                question.asked(runner.run(client, question.commands(self.prefix)))
-            for pause, commands in question.looks(seconds):
+                count.asked(runner.run(client, count.commands(self.prefix)))
+            for pause, commands in count.looks(seconds):
                 time.sleep(pause)
-                question.take(runner.run(client, commands))
-            if question.answered:
+                count.take(runner.run(client, commands))
+            if count.answered:
                 break
-        return question.counts
+        return count.counts
 
     async def acount(self, channels: Sequence[str]) -> dict[str, int]:
         """Ask all processes how many sockets hear each channel; asyncio twin of `count`."""
         run = runner.get_runner().run
         for seconds in TRIES:
-            question = Question(channels)
+            count = Count(channels)
             if self.prefix is None:
-                await self.asend(question.events())
+                await self.asend(count.questions)
             else:
-                question.asked(await run(question.commands(self.prefix)))
-            for pause, commands in question.looks(seconds):
+                count.asked(await run(count.commands(self.prefix)))
+            for pause, commands in count.looks(seconds):
                 await asyncio.sleep(pause)
-                question.take(await run(commands))
-            if question.answered:
+                count.take(await run(commands))
+            if count.answered:
                 break
-        return question.counts
+        return count.counts
 
 
 def _readings(channels: Sequence[str], replies: Sequence[Result]) -> list[Reading | Exception]:

@@ -10,17 +10,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
 import redis
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
-from channels_ws4redis.fanout.foreign_layers import encode_name, place_of, refused
+from channels_ws4redis.fanout.foreign_layers import (
+    carried_by,
+    carrying,
+    encode_name,
+    place_of,
+    refused,
+)
 from channels_ws4redis.fanout.publishing import RedisBackend
 from channels_ws4redis.layers import FANOUT_PREFIX
-from channels_ws4redis.protocol.messages import EVENT_TYPE, Event
+from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.fairness import Turn
 from channels_ws4redis.store.loops import this_loop
@@ -53,13 +59,6 @@ RETRY_INTERVAL = 0.3
 #: Something that goes on for as long as it is let.
 Work = Callable[[], Coroutine[Any, Any, None]]
 
-_EVENT_FIELDS = ("channel", "payload", "epoch", "offset", "sender")
-
-
-def event_of(message: Mapping[str, Any]) -> Event:
-    """Return the event in a message of a layer."""
-    return Event(*(message[name] for name in _EVENT_FIELDS))
-
 
 class StockBackend(RedisBackend):
     """Stores a message first, and sends it through the layer afterwards."""
@@ -82,21 +81,20 @@ class StockBackend(RedisBackend):
             return encode_name(channel)
         return channel
 
-    def send(self, events: Sequence[Event]) -> None:
+    def send(self, events: Sequence[Event | Question]) -> None:
         """Send events from synchronous code, on a loop that lives on."""
         sending = self._send(events)
         asyncio.run_coroutine_threadsafe(sending, background_loop()).result()
 
-    async def asend(self, events: Sequence[Event]) -> None:
+    async def asend(self, events: Sequence[Event | Question]) -> None:
         """Send events; asyncio twin of `send`."""
         await self._send(events)
 
-    async def _send(self, events: Sequence[Event]) -> None:
+    async def _send(self, events: Sequence[Event | Question]) -> None:
         for event in events:
-            message = {name: getattr(event, name) for name in _EVENT_FIELDS}
             group = self.group_name(event.channel)
             with refused(event.channel):
-                await self.layer.group_send(group, {"type": EVENT_TYPE, **message})
+                await self.layer.group_send(group, carrying(event))
 
     def hearing(self, receiver: Receiver) -> Hearing:
         """Return what receives on the running event loop."""
@@ -213,10 +211,10 @@ class StockHearing(Hearing):
             turn.spend(len(payload) if isinstance(payload, bytes) else 0, clock() - begun)
 
     def _take(self, message: dict[str, Any]) -> None:
-        kind = message.get("type")
-        if kind == EVENT_TYPE:
-            self._receiver.receive(event_of(message))
-        elif kind == PROBE_TYPE:
+        event = carried_by(message)
+        if event is not None:
+            self._receiver.receive(event)
+        elif message.get("type") == PROBE_TYPE:
             future = self._probes.get(message["token"])
             if future is not None and not future.done():
                 future.set_result(None)

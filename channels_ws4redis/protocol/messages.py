@@ -19,6 +19,9 @@ SUBPROTOCOL: Final = "ws4redis.v1"
 #: The ``type`` of a message of this package in the channel layer.
 EVENT_TYPE: Final = "ws4redis.event"
 
+#: The ``type`` of a `Question` there.
+QUESTION_TYPE: Final = "ws4redis.question"
+
 #: Characters in a frame of a client that is more than a payload to be published. Understanding JSON
 #: of many small parts takes the event loop's time.
 MAX_SMALL_FRAME: Final = 64 * 1024
@@ -116,6 +119,14 @@ class Event:
         text with a single emoji in it.
         """
         return partial(self.bare().frame, label)
+
+
+class Question(NamedTuple):
+    """Asks each process how many sockets hear a channel, and goes the way of its messages."""
+
+    channel: str
+    #: What the answers are collected under; no other question has the same.
+    token: str
 
 
 def json_frame(body: dict[str, Any]) -> Frame:

@@ -36,7 +36,7 @@ import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.protocol.messages import Event, Position, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.scripts import Command, Script
 
@@ -56,9 +56,8 @@ _ANSWER = Script(
 )
 _ANSWERS = Script("return redis.call('XRANGE', KEYS[1], '-', '+')")
 
-#: What stands in place of the epoch where no message is meant, but the question how many sockets
-#: hear a channel.
-QUESTION = "?"
+#: The first word of an envelope that holds a question; that of any other is an epoch.
+_QUESTION_MARK = "?"
 
 #: Seconds for which answers are kept.
 ANSWER_EXPIRE = 10
@@ -133,13 +132,17 @@ def parse_published(publication: Publication, reply: bytes) -> list[Event]:
     ]
 
 
-def parse_envelope(channel: str, data: bytes) -> tuple[Event, bool]:
-    """Return the event in an envelope, and whether its bare payload follows on the other channel.
+def parse_envelope(channel: str, data: bytes) -> tuple[Event | Question, bool]:
+    """Return what is in an envelope, and whether its bare payload follows on the other channel.
 
-    :raises ValueError: if it was not written by ``publish.lua``.
+    :raises ValueError: if it was written neither by ``publish.lua`` nor to ask a question.
     """
     head, _, payload = data.partition(b"\n")
-    epoch, offset, sender, mirrored = head.decode().split(" ")
+    words = head.decode().split(" ")
+    if words[0] == _QUESTION_MARK:
+        _, token = words
+        return Question(channel, token), False
+    epoch, offset, sender, mirrored = words
     return Event(channel, payload, epoch, int(offset), sender), mirrored == "1"
 
 
@@ -148,30 +151,27 @@ def fetch_command(name: str) -> Command:
     return Command(_FETCH, [name], [])
 
 
-def question_command(name: str, prefix: str, token: str) -> Command:
-    """Return the command that asks the processes of a channel how many sockets of theirs hear it.
-
-    It returns how many processes have got the question.
+def question_command(question: Question, prefix: str) -> Command:
+    """Return the command that asks a question; it returns how many processes have got it.
 
     :param prefix: see `events_channel`.
-    :param token: under which they answer; nobody else has the same.
     """
-    envelope = f"{QUESTION} 0 {token} 0\n"
-    return Command(_QUESTION, [], [events_channel(name, prefix), envelope])
+    envelope = f"{_QUESTION_MARK} {question.token}\n"
+    return Command(_QUESTION, [], [events_channel(question.channel, prefix), envelope])
 
 
-def answer_command(name: str, token: str, sockets: int) -> Command:
+def answer_command(question: Question, sockets: int) -> Command:
     """Return the command that answers a question."""
-    return Command(_ANSWER, [_answers_key(name, token)], [sockets, ANSWER_EXPIRE])
+    return Command(_ANSWER, [_answers_key(question)], [sockets, ANSWER_EXPIRE])
 
 
-def answers_command(name: str, token: str) -> Command:
-    """Return the command that reads the answers that have come."""
-    return Command(_ANSWERS, [_answers_key(name, token)], [])
+def answers_command(question: Question) -> Command:
+    """Return the command that reads the answers to a question that have come."""
+    return Command(_ANSWERS, [_answers_key(question)], [])
 
 
-def _answers_key(name: str, token: str) -> str:
-    return f"{{{name}}}:count:{token}"
+def _answers_key(question: Question) -> str:
+    return f"{{{question.channel}}}:count:{question.token}"
 
 
 def read_command(name: str) -> Command:

@@ -7,7 +7,7 @@ import enum
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from channels_ws4redis.protocol.messages import Event
+from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.commands import parse_envelope
 
 
@@ -73,7 +73,7 @@ class Heard(NamedTuple):
 
     topic: Topic
     #: A packed message of other consumers is bytes.
-    content: Event | bytes
+    content: Event | Question | bytes
 
 
 class Topics:
