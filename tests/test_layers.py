@@ -14,9 +14,9 @@ from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.test import override_settings
 
-from channels_ws4redis.fanout.foreign_layers import encode_name
 from channels_ws4redis.fanout.own import OwnBackend
 from channels_ws4redis.fanout.stock import StockBackend
+from channels_ws4redis.fanout.stock_layers import encode_name
 from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.protocol.messages import EVENT_TYPE
 from channels_ws4redis.store.pubsub import RELINKED_TYPE

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
-from channels_ws4redis.fanout.foreign_layers import carried_by
 from channels_ws4redis.fanout.stock import StockBackend
+from channels_ws4redis.fanout.stock_layers import carried_by
 from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.store.pubsub import MISSED_TYPE, REFUSED_TYPE, RELINKED_TYPE
 

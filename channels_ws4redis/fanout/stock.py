@@ -17,14 +17,14 @@ from typing import Any
 import redis
 
 from channels_ws4redis.fanout.backends import Hearing, Receiver
-from channels_ws4redis.fanout.foreign_layers import (
+from channels_ws4redis.fanout.publishing import RedisBackend
+from channels_ws4redis.fanout.stock_layers import (
     carried_by,
     carrying,
     encode_name,
     place_of,
     refused,
 )
-from channels_ws4redis.fanout.publishing import RedisBackend
 from channels_ws4redis.layers import FANOUT_PREFIX
 from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.clients import UNREACHABLE

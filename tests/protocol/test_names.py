@@ -16,8 +16,8 @@ from django.utils.safestring import mark_safe
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from channels_ws4redis.fanout.foreign_layers import encode_name
 from channels_ws4redis.fanout.stock import StockBackend
+from channels_ws4redis.fanout.stock_layers import encode_name
 from channels_ws4redis.protocol.names import (
     AUDIENCES,
     SELF,

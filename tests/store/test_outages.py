@@ -13,8 +13,8 @@ from channels.layers import get_channel_layer
 from django.test import override_settings
 
 from channels_ws4redis.fanout import stock
-from channels_ws4redis.fanout.foreign_layers import place_of
 from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.fanout.stock_layers import place_of
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.clients import make_async_client, make_client
 from channels_ws4redis.store.outages import Outage, address_of
