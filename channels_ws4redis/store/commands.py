@@ -44,7 +44,7 @@ from channels_ws4redis.store.scripts import Command, Script
 def load_script(*names: str) -> Script:
     """Return the script whose text is that of these files, one after the other."""
     folder = files("channels_ws4redis.store")
-    return Script("".join((folder / name).read_text() for name in ("call.lua", *names)))
+    return Script("".join((folder / name).read_text() for name in ("common.lua", *names)))
 
 
 _PUBLISH = load_script("standing.lua", "publish.lua")

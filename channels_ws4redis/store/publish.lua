@@ -15,11 +15,6 @@ local meta_expire = math.max(lifetime, 2 * expire)
 local ends = expire > 0 and milliseconds(expire * 1000)
 local envelope_end = ' ' .. sender .. (mirrors and ' 1\n' or ' 0\n') .. payload
 
--- Has a key live for so many seconds at least.
-local function keep(key, seconds)
-  if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
-end
-
 -- What another program keeps under one of the names is not to be replaced: whoever opens a socket
 -- may choose a part of them.
 local function require_type(key, kind)
@@ -87,7 +82,7 @@ local function publish(name, history, meta, once)
       'b', written)
     written = written + #payload
     if written - dropped > limit then dropped = shorten(history, written) end
-    keep(history, expire)
+    keep_seconds(history, expire)
   end
   if renewed then
     call('HSET', meta, 'epoch', epoch, 'offset', offset, 'past', past, 'written', written, 'dropped',
@@ -95,7 +90,7 @@ local function publish(name, history, meta, once)
   else
     call('HSET', meta, 'offset', offset, 'written', written, 'dropped', dropped)
   end
-  keep(meta, meta_expire)
+  keep_seconds(meta, meta_expire)
   if expire > 0 then call('SET', name, payload, 'EX', expire) end
   if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
   if events then
@@ -105,14 +100,16 @@ local function publish(name, history, meta, once)
   return epoch, offset
 end
 
-local positions, failure = {}, nil
-for first = 1, #KEYS, keys_each do
-  local done, epoch, offset = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
-  if not done then
-    failure = failure or epoch
-  elseif not prefix then
-    positions[#positions + 1] = epoch .. ' ' .. offset
+return answer(function()
+  local positions, failure = {}, nil
+  for first = 1, #KEYS, keys_each do
+    local done, epoch, offset = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
+    if not done then
+      failure = failure or epoch
+    elseif not prefix then
+      positions[#positions + 1] = epoch .. ' ' .. offset
+    end
   end
-end
-if type(failure) == 'string' then return redis.error_reply(failure) end
-return failure or (prefix and 1) or table.concat(positions, ' ')
+  if failure then error(failure, 0) end
+  return prefix and 1 or table.concat(positions, ' ')
+end)

@@ -11,18 +11,10 @@ local function deadline(entry)
 end
 
 -- Has a key live for so many milliseconds at least. TTL rounds, hence one second more.
-local function keep(key, milliseconds)
-  local seconds = math.ceil(milliseconds / 1000) + 1
-  if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
+local function keep_milliseconds(key, milliseconds)
+  keep_seconds(key, math.ceil(milliseconds / 1000) + 1)
 end
 
 -- Tells those who wait for a message of a queue. They listen on the pub/sub channel of its name, for a
 -- message that is nil to msgpack.
 local function wake(queue) call('PUBLISH', queue, '\192') end
-
--- Returns what a function returns, or its error as one of Redis's.
-local function answer(main)
-  local done, reply = pcall(main)
-  if not done and type(reply) == 'string' then return redis.error_reply(reply) end
-  return reply
-end

@@ -4,6 +4,6 @@
 return answer(function()
   local expiry = tonumber(ARGV[2])
   call('ZADD', KEYS[1], now + expiry, ARGV[1])
-  keep(KEYS[1], expiry)
+  keep_milliseconds(KEYS[1], expiry)
   return 1
 end)

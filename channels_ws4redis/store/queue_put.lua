@@ -11,7 +11,7 @@ return answer(function()
   end
   if call('LLEN', queue) >= room then return 0 end
   call('RPUSH', queue, string.format('%.0f ', now + expiry) .. ARGV[1])
-  keep(queue, expiry)
+  keep_milliseconds(queue, expiry)
   wake(queue)
   return 1
 end)

@@ -5,7 +5,7 @@ return answer(function()
   local left = deadline(ARGV[1]) - now
   if left > 0 then
     call('LPUSH', KEYS[1], ARGV[1])
-    keep(KEYS[1], left)
+    keep_milliseconds(KEYS[1], left)
     wake(KEYS[1])
   end
   return 1

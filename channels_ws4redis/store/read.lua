@@ -14,6 +14,4 @@ local function read(name, history, meta)
   return {epoch, offset, past, value or false, entries, milliseconds(0)}
 end
 
-local done, reply = pcall(read, unpack(KEYS))
-if not done and type(reply) == 'string' then return redis.error_reply(reply) end
-return reply
+return answer(read, unpack(KEYS))

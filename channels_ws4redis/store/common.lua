@@ -1,0 +1,22 @@
+-- What all scripts have in common. This text stands before that of every other script file.
+
+-- Errors are raised as the tables that redis.pcall returns: Redis before 7 puts the codes of errors
+-- that redis.call raises into a sentence.
+local function call(...)
+  local reply = redis.pcall(...)
+  if type(reply) == 'table' and reply.err then error(reply) end
+  return reply
+end
+
+-- Returns what a function returns, or its error as one of Redis's. Every script here ends with it.
+local function answer(main, ...)
+  local done, reply = pcall(main, ...)
+  if not done and type(reply) == 'string' then return redis.error_reply(reply) end
+  return reply
+end
+
+-- Has a key live for so many seconds at least.
+local function keep_seconds(key, seconds)
+  if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
+end
+
