@@ -37,13 +37,9 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
         return []
     batch = Batch(commands)
     try:
-        for _ in range(2):  # again on a new connection, if this server is not in charge
-            for _ in range(2):  # again in full, if a script is unknown
-                if not batch.take(_exchange(pool, batch.requests())):
-                    break
-            if not batch.turn_elsewhere():
-                break
-            pool.drop_idle()  # they lead to the server that has refused
+        while batch.due:
+            if batch.take(_exchange(pool, batch.requests())):
+                pool.drop_idle()  # they lead to the server that has refused
     except UNREACHABLE as error:
         pool.outage.begin(error)
         if isinstance(error, redis.exceptions.TimeoutError):
@@ -146,13 +142,9 @@ class Runner:
     async def _execute(self, commands: Sequence[Command]) -> list[Result]:
         batch = Batch(commands)
         try:
-            for _ in range(2):  # again on a new connection, if this server is not in charge
-                for _ in range(2):  # again in full, if a script is unknown
-                    if not batch.take(await self._exchange(batch.requests())):
-                        break
-                if not batch.turn_elsewhere():
-                    break
-                await self.renew()
+            while batch.due:
+                if batch.take(await self._exchange(batch.requests())):
+                    await self.renew()
             self._outage.end()
         except UNREACHABLE as error:
             self._outage.begin(error)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import redis
@@ -48,6 +48,11 @@ _NOT_IN_CHARGE_CODES = {
 }  # fmt: skip
 
 
+def _is_unknown(reply: Result) -> bool:
+    """Tell whether a server does not know a script."""
+    return isinstance(reply, redis.exceptions.NoScriptError)
+
+
 def _is_elsewhere(reply: Result) -> bool:
     """Tell whether a server has refused to run a command, and another one may be in charge.
 
@@ -60,27 +65,36 @@ def _is_elsewhere(reply: Result) -> bool:
 
 
 class Batch:
-    """Commands on their way in one exchange; the body that both runners share.
+    """Commands on their way, in as few exchanges as it takes; the body that both runners share.
 
     A script that Redis does not know (restart, ``SCRIPT FLUSH``, first use) is sent in full in a
     second exchange. What a server has refused that is not in charge is sent once more on a new
     connection, which may lead to another server: behind one name the roles can change while
-    connections stay open. In both cases nothing has run before, so nothing happens twice.
+    connections stay open. In both cases nothing has run before, so nothing happens twice::
+
+        while batch.due:
+            if batch.take(exchange(batch.requests())):
+                ...  # the next exchange needs a new connection
     """
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self._commands = commands
         self.outcomes: list[Result] = [None] * len(commands)
-        self._due: Sequence[int] = range(len(commands))
+        #: What is to be sent in the next exchange, by its place among the commands.
+        self.due: Sequence[int] = range(len(commands))
+        #: Scripts that this server does not know; empty until it has said so.
         self._unknown: set[Script] = set()
+        #: True while the server is the last one to be asked.
+        self._is_last = False
 
     def requests(self) -> list[Request]:
         """Return every command that has not run yet, as what is sent to Redis."""
         requests: list[Request] = []
-        for index in self._due:
+        in_full = set(self._unknown)
+        for index in self.due:
             script, keys, args = self._commands[index]
-            if script in self._unknown:
-                self._unknown.discard(script)  # the first run of the exchange makes it known
+            if script in in_full:
+                in_full.discard(script)  # the first run of the exchange makes it known
                 run = "EVAL", script.source
             else:
                 run = "EVALSHA", script.sha
@@ -88,26 +102,30 @@ class Batch:
         return requests
 
     def take(self, replies: Sequence[Result]) -> bool:
-        """Keep the replies to the requests; tell whether there must be a second exchange."""
-        unknown = []
-        for index, reply in zip(self._due, replies, strict=True):
+        """Keep the replies to the requests.
+
+        :returns: True if a server has refused that is not in charge; its connections are to be
+            given up, whether or not there is another exchange.
+        """
+        for index, reply in zip(self.due, replies, strict=True):
             self.outcomes[index] = reply
-            if isinstance(reply, redis.exceptions.NoScriptError):
-                unknown.append(index)
-        self._due = unknown
-        self._unknown = {self._commands[index].script for index in unknown}
-        return bool(unknown)
+        unknown = self._all(_is_unknown) if not self._unknown else []
+        if unknown:
+            self.due = unknown
+            self._unknown = {self._commands[index].script for index in unknown}
+            return False
+        refused = self._all(_is_elsewhere)
+        self.due = [] if self._is_last else refused
+        self._unknown, self._is_last = set(), True
+        return bool(refused)
+
+    def _all(self, is_so: Callable[[Result], bool]) -> list[int]:
+        return [index for index, reply in enumerate(self.outcomes) if is_so(reply)]
 
     def fail(self, error: Exception) -> None:
         """Let an exchange that has failed be the outcome of what was sent in it."""
-        for index in self._due:
+        for index in self.due:
             self.outcomes[index] = error
-
-    def turn_elsewhere(self) -> bool:
-        """Tell whether there must be another exchange, on a new connection."""
-        self._due = [index for index, reply in enumerate(self.outcomes) if _is_elsewhere(reply)]
-        self._unknown = set()
-        return bool(self._due)
 
 
 def pack(requests: Sequence[Request]) -> list[bytes]:

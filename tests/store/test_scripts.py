@@ -30,9 +30,23 @@ def test_only_what_has_not_run_is_sent_again_and_each_script_in_full_once() -> N
     batch = Batch([Command(script, [], []) for script in (ONE, TWO, ONE, TWO)])
     unknown = redis.exceptions.NoScriptError("NOSCRIPT")
     failed = redis.exceptions.ResponseError("ERR")
-    assert batch.take([unknown, 2, unknown, failed])
+    assert not batch.take([unknown, 2, unknown, failed])
     first, second = batch.requests()
     assert list(first) == ["EVAL", "return 1", 0]
     assert list(second) == ["EVALSHA", ONE.sha, 0]
     assert not batch.take([b"a", b"b"])
+    assert not batch.due
     assert batch.outcomes == [b"a", 2, b"b", failed]
+
+
+def test_what_a_replica_refuses_is_sent_once_more_and_in_full_if_that_is_asked_for() -> None:
+    batch = Batch([Command(ONE, [], []), Command(TWO, [], [])])
+    refused = redis.exceptions.ReadOnlyError("READONLY")
+    unknown = redis.exceptions.NoScriptError("NOSCRIPT")
+    assert batch.take([refused, 2])
+    assert [list(request) for request in batch.requests()] == [["EVALSHA", ONE.sha, 0]]
+    assert not batch.take([unknown])
+    assert [list(request) for request in batch.requests()] == [["EVAL", "return 1", 0]]
+    assert batch.take([refused])
+    assert not batch.due
+    assert batch.outcomes == [refused, 2]
