@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Sequence
 
+from channels_ws4redis.store.scripts import pack
+
 
 class Asked:
     """The commands of one connection that Redis has not answered.
@@ -20,13 +22,10 @@ class Asked:
 
     def add(self, command: str, names: Sequence[str] = ()) -> list[bytes]:
         """Note a command for each of some names, or one without; return what is to be sent."""
-        if not names:
-            self._waiting.append((command, ""))
-            return [_pack(command)]
-        self._waiting.extend((command, name) for name in names)
+        self._waiting.extend((command, name) for name in names or [""])
         if command == "SUBSCRIBE":
             self._subscribing.update(names)
-        return [b"".join(_pack(command, name) for name in names)]
+        return pack([(command, name) for name in names] or [(command,)])
 
     def take(self) -> str | None:
         """Note that the next answer has come.
@@ -45,10 +44,3 @@ class Asked:
             return None
         del self._subscribing[name]
         return name
-
-
-def _pack(*parts: str) -> bytes:
-    """Return a command as it goes over the wire; see `scripts.pack`."""
-    encoded = [part.encode() for part in parts]
-    packed = [b"$%d\r\n%b\r\n" % (len(part), part) for part in encoded]
-    return b"*%d\r\n%b" % (len(packed), b"".join(packed))
