@@ -213,6 +213,13 @@ def mary(site: AsgiServer) -> Visitor:
 
 
 @pytest.fixture
+def persistent() -> Iterator[RedisServer]:
+    """A Redis that comes back with its data."""
+    with RedisServer(port=0, appendonly=True, options={"appendfsync": "always"}) as server:
+        yield server
+
+
+@pytest.fixture
 def free_port() -> int:
     """A loopback port on which nobody listens."""
     return find_free_port()

@@ -10,6 +10,7 @@ import redis
 from channels.layers import InMemoryChannelLayer
 from channels_redis.core import RedisChannelLayer as CoreLayer
 
+from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import BACKGROUND_LOOP, this_process
@@ -49,6 +50,15 @@ async def close_layer(layer):
     background = this_process().find(BACKGROUND_LOOP)
     if background is not None and not isinstance(layer, InMemoryChannelLayer):
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flush(), background))
+
+
+async def close_fanout(layer):
+    """Have all sockets on a layer leave, and close the layer's connections."""
+    fanout = get_fanout(layer)
+    for socket in list(fanout._sockets):
+        fanout.leave(socket)
+    await all_left()
+    await close_layer(layer)
 
 
 async def all_left():

@@ -28,13 +28,6 @@ SERVER_SETTINGS = {"WS4REDIS_HISTORY": 100}
 
 
 @pytest.fixture
-def persistent() -> Iterator[RedisServer]:
-    """A Redis that comes back with its data."""
-    with RedisServer(port=0, appendonly=True, options={"appendfsync": "always"}) as server:
-        yield server
-
-
-@pytest.fixture
 def forgetful() -> Iterator[RedisServer]:
     """A Redis that comes back empty."""
     with RedisServer(port=0) as server:

@@ -6,7 +6,7 @@ import pytest
 from channels.layers import get_channel_layer
 
 from channels_ws4redis.fanout.groups import get_fanout
-from tests.listeners import LAYERS, all_left, close_layer, configuration
+from tests.listeners import LAYERS, close_fanout, configuration
 
 
 @pytest.fixture(params=LAYERS)
@@ -23,9 +23,5 @@ async def fanout(request, settings, redis_url):
         request.getfixturevalue("layer_name")
     else:
         settings.CHANNEL_LAYERS = configuration("redis", redis_url)
-    fanout = get_fanout(get_channel_layer())
-    yield fanout
-    for socket in list(fanout._sockets):
-        fanout.leave(socket)
-    await all_left()
-    await close_layer(get_channel_layer())
+    yield get_fanout(get_channel_layer())
+    await close_fanout(get_channel_layer())

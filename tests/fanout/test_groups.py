@@ -20,7 +20,7 @@ from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event, Position
 from channels_ws4redis.publisher import RedisPublisher
 from testproject.embedded import RedisServer
-from tests.listeners import PATIENCE, Listener, all_left, close_layer, configuration
+from tests.listeners import PATIENCE, Listener, all_left, close_fanout, configuration
 
 FOO, BAR = "broadcast:foo", "broadcast:bar"
 
@@ -353,9 +353,7 @@ async def test_layer_that_loses_its_link(settings, monkeypatch, name):
         assert await listener.receive() == "meanwhile"
         await publish("after")
         assert await listener.receive() == "after"
-        listener.leave()
-        await all_left()
-        await close_layer(layer)
+        await close_fanout(layer)
 
 
 class CancellingLayer(InMemoryChannelLayer):
@@ -396,9 +394,7 @@ async def test_redis_is_down(settings, free_port):
         listener = Listener(get_fanout(layer))
         with pytest.raises(redis.exceptions.ConnectionError):
             await listener.fanout.join(listener.socket, [FOO])
-        listener.leave()
-        await all_left()
-        await close_layer(layer)
+        await close_fanout(layer)
 
 
 async def test_heartbeats_and_pings(fanout, settings, monkeypatch):

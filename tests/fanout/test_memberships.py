@@ -11,7 +11,7 @@ from channels.layers import get_channel_layer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.publisher import RedisPublisher
 from testproject.embedded import RedisServer
-from tests.listeners import PATIENCE, Listener, all_left, close_layer, configuration
+from tests.listeners import PATIENCE, Listener, all_left, close_fanout, configuration
 from tests.torture.proxy import Proxy
 
 pytestmark = pytest.mark.server
@@ -41,12 +41,8 @@ async def far_fanout(proxy, settings):
     """A fan-out that hears that Redis."""
     settings.CHANNEL_LAYERS = configuration("redis", settings.WS4REDIS_CONNECTION)
     layer = get_channel_layer()
-    fanout = get_fanout(layer)
-    yield fanout
-    for socket in list(fanout._sockets):
-        fanout.leave(socket)
-    await all_left()
-    await close_layer(layer)
+    yield get_fanout(layer)
+    await close_fanout(layer)
 
 
 async def publish(message, facility="foo", **kwargs):
@@ -155,12 +151,7 @@ async def restricted(settings):
         settings.WS4REDIS_CONNECTION = server.url.replace("://", "://app:p@")
         settings.CHANNEL_LAYERS = configuration("redis", settings.WS4REDIS_CONNECTION)
         yield admin
-        layer = get_channel_layer()
-        fanout = get_fanout(layer)
-        for socket in list(fanout._sockets):
-            fanout.leave(socket)
-        await all_left()
-        await close_layer(layer)
+        await close_fanout(get_channel_layer())
 
 
 BAR = "broadcast:bar"
@@ -304,6 +295,4 @@ async def test_a_stock_layer_that_is_refused_a_group_keeps_the_others(settings, 
         bad.leave()
         await publish("Hello")
         assert await good.receive() == "Hello"
-        good.leave()
-        await all_left()
-        await close_layer(layer)
+        await close_fanout(layer)

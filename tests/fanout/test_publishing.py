@@ -18,24 +18,19 @@ from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.commands import Publication
 from testproject.embedded import RedisServer
-from tests.listeners import PATIENCE, Listener, all_left, close_layer, configuration
+from tests.listeners import PATIENCE, Listener, close_fanout, close_layer, configuration
 
 
 @pytest.fixture
 async def listen(layer_name):
     """Open sockets on channels; they are gone at the end of the test."""
     fanout = get_fanout(get_channel_layer())
-    listeners = []
 
     async def start(*channels):
-        listeners.append(Listener(fanout))
-        return await listeners[-1].join(*channels)
+        return await Listener(fanout).join(*channels)
 
     yield start
-    for listener in listeners:
-        listener.leave()
-    await all_left()
-    await close_layer(get_channel_layer())
+    await close_fanout(get_channel_layer())
 
 
 def publish(publication):
@@ -280,9 +275,7 @@ async def test_layer_of_its_own_redis(settings):
         assert [await listener.receive(), await listener.receive()] == ["one", "two"]
         with redis.Redis.from_url(server.url) as client:
             assert client.keys() == []
-        listener.leave()
-        await all_left()
-        await close_layer(layer)
+        await close_fanout(layer)
 
 
 async def test_a_publisher_elsewhere_is_told_of_a_layer_for_one_process(

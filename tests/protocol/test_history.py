@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from channels_ws4redis.protocol.history import Lost, Outcome, Reading, is_blank
+from channels_ws4redis.protocol.history import Lost, Reading, is_blank
 from channels_ws4redis.protocol.messages import Event, Position
+from tests.protocol.outcomes import told
 
 CHANNEL = "broadcast:foo"
 
@@ -19,14 +20,6 @@ def reading(top: int, *offsets: int, past: dict[str, int] | None = None) -> Read
     """Return a reading whose history has these offsets, in reign b of the numbering n."""
     events = [event(offset) for offset in offsets]
     return Reading(CHANNEL, Position("n.b", top), past or {}, events, events)
-
-
-def told(outcome: Outcome) -> list[int | str]:
-    """Return offsets, and "lost 3" for a loss up to 3."""
-    return [
-        f"lost {item.position.offset}" if isinstance(item, Lost) else item.offset
-        for item in outcome
-    ]
 
 
 @pytest.mark.parametrize(

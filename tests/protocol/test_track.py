@@ -7,10 +7,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from channels_ws4redis.protocol import track as track_module
-from channels_ws4redis.protocol.history import Lost, Outcome, Reading
+from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event, Position
 from channels_ws4redis.protocol.track import Track
 from tests.protocol.lives import STEPS, TAME, Client, play, random_life
+from tests.protocol.outcomes import told
 
 CHANNEL = "broadcast:foo"
 
@@ -104,14 +105,6 @@ def reading(top: int, *offsets: int, epoch: str = "n.a", past: dict[str, int] | 
     """Return a reading whose history has these offsets."""
     events = [event(offset, epoch) for offset in offsets]
     return Reading(CHANNEL, Position(epoch, top), past or {}, events, events)
-
-
-def told(items: Outcome | list[Event] | None) -> list[int | str]:
-    """Return offsets, and "lost 3" for a loss up to 3."""
-    return [
-        f"lost {item.position.offset}" if isinstance(item, Lost) else item.offset
-        for item in items or []
-    ]
 
 
 def live_at(offset: int, epoch: str = "n.a") -> Track:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 import redis
@@ -72,13 +71,6 @@ def told(outcome: Outcome) -> list[bytes | int]:
 def history(settings) -> None:
     """Keep ten messages."""
     settings.WS4REDIS_HISTORY = 10
-
-
-@pytest.fixture
-def persistent() -> Iterator[RedisServer]:
-    """A Redis that comes back with its data."""
-    with RedisServer(port=0, appendonly=True, options={"appendfsync": "always"}) as server:
-        yield server
 
 
 @pytest.mark.parametrize("key", [NAME, META, "{broadcast:foo}:history"])

@@ -21,7 +21,7 @@ from channels_ws4redis.store.outages import Outage, address_of
 from channels_ws4redis.store.pubsub import RELINKED_TYPE, Listener
 from channels_ws4redis.store.topics import Kind
 from testproject.embedded import RedisServer
-from tests.listeners import PATIENCE, all_left, close_layer, configuration
+from tests.listeners import PATIENCE, close_fanout, configuration
 from tests.listeners import Listener as Socket
 
 pytestmark = pytest.mark.server
@@ -126,7 +126,7 @@ async def test_a_stock_layer(settings, monkeypatch, lines, name):
     with RedisServer(port=0, password=PASSWORD) as server:
         settings.CHANNEL_LAYERS = configuration(name, server.url)
         layer = get_channel_layer()
-        socket = await Socket(get_fanout(layer)).join("broadcast:foo")
+        await Socket(get_fanout(layer)).join("broadcast:foo")
         await asyncio.to_thread(server.stop)
         await asyncio.sleep(1.5)
         await asyncio.to_thread(server.start)
@@ -135,9 +135,7 @@ async def test_a_stock_layer(settings, monkeypatch, lines, name):
             while len(found) < 2:
                 await asyncio.sleep(0.1)
                 found += [line for line in lines() if "channel layer" in line]
-        socket.leave()
-        await all_left()
-        await close_layer(layer)
+        await close_fanout(layer)
     where = rf"channel layer channels_redis\.{name}\.\w+ at 127\.0\.0\.1:{server.port}"
     assert len(found) == 2
     assert re.fullmatch(f"[A-Z]\\w+Error: .*: lost the {where}", found[0])
