@@ -12,11 +12,14 @@ from channels_redis.core import RedisChannelLayer as CoreLayer
 
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.sockets import Socket
+from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import BACKGROUND_LOOP, this_process
 from tests.outboxes import open_outbox
 
 PATIENCE = 30
+
+FOO, BAR = "broadcast:foo", "broadcast:bar"
 
 #: As the demo's settings name them.
 LAYERS = ["redis", "own redis", "pubsub", "core", "memory"]
@@ -66,6 +69,11 @@ async def all_left():
     async with asyncio.timeout(PATIENCE):
         names = ("ws4redis-leave", "ws4redis-close")
         await asyncio.gather(*(t for t in this_loop()._tasks if t.get_name() in names))
+
+
+async def publish(message, facility="foo", **kwargs):
+    """Publish to everyone on a facility."""
+    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, **kwargs)
 
 
 class Listener:

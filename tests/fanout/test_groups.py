@@ -20,14 +20,16 @@ from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event, Position
 from channels_ws4redis.publisher import RedisPublisher
 from testproject.embedded import RedisServer
-from tests.listeners import PATIENCE, Listener, all_left, close_fanout, configuration
-
-FOO, BAR = "broadcast:foo", "broadcast:bar"
-
-
-async def publish(message, facility="foo", **kwargs):
-    """Publish to everyone on a facility."""
-    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, **kwargs)
+from tests.listeners import (
+    BAR,
+    FOO,
+    PATIENCE,
+    Listener,
+    all_left,
+    close_fanout,
+    configuration,
+    publish,
+)
 
 
 async def until(condition):

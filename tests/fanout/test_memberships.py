@@ -11,12 +11,19 @@ from channels.layers import get_channel_layer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.publisher import RedisPublisher
 from testproject.embedded import RedisServer
-from tests.listeners import PATIENCE, Listener, all_left, close_fanout, configuration
+from tests.listeners import (
+    BAR,
+    FOO,
+    PATIENCE,
+    Listener,
+    all_left,
+    close_fanout,
+    configuration,
+    publish,
+)
 from tests.torture.proxy import Proxy
 
 pytestmark = pytest.mark.server
-
-FOO = "broadcast:foo"
 
 #: As of somebody in so many auth groups.
 MANY = [f"group:{number}:foo" for number in range(3000)]
@@ -43,11 +50,6 @@ async def far_fanout(proxy, settings):
     layer = get_channel_layer()
     yield get_fanout(layer)
     await close_fanout(layer)
-
-
-async def publish(message, facility="foo", **kwargs):
-    """Publish to everyone on a facility."""
-    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, **kwargs)
 
 
 async def test_thousands_of_groups_cost_a_handful_of_round_trips(far_fanout, proxy):
@@ -152,9 +154,6 @@ async def restricted(settings):
         settings.CHANNEL_LAYERS = configuration("redis", settings.WS4REDIS_CONNECTION)
         yield admin
         await close_fanout(get_channel_layer())
-
-
-BAR = "broadcast:bar"
 
 
 def ends(listener: Listener) -> list:

@@ -15,14 +15,7 @@ from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import track as track_module
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store import fairness
-from tests.listeners import Listener, all_left
-
-FOO, BAR = "broadcast:foo", "broadcast:bar"
-
-
-async def publish(message, facility="foo", **kwargs):
-    """Publish to everyone on a facility."""
-    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, **kwargs)
+from tests.listeners import BAR, FOO, Listener, all_left, publish
 
 
 @pytest.mark.parametrize(
