@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
 from channels_ws4redis.protocol.messages import Event, Position
-from channels_ws4redis.protocol.track import Asked, Track
+from channels_ws4redis.protocol.track import Stamp, Track
 
 CHANNEL = "broadcast:foo"
 
@@ -169,8 +169,8 @@ class Client:
 class Waiting:
     """A reading under way: asked for, perhaps made, and not taken in."""
 
-    def __init__(self, asked: Asked, client: Client | None) -> None:
-        self.asked = asked
+    def __init__(self, stamp: Stamp, client: Client | None) -> None:
+        self.stamp = stamp
         self.client = client
         self.answer: tuple[Reading, int] | None = None
 
@@ -215,7 +215,7 @@ class Process:
         while self.queue and self.track.lag(reading, self.ordered) is not None:
             self.receive()
         self.readings.pop(0)
-        live, after = self.track.take(reading, waiting.asked)
+        live, after = self.track.take(reading, waiting.stamp)
         self._deliver(live)
         if waiting.client is None:
             return
