@@ -28,7 +28,7 @@ from channels_ws4redis.fanout.stock_layers import (
 from channels_ws4redis.layers import FANOUT_PREFIX
 from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.clients import UNREACHABLE
-from channels_ws4redis.store.fairness import Turn
+from channels_ws4redis.store.fairness import TimeSlice
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import Outage
 from channels_ws4redis.store.process import background_loop
@@ -190,9 +190,9 @@ class StockHearing(Hearing):
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _receive(self) -> None:
-        turn, clock = Turn(), asyncio.get_running_loop().time
+        time_slice, clock = TimeSlice(), asyncio.get_running_loop().time
         while True:
-            await turn.end_if_due()  # receiving does not wait while there are messages
+            await time_slice.end_if_due()  # receiving does not wait while there are messages
             try:
                 message = await self._layer.receive(self._channel)
             except redis.exceptions.TimeoutError:
@@ -208,7 +208,7 @@ class StockHearing(Hearing):
             except Exception:
                 logger.exception("A message of the channel layer could not be delivered")
             payload = message.get("payload")
-            turn.spend(len(payload) if isinstance(payload, bytes) else 0, clock() - begun)
+            time_slice.spend(len(payload) if isinstance(payload, bytes) else 0, clock() - begun)
 
     def _take(self, message: dict[str, Any]) -> None:
         event = carried_by(message)

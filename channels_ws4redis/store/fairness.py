@@ -5,16 +5,16 @@ from __future__ import annotations
 import asyncio
 
 #: Seconds of delivering, and bytes handed to a socket, after which others get their turns.
-MAX_TURN = 0.05
-MAX_TURN_BYTES = 32 * 1024
+MAX_SLICE = 0.05
+MAX_SLICE_BYTES = 32 * 1024
 
 #: A server needs up to three turns to write what a socket has been given. Without them clients
 #: would seem slow that are not.
 TURNS_OF_OTHERS = 3
 
 
-class Turn:
-    """The turn of a task that hands messages to sockets.
+class TimeSlice:
+    """How long a task may hand messages to sockets until all others have their turns.
 
     Bytes are counted for each lane apart, as they are a matter of the sockets that get them.
     """
@@ -33,11 +33,11 @@ class Turn:
     @property
     def is_over(self) -> bool:
         """True once all others on the event loop must have their turns."""
-        return self._seconds > MAX_TURN
+        return self._seconds > MAX_SLICE
 
     def is_over_for(self, lane: str = "") -> bool:
         """Tell whether nothing more may be handed to the sockets of a lane."""
-        return self.is_over or self._bytes.get(lane, 0) > MAX_TURN_BYTES
+        return self.is_over or self._bytes.get(lane, 0) > MAX_SLICE_BYTES
 
     def renew(self) -> None:
         """Begin anew, as others have had their turns."""
@@ -45,7 +45,7 @@ class Turn:
         self._seconds = 0.0
 
     async def end_if_due(self) -> None:
-        """Let others have their turns if this one has been long enough."""
+        """Let others have their turns if the slice is used up."""
         if self.is_over_for():
             await let_others(TURNS_OF_OTHERS)
             self.renew()

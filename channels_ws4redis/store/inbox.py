@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
-from channels_ws4redis.store.fairness import MAX_TURN_BYTES, TURNS_OF_OTHERS, Turn, let_others
+from channels_ws4redis.store.fairness import MAX_SLICE_BYTES, TURNS_OF_OTHERS, TimeSlice, let_others
 from channels_ws4redis.store.loops import this_loop
 
 #: Bytes that may wait in all, half of what Redis keeps by default before it cuts a reader off. If
@@ -26,7 +26,7 @@ ITEM_BYTES = 512
 #: Bytes that make reading busy if they arrive while others have their turns, and the seconds for
 #: which busy reading is waited for at most. Newcomers wait for messages on the link for 0.2 s
 #: (`GRACE` in ``fanout/reading``), in which each lane must have had its turn.
-BUSY_BYTES = 2 * MAX_TURN_BYTES
+BUSY_BYTES = 2 * MAX_SLICE_BYTES
 MAX_READING = 0.1
 
 T = TypeVar("T")
@@ -46,8 +46,8 @@ class Inbox(Generic[T]):
     """Hands on what has been read, now or later, and in the order of each lane.
 
     In the normal case nothing waits: an item is handed on by whoever puts it in. An item waits if
-    the turn of its lane is over, or if others of its lane wait. A task then lets reading have its
-    turn, hands on from lane to lane, and ends when nothing waits any more.
+    the time slice is over for its lane, or if others of its lane wait. A task then lets reading
+    have its turn, hands on from lane to lane, and ends when nothing waits any more.
 
     :param hand_on: called with each item.
     :param give_up: called with the items of a lane that are not handed on, as they are too many.
@@ -69,20 +69,20 @@ class Inbox(Generic[T]):
         self._bytes = 0
         #: Bytes of payload that were ever put in.
         self._read = 0
-        self._turn = Turn()
+        self._slice = TimeSlice()
         #: Hands on what waits; None while items are handed on at once.
         self._task: asyncio.Task[None] | None = None
 
     def put(self, lane: str, item: T, size: int) -> None:
-        """Hand an item on, or let it wait if the turn is over or others of its lane wait.
+        """Hand an item on, or let it wait if the slice is over or others of its lane wait.
 
         Not to be called by what `hand_on` calls.
         """
         self._read += size
         waiting = self._lanes.get(lane)
-        if waiting is None and not self._turn.is_over_for(lane):
+        if waiting is None and not self._slice.is_over_for(lane):
             self._spend(lane, item, size)
-            if self._task is None and self._turn.is_over_for(lane):
+            if self._task is None and self._slice.is_over_for(lane):
                 self._begin()
             return
         if waiting is None:
@@ -114,7 +114,7 @@ class Inbox(Generic[T]):
         clock = asyncio.get_running_loop().time
         begun = clock()
         self._hand_on(item)
-        self._turn.spend(size, clock() - begun, lane)
+        self._slice.spend(size, clock() - begun, lane)
 
     def _begin(self) -> None:
         self._task = this_loop().spawn(self._work(), "ws4redis-inbox")
@@ -123,18 +123,18 @@ class Inbox(Generic[T]):
     async def _work(self) -> None:
         while True:
             await self._let_read()
-            self._turn.renew()
+            self._slice.renew()
             if not self._lanes:
                 self._task = None  # from now on items are handed on at once
                 return
             for name in list(self._lanes):
-                if self._turn.is_over:
+                if self._slice.is_over:
                     break
                 self._serve(name)
 
     def _serve(self, name: str) -> None:
         """Give a lane its turn; what is left of it has the next one after the others."""
-        while name in self._lanes and not self._turn.is_over_for(name):
+        while name in self._lanes and not self._slice.is_over_for(name):
             self._spend(name, *self._take(name))
         if name in self._lanes:
             self._lanes[name] = self._lanes.pop(name)

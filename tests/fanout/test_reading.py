@@ -200,7 +200,7 @@ async def test_no_more_is_read_at_once_than_fits(fanout, monkeypatch, settings, 
 
 async def test_nothing_counts_as_lost_before_the_link_has_had_its_turn(fanout, monkeypatch):
     """However long an event loop is held up while the messages are there to be read."""
-    monkeypatch.setattr(fairness, "MAX_TURN", 0)
+    monkeypatch.setattr(fairness, "MAX_SLICE", 0)
     monkeypatch.setattr(fairness, "TURNS_OF_OTHERS", 20)
     live = await Listener(fanout).join(FOO)
     publisher = RedisPublisher(facility="foo", broadcast=True)

@@ -10,13 +10,13 @@ from functools import partial
 import pytest
 
 from channels_ws4redis.store import inbox as inbox_module
-from channels_ws4redis.store.fairness import MAX_TURN_BYTES, TURNS_OF_OTHERS, let_others
+from channels_ws4redis.store.fairness import MAX_SLICE_BYTES, TURNS_OF_OTHERS, let_others
 from channels_ws4redis.store.inbox import ITEM_BYTES, MAX_BYTES, MAX_READING, Inbox
 
 PATIENCE = 10
 
 #: A message after which a turn is over.
-LARGE = MAX_TURN_BYTES + 1
+LARGE = MAX_SLICE_BYTES + 1
 
 Item = tuple[str, int]
 
@@ -63,7 +63,7 @@ def room() -> Room:
 @pytest.fixture
 def busy(monkeypatch) -> None:
     """Let each item take longer to hand on than a turn may last."""
-    monkeypatch.setattr("channels_ws4redis.store.fairness.MAX_TURN", 0)
+    monkeypatch.setattr("channels_ws4redis.store.fairness.MAX_SLICE", 0)
 
 
 def task() -> asyncio.Task | None:
@@ -200,7 +200,7 @@ async def test_reading_that_is_busy_comes_first_for_a_while(room, busy) -> None:
     begun, number = clock(), 0
     while len(room.handed_on) == 1:
         number += 1
-        room.put("bar", number, MAX_TURN_BYTES)
+        room.put("bar", number, MAX_SLICE_BYTES)
         await asyncio.sleep(0)
         assert clock() - begun < PATIENCE
     assert clock() - begun >= MAX_READING

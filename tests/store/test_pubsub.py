@@ -16,7 +16,7 @@ from django.test import override_settings
 from channels_ws4redis.protocol.messages import EVENT_TYPE
 from channels_ws4redis.store import inbox
 from channels_ws4redis.store.commands import events_channel
-from channels_ws4redis.store.fairness import MAX_TURN_BYTES
+from channels_ws4redis.store.fairness import MAX_SLICE_BYTES
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.pubsub import MISSED_TYPE, RELINKED_TYPE, Listener
 from channels_ws4redis.store.scripts import Command, Script
@@ -229,7 +229,7 @@ async def test_any_number_may_publish_at_once(redis_url, redis_client):
 # What waits
 
 
-LARGE = b"x" * (MAX_TURN_BYTES + 1)
+LARGE = b"x" * (MAX_SLICE_BYTES + 1)
 
 
 async def hold_up(listener: Listener, client: redis.Redis) -> None:
@@ -243,7 +243,7 @@ def waiting(monkeypatch) -> None:
     """Let reading always be busy, so that what is read waits."""
     monkeypatch.setattr(inbox, "BUSY_BYTES", -1)
     monkeypatch.setattr(inbox, "MAX_READING", 0.05)
-    monkeypatch.setattr("channels_ws4redis.store.fairness.MAX_TURN", 0)
+    monkeypatch.setattr("channels_ws4redis.store.fairness.MAX_SLICE", 0)
 
 
 async def test_a_message_read_before_a_channel_came_back_is_not_for_it(
