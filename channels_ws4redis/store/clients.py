@@ -112,7 +112,7 @@ def _arguments(given: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return kwargs
 
 
-class _Kind(NamedTuple):
+class _Classes(NamedTuple):
     """The synchronous or the asyncio classes of redis-py."""
 
     client: Any
@@ -122,8 +122,8 @@ class _Kind(NamedTuple):
     parse_url: Any
 
 
-_SYNC = _Kind(redis.Redis, redis.ConnectionPool, Sentinels, Retry, redis.connection.parse_url)
-_ASYNC = _Kind(
+_SYNC = _Classes(redis.Redis, redis.ConnectionPool, Sentinels, Retry, redis.connection.parse_url)
+_ASYNC = _Classes(
     redis.asyncio.Redis,
     redis.asyncio.ConnectionPool,
     AsyncSentinels,
@@ -154,16 +154,17 @@ def make_async_client(
 
 
 def _make_client(
-    kind: _Kind, connection: Mapping[str, Any] | None, overrides: dict[str, Any]
+    classes: _Classes, connection: Mapping[str, Any] | None, overrides: dict[str, Any]
 ) -> Any:
     given = _arguments(connection, "hosts") if connection else connection_kwargs()
     # A retry after a timeout could publish twice: redis-py must leave retrying to its caller.
-    no_retry = {"retry": kind.retry(NoBackoff(), 0)}
+    no_retry = {"retry": classes.retry(NoBackoff(), 0)}
     url = given.pop("url", None)
-    kwargs = DEFAULTS | no_retry | given | (kind.parse_url(url) if url else {}) | overrides | NEEDS
+    of_url = classes.parse_url(url) if url else {}
+    kwargs = DEFAULTS | no_retry | given | of_url | overrides | NEEDS
     if "sentinels" in kwargs:
         own = kwargs.pop("sentinel_kwargs", {})
-        sentinels = kind.sentinels(
+        sentinels = classes.sentinels(
             kwargs.pop("sentinels"), sentinel_kwargs=SENTINEL_TIMEOUTS | no_retry | own | NEEDS
         )
         return sentinels.master_for(kwargs.pop("service_name", "mymaster"), **kwargs)
@@ -173,9 +174,9 @@ def _make_client(
             kwargs.pop(key, None)
     if url:
         # from_url() would let the query of the URL win over the overrides.
-        return kind.client(connection_pool=kind.pool(**kwargs))
+        return classes.client(connection_pool=classes.pool(**kwargs))
     # Redis() knows which connection class and which arguments fit; ConnectionPool() does not.
-    return kind.client(**kwargs)
+    return classes.client(**kwargs)
 
 
 async def disconnect(client: redis.asyncio.Redis) -> None:
