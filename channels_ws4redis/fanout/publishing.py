@@ -32,14 +32,14 @@ from channels_ws4redis.store.scripts import Command, Result
 _REMEDY = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
 
 
-class _Replies(NamedTuple):
-    """What the replies of one round trip leave to be done."""
+class _Rest(NamedTuple):
+    """What one round trip leaves to be done."""
 
     #: What is stored, and has still to be sent.
     to_send: list[Event]
-    #: What was refused as a whole, with one channel at a time.
+    #: What was refused as a whole, and is published again with one channel at a time.
     apart: list[Publication]
-    #: The first error.
+    #: The first error that this cannot mend.
     error: Exception | None
 
 
@@ -64,45 +64,36 @@ class RedisBackend(Backend):
 
     def publish(self, publication: Publication, client: Any = None) -> None:
         """Store a message and send it to its groups."""
-        self._publish(_parts(publication, self.channels_at_once), client or get_client())
-
-    def _publish(self, parts: list[Publication], client: Any) -> None:
-        replies = runner.run(client, self._commands(parts))
-        to_send, apart, error = self._sort(parts, replies, client)
-        if to_send:
-            self.send(to_send)
-        if apart:
-            try:
-                self._publish(apart, client)
-            except redis.exceptions.ResponseError as refusal:
-                error = error or refusal
-        if error is not None:
-            raise error
+        client = client or get_client()
+        first_error: Exception | None = None
+        parts = _parts(publication, self.channels_at_once)
+        while parts:
+            replies = runner.run(client, self._commands(parts))
+            to_send, parts, error = self._sort(parts, replies, client)
+            first_error = first_error or error
+            if to_send:
+                self.send(to_send)
+        if first_error is not None:
+            raise first_error
 
     async def apublish(self, publication: Publication) -> None:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
-        await self._apublish(_parts(publication, self.channels_at_once))
-
-    async def _apublish(self, parts: list[Publication]) -> None:
-        replies = await runner.get_runner().run(self._commands(parts))
-        to_send, apart, error = self._sort(parts, replies, get_client())
-        if to_send:
-            await self.asend(to_send)
-        if apart:
-            try:
-                await self._apublish(apart)
-            except redis.exceptions.ResponseError as refusal:
-                error = error or refusal
-        if error is not None:
-            raise error
+        first_error: Exception | None = None
+        parts = _parts(publication, self.channels_at_once)
+        while parts:
+            replies = await runner.get_runner().run(self._commands(parts))
+            to_send, parts, error = self._sort(parts, replies, get_client())
+            first_error = first_error or error
+            if to_send:
+                await self.asend(to_send)
+        if first_error is not None:
+            raise first_error
 
     def _commands(self, parts: Sequence[Publication]) -> list[Command]:
         mirror = settings.WS4REDIS_LEGACY_SERVERS
         return [publish_command(part, self.prefix, mirror) for part in parts]
 
-    def _sort(
-        self, parts: Sequence[Publication], replies: Sequence[Result], client: Any
-    ) -> _Replies:
+    def _sort(self, parts: Sequence[Publication], replies: Sequence[Result], client: Any) -> _Rest:
         to_send: list[Event] = []
         apart: list[Publication] = []
         error = None
@@ -115,7 +106,7 @@ class RedisBackend(Backend):
             else:
                 what = f"publish to {_named(part.channels)}"
                 error = error or explained(reply, client, what, _REMEDY)
-        return _Replies(to_send, apart, error)
+        return _Rest(to_send, apart, error)
 
     def _may_take_apart(self, error: Exception) -> bool:
         """Tell whether a script has not run at all because it was for several channels."""
