@@ -281,7 +281,7 @@ async def test_a_channel_that_cannot_be_joined_costs_no_message(stored, settings
     async def fail(channel):
         raise redis.exceptions.ConnectionError("Redis is away")
 
-    get_fanout(get_channel_layer())._hearing.join = fail
+    get_fanout(get_channel_layer())._feed.join = fail
     for number in range(3):
         await client.send_to(text_data=str(number))
     codes = []

@@ -343,7 +343,7 @@ async def test_a_channel_that_cannot_be_joined_ends_the_socket(settings, caplog,
     async def fail(channel):
         raise redis.exceptions.ConnectionError("Redis is away")
 
-    fanout._hearing.join = fail
+    fanout._feed.join = fail
     await client.send_to(text_data="broadcast:bar")
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
     await ended(client)

@@ -1,13 +1,13 @@
 """How a process publishes, hears and reads: one interface, chosen once for a channel layer.
 
-A `Backend` belongs to a layer and serves publishers in any thread. Its `Hearing` belongs to one
+A `Backend` belongs to a layer and serves publishers in any thread. Its `Feed` belongs to one
 event loop and serves the fan-out there::
 
     backend = backend_of(get_channel_layer())
     backend.publish(Publication(["broadcast:foo"], b"Hello", expire=3600))
-    hearing = backend.hearing(fanout)
-    await hearing.open()
-    refused = await hearing.join(["broadcast:foo"])  # fanout.receive(event) is called from now on
+    feed = backend.feed(fanout)
+    await feed.open()
+    refused = await feed.join(["broadcast:foo"])  # fanout.receive(event) is called from now on
     [reading] = await backend.aread(["broadcast:foo"])
 """
 
@@ -23,7 +23,7 @@ from channels_ws4redis.store.commands import Publication
 
 
 class Receiver(Protocol):
-    """What a hearing calls: the fan-out."""
+    """What a feed calls: the fan-out."""
 
     def receive(self, event: Event | Question) -> None:
         """Take a message, or answer a question."""
@@ -44,8 +44,8 @@ class Receiver(Protocol):
         """Read the histories of channels, and make good what they have that did not arrive."""
 
 
-class Hearing(ABC):
-    """The part of a backend that receives for one event loop."""
+class Feed(ABC):
+    """The part of a backend that brings one event loop the messages of the layer."""
 
     #: Channels that may be joined or left at once.
     at_once = 500
@@ -117,5 +117,5 @@ class Backend(ABC):
         """Ask all processes how many sockets hear each channel; asyncio twin of `count`."""
 
     @abstractmethod
-    def hearing(self, receiver: Receiver) -> Hearing:
+    def feed(self, receiver: Receiver) -> Feed:
         """Return what receives on the running event loop."""

@@ -49,8 +49,8 @@ class FanOut:
         #: The names of the channels that each socket listens on.
         self._sockets: dict[Recipient, tuple[str, ...]] = {}
         self._backend = backend
-        self._hearing = backend.hearing(self)
-        self._memberships = Memberships(self._hearing, self._groups)
+        self._feed = backend.feed(self)
+        self._memberships = Memberships(self._feed, self._groups)
         self._readings = Readings(backend, self._groups, self._catch_up_soon)
         self._opening: asyncio.Task[None] | None = None
         self._timers: list[asyncio.Task[None]] = []
@@ -138,7 +138,7 @@ class FanOut:
             raise
 
     async def _start(self) -> None:
-        await self._hearing.open()
+        await self._feed.open()
         self._timers = [
             this_loop().spawn(_repeat(interval, send), "ws4redis-timer")
             for interval, send in (
@@ -155,7 +155,7 @@ class FanOut:
         try:
             await self._memberships.leave(list(self._groups.values()))
         finally:
-            await self._hearing.close()
+            await self._feed.close()
 
     # Receiving
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from asgiref.sync import SyncToAsync
 
-from channels_ws4redis.fanout.backends import Hearing, Receiver
-from channels_ws4redis.fanout.stock import StockBackend, StockHearing, Work
+from channels_ws4redis.fanout.backends import Feed, Receiver
+from channels_ws4redis.fanout.stock import StockBackend, StockFeed, Work
 from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.loops import running_loop, this_loop
 
@@ -65,13 +65,13 @@ class InMemoryBackend(StockBackend):
         home = self._home
         return home if home is not None and home.is_running() else None
 
-    def hearing(self, receiver: Receiver) -> Hearing:
+    def feed(self, receiver: Receiver) -> Feed:
         """Return what receives on the running event loop."""
         self._home = asyncio.get_running_loop()
-        return _InMemoryHearing(self, receiver)
+        return _InMemoryFeed(self, receiver)
 
 
-class _InMemoryHearing(StockHearing):
+class _InMemoryFeed(StockFeed):
     """Joining has effect at once, and there is no link to watch."""
 
     _waits = False

@@ -10,7 +10,7 @@ from typing import Any
 
 import redis
 
-from channels_ws4redis.fanout.backends import Hearing
+from channels_ws4redis.fanout.backends import Feed
 from channels_ws4redis.fanout.reading import Group
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Track
@@ -37,8 +37,8 @@ class Memberships:
     :param groups: all groups, by channel; those that have been left are taken out.
     """
 
-    def __init__(self, hearing: Hearing, groups: MutableMapping[str, Group]) -> None:
-        self._hearing = hearing
+    def __init__(self, feed: Feed, groups: MutableMapping[str, Group]) -> None:
+        self._feed = feed
         self._groups = groups
 
     async def join(self, groups: Sequence[Group]) -> None:
@@ -65,7 +65,7 @@ class Memberships:
 
     def _go_on(self, due: Sequence[Group], work: Work) -> asyncio.Task[Failures]:
         """Begin with those for which nothing is done; if there are none, return what is done."""
-        free = [group for group in due if group.moving is None][: self._hearing.at_once]
+        free = [group for group in due if group.moving is None][: self._feed.at_once]
         if not free:
             assert due[0].moving is not None
             return due[0].moving
@@ -79,7 +79,7 @@ class Memberships:
         names = [group.channel for group in groups]
         failures: Failures
         try:
-            failures = await self._hearing.join(names)
+            failures = await self._feed.join(names)
         except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
             failures = dict.fromkeys(names, error)
         for group in groups:
@@ -93,7 +93,7 @@ class Memberships:
             group.joined = False
         try:
             # Also if joining failed: the layer may have taken note of us all the same.
-            await self._hearing.leave([group.channel for group in groups])
+            await self._feed.leave([group.channel for group in groups])
         except Exception as error:  # noqa: BLE001 # whatever a third-party layer raises
             logger.debug("Could not leave %s: %s", shown(groups[0].channel), error)
         for group in groups:

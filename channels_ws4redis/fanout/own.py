@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from channels_ws4redis.fanout.backends import Hearing, Receiver
+from channels_ws4redis.fanout.backends import Feed, Receiver
 from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.fanout.stock_layers import carried_by
 from channels_ws4redis.layers import RedisChannelLayer
@@ -29,12 +29,12 @@ class OwnBackend(StockBackend):
         """Return the name of a group, which the layer takes literally."""
         return channel
 
-    def hearing(self, receiver: Receiver) -> Hearing:
+    def feed(self, receiver: Receiver) -> Feed:
         """Return what receives on the running event loop."""
-        return OwnHearing(self.layer, receiver)
+        return OwnFeed(self.layer, receiver)
 
 
-class OwnHearing(Hearing):
+class OwnFeed(Feed):
     """Is called by the layer with each message when it is read from Redis."""
 
     def __init__(self, layer: RedisChannelLayer, receiver: Receiver) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import redis
 
-from channels_ws4redis.fanout.backends import Hearing, Receiver
+from channels_ws4redis.fanout.backends import Feed, Receiver
 from channels_ws4redis.fanout.publishing import RedisBackend
 from channels_ws4redis.fanout.stock_layers import (
     carried_by,
@@ -36,7 +36,7 @@ from channels_ws4redis.store.pubsub import JOIN_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
-#: ``type`` of the message that a hearing sends through the layer to itself.
+#: ``type`` of the message that a feed sends through the layer to itself.
 PROBE_TYPE = "ws4redis.probe"
 
 #: Seconds between tests of the layer, and the seconds that a test may take.
@@ -96,12 +96,12 @@ class StockBackend(RedisBackend):
             with refused(event.channel):
                 await self.layer.group_send(group, carrying(event))
 
-    def hearing(self, receiver: Receiver) -> Hearing:
+    def feed(self, receiver: Receiver) -> Feed:
         """Return what receives on the running event loop."""
-        return StockHearing(self, receiver)
+        return StockFeed(self, receiver)
 
 
-class StockHearing(Hearing):
+class StockFeed(Feed):
     """Receives on one channel of the layer for all sockets, and watches the layer."""
 
     #: Few, as each test message has to find room in the layer.
@@ -117,7 +117,7 @@ class StockHearing(Hearing):
         self._channel = ""
         self._token = uuid.uuid4().hex
         self._probes: dict[str, asyncio.Future[None]] = {}
-        #: What is done, and the task that does it; empty once the hearing is closed.
+        #: What is done, and the task that does it; empty once the feed is closed.
         self._tasks: dict[Work, asyncio.Task[None]] = {}
         self._outage = Outage(lambda: place_of(self._layer))
         #: Channels that audits have come to.
@@ -130,7 +130,7 @@ class StockHearing(Hearing):
             self._begin(work)
 
     def _work(self) -> list[Work]:
-        """Return what is to be done for as long as the hearing is open."""
+        """Return what is to be done for as long as the feed is open."""
         return [*self._upkeep(), partial(_each, PROBE_INTERVAL, self._watch)]
 
     def _upkeep(self) -> list[Work]:

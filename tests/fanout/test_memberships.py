@@ -107,7 +107,7 @@ async def test_whoever_leaves_while_joining_leaves_all(far_fanout, proxy, redis_
 async def test_those_who_wait_for_one_joining_are_told_at_once(fanout, settings, monkeypatch):
     """They fail together, nobody after the time of those before, and the next one joins."""
     await Listener(fanout).join(FOO)
-    join = fanout._hearing.join
+    join = fanout._feed.join
     called = []
 
     async def fail_late(channels):
@@ -115,7 +115,7 @@ async def test_those_who_wait_for_one_joining_are_told_at_once(fanout, settings,
         await asyncio.sleep(0.2)
         raise redis.exceptions.ConnectionError("away")
 
-    monkeypatch.setattr(fanout._hearing, "join", fail_late)
+    monkeypatch.setattr(fanout._feed, "join", fail_late)
     listeners = [Listener(fanout) for _ in range(20)]
     outcomes = await asyncio.gather(
         *(each.fanout.join(each.socket, ["broadcast:bar"]) for each in listeners),
@@ -123,7 +123,7 @@ async def test_those_who_wait_for_one_joining_are_told_at_once(fanout, settings,
     )
     assert {str(outcome) for outcome in outcomes} == {"away"}
     assert called == [["broadcast:bar"]]
-    monkeypatch.setattr(fanout._hearing, "join", join)
+    monkeypatch.setattr(fanout._feed, "join", join)
     await fanout.join(listeners[0].socket, ["broadcast:bar"])
     assert fanout._groups["broadcast:bar"].joined
 
