@@ -113,7 +113,7 @@ class FanOut:
                 if not group.sockets:
                     empty.append(group)
         if empty:
-            this_loop().spawn(self._memberships.leave(empty), "ws4redis-leave")
+            self._memberships.leave(empty)
         if channels is not None:
             self._sockets[socket] = tuple(name for name in own if name not in gone)
             return

@@ -30,9 +30,10 @@ class Memberships:
     """Joins and leaves the groups of a fan-out.
 
     Each group is joined or left by one task at a time, which nobody cancels: these never overtake
-    each other, and all who want the same wait for the same task. Somebody with thousands of groups
-    joins them part by part. In between others have their turns, and the messages that have arrived
-    by then do not wait for the confirmations of the rest.
+    each other, and all who want the same wait for the same task. What is wanted in one turn of the
+    event loop is done by one task, in one round trip. Somebody with thousands of groups joins them
+    part by part. In between others have their turns, and the messages that have arrived by then do
+    not wait for the confirmations of the rest.
 
     :param groups: all groups, by channel; those that have been left are taken out.
     """
@@ -40,6 +41,11 @@ class Memberships:
     def __init__(self, feed: Feed, groups: MutableMapping[str, Group]) -> None:
         self._feed = feed
         self._groups = groups
+        #: By work, the task for it that has not begun, and its groups.
+        self._next: dict[Work, tuple[asyncio.Task[Failures], list[Group]]] = {}
+        #: Those that have lost their last socket, and the task that leaves them.
+        self._empty: dict[Group, None] = {}
+        self._leaving: asyncio.Task[None] | None = None
 
     async def join(self, groups: Sequence[Group]) -> None:
         """Join groups, those without any socket left out.
@@ -54,11 +60,22 @@ class Memberships:
                     raise failures[group.channel]
             await let_others(1)
 
-    async def leave(self, groups: Sequence[Group]) -> None:
-        """Leave those of the groups that are still without any socket when it is their turn."""
-        while due := [each for each in groups if not each.sockets and self._knows(each)]:
+    def leave(self, groups: Sequence[Group]) -> asyncio.Task[None]:
+        """Leave those of the groups that are still without any socket when it is their turn.
+
+        :returns: the task that does so, and does the same for all who ask meanwhile.
+        """
+        self._empty |= dict.fromkeys(groups)
+        if self._leaving is None or self._leaving.done():
+            self._leaving = this_loop().spawn(self._leave_empty(), "ws4redis-leave")
+        return self._leaving
+
+    async def _leave_empty(self) -> None:
+        while due := [each for each in self._empty if not each.sockets and self._knows(each)]:
+            self._empty = dict.fromkeys(due)
             await asyncio.wait([self._go_on(due, self._leave)])
             await let_others(1)
+        self._empty.clear()
 
     def _knows(self, group: Group) -> bool:
         return self._groups.get(group.channel) is group
@@ -69,11 +86,22 @@ class Memberships:
         if not free:
             assert due[0].moving is not None
             return due[0].moving
-        task = this_loop().spawn(work(free), "ws4redis-membership")
+        task, groups = self._next.get(work, (None, []))
+        if task is None or task.done() or len(groups) + len(free) > self._feed.at_once:
+            groups = []
+            task = this_loop().spawn(self._begin(work, groups), "ws4redis-membership")
+            task.add_done_callback(partial(_settle, groups))
+            self._next[work] = task, groups
+        groups += free
         for group in free:
-            group.moving = task
-        task.add_done_callback(partial(_settle, free))
+            # Now and not in the first step of the task: somebody may come in between, and would
+            # take the group that is about to be left for one that is joined.
+            group.moving, group.joined = task, False
         return task
+
+    async def _begin(self, work: Work, groups: list[Group]) -> Failures:
+        self._next.pop(work, None)  # whoever comes now has another task
+        return await work(groups)
 
     async def _join(self, groups: Sequence[Group]) -> Failures:
         names = [group.channel for group in groups]
@@ -89,8 +117,6 @@ class Memberships:
     async def _leave(self, groups: Sequence[Group]) -> Failures:
         # They stay known until they have been left: a layer that is asked to join meanwhile may do
         # that first, and leave then.
-        for group in groups:
-            group.joined = False
         try:
             # Also if joining failed: the layer may have taken note of us all the same.
             await self._feed.leave([group.channel for group in groups])

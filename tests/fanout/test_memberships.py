@@ -70,6 +70,30 @@ async def test_thousands_of_groups_cost_a_handful_of_round_trips(far_fanout, pro
     assert await first.receive() == "end"
 
 
+async def test_sockets_that_come_and_go_together_cost_a_handful_of_tasks(fanout, monkeypatch):
+    """Each has a channel of its own; they are joined together, and left together."""
+    await Listener(fanout).join(FOO)
+    sizes = []
+
+    def counted(work):
+        async def call(channels):
+            sizes.append(len(channels))
+            return await work(channels)
+
+        return call
+
+    for name in ("join", "leave"):
+        monkeypatch.setattr(fanout._feed, name, counted(getattr(fanout._feed, name)))
+    sockets = [Listener(fanout) for _ in range(700)]
+    joins = (socket.join(f"broadcast:{number}") for number, socket in enumerate(sockets))
+    await asyncio.gather(*joins)
+    assert sizes == [500, 200]
+    for socket in sockets:
+        socket.leave()
+    await all_left()
+    assert sizes == [500, 200, 500, 200]
+
+
 async def test_messages_of_others_do_not_wait_for_thousands_of_groups(far_fanout):
     """They arrive between the parts in which somebody joins the groups, and reads them."""
     first = await Listener(far_fanout).join(FOO)
