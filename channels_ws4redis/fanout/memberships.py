@@ -71,7 +71,9 @@ class Memberships:
             return due[0].moving
         task = this_loop().spawn(work(free), "ws4redis-membership")
         for group in free:
-            group.moving = task
+            # Now and not in the first step of the task: somebody may come in between, and would
+            # take the group that is about to be left for one that is joined.
+            group.moving, group.joined = task, False
         task.add_done_callback(partial(_settle, free))
         return task
 
@@ -89,8 +91,6 @@ class Memberships:
     async def _leave(self, groups: Sequence[Group]) -> Failures:
         # They stay known until they have been left: a layer that is asked to join meanwhile may do
         # that first, and leave then.
-        for group in groups:
-            group.joined = False
         try:
             # Also if joining failed: the layer may have taken note of us all the same.
             await self._hearing.leave([group.channel for group in groups])
