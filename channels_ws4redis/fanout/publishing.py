@@ -25,11 +25,8 @@ from channels_ws4redis.store.commands import (
     read_command,
 )
 from channels_ws4redis.store.process import get_client
-from channels_ws4redis.store.refusals import explained
+from channels_ws4redis.store.refusals import SCRIPTS_NEED, explained
 from channels_ws4redis.store.scripts import Command, Result
-
-#: What the ACL of Redis's user needs for our scripts.
-_REMEDY = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
 
 
 class RedisBackend(Backend):
@@ -117,7 +114,7 @@ class RedisBackend(Backend):
         for part, reply in zip(parts, replies, strict=True):
             if isinstance(reply, Exception):
                 error = error or explained(
-                    reply, client, f"publish to {_named(part.channels)}", _REMEDY
+                    reply, client, f"publish to {_named(part.channels)}", SCRIPTS_NEED
                 )
             elif not self.atomic:
                 events += parse_published(part, reply)
@@ -143,7 +140,7 @@ class RedisBackend(Backend):
         """Ask all processes how many sockets hear each channel."""
         client = client or get_client()
         for seconds in TRIES:
-            question = Question(channels)
+            question = Question(channels, client)
             if self.prefix is None:
                 self.send(question.events())
             else:
@@ -159,7 +156,7 @@ class RedisBackend(Backend):
         """Ask all processes how many sockets hear each channel; asyncio twin of `count`."""
         run = runner.get_runner().run
         for seconds in TRIES:
-            question = Question(channels)
+            question = Question(channels, get_client())
             if self.prefix is None:
                 await self.asend(question.events())
             else:
@@ -173,10 +170,11 @@ class RedisBackend(Backend):
 
 
 def _readings(channels: Sequence[str], replies: Sequence[Result]) -> list[Reading | Exception]:
+    client = get_client()
     return [
         outcome
         if isinstance(outcome, Reading)
-        else explained(outcome, get_client(), f"read what is stored of {shown(channel)}", _REMEDY)
+        else explained(outcome, client, f"read what is stored of {shown(channel)}", SCRIPTS_NEED)
         for channel, outcome in zip(channels, parse_readings(channels, replies), strict=True)
     ]
 

@@ -50,7 +50,7 @@ def load_script(*names: str) -> Script:
 _PUBLISH = load_script("standing.lua", "publish.lua")
 _READ = load_script("standing.lua", "read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
-_QUESTION = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
+_QUESTION = load_script("question.lua")
 _ANSWER = Script(
     "redis.call('XADD', KEYS[1], '*', 'n', ARGV[1]) return redis.call('EXPIRE', KEYS[1], ARGV[2])"
 )
@@ -151,13 +151,13 @@ def fetch_command(name: str) -> Command:
 def question_command(name: str, prefix: str, token: str) -> Command:
     """Return the command that asks the processes of a channel how many sockets of theirs hear it.
 
-    It returns how many processes have got the question.
+    It returns how many processes have got the question, as far as Redis can tell.
 
     :param prefix: see `events_channel`.
     :param token: under which they answer; nobody else has the same.
     """
     envelope = f"{QUESTION} 0 {token} 0\n"
-    return Command(_QUESTION, [], [events_channel(name, prefix), envelope])
+    return Command(_QUESTION, [], [events_channel(name, prefix), name, envelope])
 
 
 def answer_command(name: str, token: str, sockets: int) -> Command:
