@@ -39,7 +39,7 @@ class Stream:
         slow: bool = False,
     ) -> None:
         self._chance = Random(order.seed)
-        self._slow = slow
+        self._slow, self._compressed = slow, compressed
         # A server may answer a ping even after its close frame, which is none of our matter.
         self._busy = order.end == "report"
         self._connection = WSConnection(ConnectionType.CLIENT)
@@ -123,5 +123,6 @@ class Stream:
         """Ping, and send a message in pieces, with a ping between them."""
         self.send(events.Ping(b"are you there"))
         self.send(events.Message("a text in ", message_finished=False))
-        self.send(events.Ping(b""))
+        if not self._compressed:  # wsproto as a server gives up on a ping between such pieces
+            self.send(events.Ping(b""))
         self.send(events.Message("pieces"))

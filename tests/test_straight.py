@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 from wsproto import events
 from wsproto.connection import Connection, ConnectionType
 
@@ -35,9 +36,9 @@ from tests.test_servers import uvicorn_protocol
 APPLICATION = "tests.site.streams:application"
 
 #: The servers to which frames are written straight.
-KINDS = ["uvicorn"]
+KINDS = ["uvicorn", "uvicorn-wsproto"]
 #: Uvicorn's classes that are known.
-KNOWN = [WebSocketsSansIOProtocol]
+KNOWN = [WebSocketsSansIOProtocol, WSProtocol]
 
 #: Seeds of `test_messages_are_whole_and_in_order`; WS4REDIS_TEST_STREAMS=100 makes it thorough.
 SEEDS = range(1, 1 + int(os.environ.get("WS4REDIS_TEST_STREAMS", "3")))

@@ -99,6 +99,23 @@ def _on_sansio() -> Room:
     return room
 
 
+@functools.cache
+def _on_wsproto() -> Room:
+    from wsproto.connection import ConnectionState  # noqa: PLC0415 # as above
+
+    def room(protocol: Any) -> float:
+        if (
+            protocol.conn.state is not ConnectionState.OPEN
+            or protocol.disconnected
+            or protocol.transport.is_closing()
+            or not protocol.writable.is_set()
+        ):
+            return NONE
+        return UNCOMPRESSED if protocol.config.ws_per_message_deflate else ANY
+
+    return room
+
+
 _IMPLEMENTATIONS = {
     "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": _Implementation(
         _on_sansio,
@@ -120,5 +137,17 @@ _IMPLEMENTATIONS = {
                 "conn.data_to_send",
             ),
         },
+    ),
+    "uvicorn.protocols.websockets.wsproto_impl.WSProtocol": _Implementation(
+        _on_wsproto,
+        looked_at=(
+            "conn.state",
+            "config.ws_per_message_deflate",
+            "disconnected",
+            "transport.is_closing",
+            "writable.is_set",
+        ),
+        off=(),
+        passed_over={"uvicorn": ("send",), "wsproto": ("conn.send",)},
     ),
 }
