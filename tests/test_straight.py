@@ -31,14 +31,17 @@ from channels_ws4redis.servers import behind, straight
 from tests.servers import COMMANDS, AsgiServer
 from tests.site.streams import Order
 from tests.streams import PIECES, Stream
-from tests.test_servers import uvicorn_protocol
+from tests.test_servers import WebSocketProtocol, uvicorn_protocol
+
+#: Uvicorn's own use of websockets.
+pytestmark = pytest.mark.filterwarnings("ignore:remove second argument of ws_handler")
 
 APPLICATION = "tests.site.streams:application"
 
 #: The servers to which frames are written straight.
-KINDS = ["uvicorn", "uvicorn-wsproto"]
+KINDS = ["uvicorn", "uvicorn-wsproto", "uvicorn-websockets"]
 #: Uvicorn's classes that are known.
-KNOWN = [WebSocketsSansIOProtocol, WSProtocol]
+KNOWN = [WebSocketsSansIOProtocol, WSProtocol, WebSocketProtocol]
 
 #: Seeds of `test_messages_are_whole_and_in_order`; WS4REDIS_TEST_STREAMS=100 makes it thorough.
 SEEDS = range(1, 1 + int(os.environ.get("WS4REDIS_TEST_STREAMS", "3")))
@@ -292,8 +295,9 @@ async def test_a_server_that_does_more_for_each_frame_is_not_passed_over(kind, n
 @pytest.mark.parametrize("kind", KNOWN)
 async def test_another_release_with_other_attributes_is_served_by_its_send(kind, caplog) -> None:
     protocol, send = connected(kind)
-    del protocol.disconnected
-    await expect_send(send, caplog, "disconnected")
+    (name,) = {"disconnected", "_paused"} & vars(protocol).keys()
+    delattr(protocol, name)
+    await expect_send(send, caplog, name)
 
 
 @pytest.mark.parametrize("kind", KNOWN)

@@ -116,6 +116,24 @@ def _on_wsproto() -> Room:
     return room
 
 
+@functools.cache
+def _on_websockets() -> Room:
+    from websockets.protocol import State  # noqa: PLC0415 # as above
+
+    def room(protocol: Any) -> float:
+        if (
+            protocol.state is not State.OPEN
+            or protocol.transfer_data_task.done()  # a task that begins as the socket opens
+            or protocol._fragmented_message_waiter is not None
+            or protocol._paused
+            or protocol.transport.is_closing()
+        ):
+            return NONE
+        return UNCOMPRESSED if protocol.extensions else ANY
+
+    return room
+
+
 _IMPLEMENTATIONS = {
     "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": _Implementation(
         _on_sansio,
@@ -149,5 +167,20 @@ _IMPLEMENTATIONS = {
         ),
         off=(),
         passed_over={"uvicorn": ("send",), "wsproto": ("conn.send",)},
+    ),
+    "uvicorn.protocols.websockets.websockets_impl.WebSocketProtocol": _Implementation(
+        _on_websockets,
+        looked_at=(
+            "state",
+            "_fragmented_message_waiter",
+            "_paused",
+            "extensions",
+            "transport.is_closing",
+        ),
+        off=("debug",),
+        passed_over={
+            "uvicorn": ("asgi_send",),
+            "websockets": ("send", "ensure_open", "write_frame", "write_frame_sync", "drain"),
+        },
     ),
 }
