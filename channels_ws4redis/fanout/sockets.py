@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol import codes
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
 from channels_ws4redis.protocol.messages import Event, Position, json_frame
 
@@ -151,7 +152,7 @@ class Socket:
         entries: Sequence[Entry],
         outcomes: Sequence[Outcome],
         positions: Mapping[str, Position],
-    ) -> dict[str, object]:
+    ) -> Frame:
         channels = {}
         for (reading, _), outcome in zip(entries, outcomes, strict=True):
             label = (self.labels or {}).get(reading.channel)
