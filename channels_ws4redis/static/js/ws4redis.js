@@ -72,6 +72,7 @@
   'use strict';
 
   const PROTOCOL = 'ws4redis.v1';
+  const MANUAL = 'https://channels-ws4redis.readthedocs.io/en/latest/troubleshooting.html';
   const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
   const POLICY_VIOLATION = 1008;
   const TRY_AGAIN_LATER = 1013;
@@ -88,6 +89,22 @@
   const LEGACY_HEARTBEAT = 5000;
   const LEGACY_MISSED_LIMIT = 3;
   const DEFAULT_HEARTBEAT = 25;     // seconds, for a server that does not say
+
+  // What the console says of ends that somebody can do something about, by their codes. A browser
+  // tells scripts no more than a code, and not even that of a refusal.
+  const NO_CODE = 1006;
+  const EXPLANATIONS = {
+    [NO_CODE]: 'it was refused, and the server has logged why, or there is no server; '
+      + 'if it was refused, the line of the browser has the status 403',
+    [POLICY_VIOLATION]: 'the server sent it away',
+    1009: 'a message of the page was too large',
+    1011: 'the server failed',
+    [TRY_AGAIN_LATER]: 'the server has too much to do, or no Redis, or it exceeds a limit; '
+      + 'the server has logged which',
+    4002: 'the page read too slowly',
+    [FIRST_FINAL_CODE]: 'the server did not understand this client',
+  };
+  const REVOKED = 'it may not hear any more what it has heard';
 
   function environment(replacements) {
     return Object.assign({
@@ -166,9 +183,14 @@
       this.ws = null;
       this.wanted = false;
       this.attempts = 0;
+      this.opened = false;          // the present WebSocket, or the last one
+      this.explained = null;        // the code of the last end that the console tells of
       this.retry = new Timer(env, () => this.connect());
       this.deadline = new Timer(env, () => this.drop('No answer'));
-      this.stable = new Timer(env, () => { this.attempts = 0; });
+      this.stable = new Timer(env, () => {
+        this.attempts = 0;
+        this.explained = null;
+      });
       this.wake = this.wake.bind(this);
     }
 
@@ -223,9 +245,19 @@
       try {
         const uri = typeof this.uri === 'function' ? this.uri() : this.uri;
         const ws = new this.env.WebSocket(absoluteURI(uri, this.env.location), ...this.protocols);
-        ws.onopen = () => hooks.opened();
+        this.opened = false;
+        ws.onopen = () => {
+          this.opened = true;
+          hooks.opened();
+        };
         ws.onmessage = (event) => hooks.received(event.data);
-        ws.onclose = (event) => this.ended(event);
+        ws.onclose = (event) => {
+          const { wanted } = this;  // else the page itself has closed it
+          const delay = this.ended(event);
+          if (wanted) {
+            this.explain(ws.url, event, delay);
+          }
+        };
         this.ws = ws;
         this.deadline.start(CONNECT_TIMEOUT);
       } catch (error) {
@@ -246,6 +278,21 @@
         this.retry.start(delay);
       }
       this.hooks.closed(event, delay);
+      return delay;
+    }
+
+    /** Say in the console, once for each code, why there is no link. */
+    explain(url, { code, reason }, delay) {
+      const why = code > FIRST_FINAL_CODE ? REVOKED : EXPLANATIONS[code];
+      const isCut = code === NO_CODE && this.opened;  // by the network, as happens to everybody
+      if (why && !isCut && code !== this.explained) {
+        this.explained = code;
+        const given = reason ? `${code} (${reason})` : code;
+        const next = delay === null ? 'stays away' : `tries again in ${Math.ceil(delay / 1000)} s`;
+        root.console.warn(
+          `WS4Redis: the socket ${url} ended with ${given}: ${why}. It ${next}. See ${MANUAL}`,
+        );
+      }
     }
 
     /** Full jitter: the window doubles with each attempt, the delay is anywhere in it. */
