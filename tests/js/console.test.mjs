@@ -87,6 +87,16 @@ test('nothing is said of what the page does itself', () => {
   }
 });
 
+test('the console is told before the page is', () => {
+  const messages = said((socket, world) => {
+    socket.addEventListener('revoked', () => { console.warn('now'); socket.reconnect(); });
+    world.ws.welcome();
+    world.ws.finish(4501);
+  });
+  assert.match(messages[0], /It stays away\./);
+  assert.equal(messages[1], 'now');
+});
+
 test('the legacy call says the same', () => {
   const world = new World();
   const messages = quietly(() => {

@@ -183,7 +183,8 @@
       this.ws = null;
       this.wanted = false;
       this.attempts = 0;
-      this.opened = false;          // the present WebSocket, or the last one
+      this.url = null;              // of the present WebSocket, or of the last one
+      this.opened = false;          // whether it has been open
       this.explained = null;        // the code of the last end that the console tells of
       this.retry = new Timer(env, () => this.connect());
       this.deadline = new Timer(env, () => this.drop('No answer'));
@@ -245,19 +246,14 @@
       try {
         const uri = typeof this.uri === 'function' ? this.uri() : this.uri;
         const ws = new this.env.WebSocket(absoluteURI(uri, this.env.location), ...this.protocols);
+        this.url = ws.url;
         this.opened = false;
         ws.onopen = () => {
           this.opened = true;
           hooks.opened();
         };
         ws.onmessage = (event) => hooks.received(event.data);
-        ws.onclose = (event) => {
-          const { wanted } = this;  // else the page itself has closed it
-          const delay = this.ended(event);
-          if (wanted) {
-            this.explain(ws.url, event, delay);
-          }
-        };
+        ws.onclose = (event) => this.ended(event);
         this.ws = ws;
         this.deadline.start(CONNECT_TIMEOUT);
       } catch (error) {
@@ -267,6 +263,7 @@
     }
 
     ended(event, delay) {
+      const { wanted } = this;  // else the page itself has closed it
       this.release();
       if (event.code === POLICY_VIOLATION || event.code >= FIRST_FINAL_CODE) {
         this.stop();
@@ -277,20 +274,23 @@
         delay = delay === undefined ? Math.max(this.backoff(), this.askedFor(event)) : delay;
         this.retry.start(delay);
       }
+      if (wanted) {
+        this.explain(event, delay);
+      }
       this.hooks.closed(event, delay);
-      return delay;
     }
 
     /** Say in the console, once for each code, why there is no link. */
-    explain(url, { code, reason }, delay) {
+    explain({ code, reason }, delay) {
       const why = code > FIRST_FINAL_CODE ? REVOKED : EXPLANATIONS[code];
-      const isCut = code === NO_CODE && this.opened;  // by the network, as happens to everybody
+      // By the network, as happens to everybody, or by drop(), which has a reason.
+      const isCut = code === NO_CODE && (this.opened || reason);
       if (why && !isCut && code !== this.explained) {
         this.explained = code;
         const given = reason ? `${code} (${reason})` : code;
         const next = delay === null ? 'stays away' : `tries again in ${Math.ceil(delay / 1000)} s`;
         root.console.warn(
-          `WS4Redis: the socket ${url} ended with ${given}: ${why}. It ${next}. See ${MANUAL}`,
+          `WS4Redis: the socket ${this.url} ended with ${given}: ${why}. It ${next}. See ${MANUAL}`,
         );
       }
     }
