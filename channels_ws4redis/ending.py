@@ -12,6 +12,7 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 
 from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.admission import choose_subprotocol
 from channels_ws4redis.handshake.refusals import BusyError, few_lines, tell
 from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.own_channel import OwnChannel
@@ -119,7 +120,8 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
     ) -> bool:
         """Close the socket; False if the server does not take the close frame in time.
 
-        A socket that is still connecting is accepted first: a refused one has no close code.
+        A socket that is still connecting is accepted first: a refused one has no close code. To a
+        browser it has none either if nothing that the page has offered is chosen.
 
         :param why: what the log says; nothing is logged if it is empty.
         :param reason: what the client is told.
@@ -139,7 +141,7 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         try:
             async with asyncio.timeout(seconds):
                 if was_connecting:
-                    await super().accept()
+                    await super().accept(choose_subprotocol(self.scope))
                 await self._peer.close(code, seconds, reason)
         except TimeoutError:
             return False

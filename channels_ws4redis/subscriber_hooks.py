@@ -11,6 +11,7 @@ from typing import Any
 from channels_ws4redis.fanout.ears import Ear
 from channels_ws4redis.fanout.sockets import Entry
 from channels_ws4redis.given_clients import tell_if_elsewhere
+from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.handshake.refusals import BusyError, few_lines
 from channels_ws4redis.redis_store import RedisMessage
@@ -139,6 +140,8 @@ class SubscriberHooks:
             await self._calls.run(self._subscriber.publish_message, RedisMessage(payload))
         elif self._subscriber._publishers:
             await self._subscriber.apublish_message(payload)
+        else:
+            remarks.tell_of_unpublished(self._calls.scope["path"])
 
     @property
     def replay_hook(self) -> Callable[[Any], None] | None:

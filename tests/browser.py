@@ -156,13 +156,15 @@ class Chromium:
     def complaints(self) -> list[str]:
         """Return what the browser has logged since the last time and no page should cause.
 
-        That it cannot connect while the server is away is the only thing that it may say.
+        That it cannot connect while the server is away is the only thing that it may say; so may
+        the client.
         """
         return [
             entry["message"]
             for entry in self.driver.get_log("browser")
             if entry["level"] != "INFO" and entry["source"] != "network"
             and "WebSocket connection to" not in entry["message"]
+            and "WS4Redis: the socket" not in entry["message"]
         ]  # fmt: skip
 
 

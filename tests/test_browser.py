@@ -275,6 +275,37 @@ def test_server_restarts(visit, serve, kind, how):
     assert len(page.value(TEXTS)) == 32
 
 
+def console_of(page: Page) -> list[str]:
+    """Return what the client has written to the console since the last time."""
+    entries = page.driver.get_log("browser")
+    return [entry["message"] for entry in entries if "WS4Redis: the socket" in entry["message"]]
+
+
+@pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
+def test_one_socket_too_many(visit, serve, kind):
+    """A browser gets the close code and the hint, although the server has never let it in."""
+    settings = DEMO["settings"] | {"WS4REDIS_MAX_SOCKETS": 1}
+    site = serve(kind, **DEMO | {"settings": settings})
+    listen(visit(site))
+    page = visit(site).open("/test/page/listen").wait("socket.state", "waiting")
+    [[_, told]] = page.value("events.filter(([type]) => type === 'close')")
+    assert (told["code"], told["reason"]) == (1013, "retry-after=10")
+    assert told["delay"] >= 10_000
+    [line] = console_of(page)
+    assert "ended with 1013 (retry-after=10): the server has too much to do, or no Redis" in line
+
+
+def test_a_refusal_is_told_in_the_console(visit, serve):
+    """Once, however often the browser says that it has got a 403."""
+    settings = DEMO["settings"] | {"WS4REDIS_FACILITIES": "strict"}
+    site = serve("daphne", **DEMO | {"settings": settings})
+    page = visit(site).open("/test/page/listen")
+    page.wait("events.filter(([type]) => type === 'close').length > 1", True)
+    assert page.value("events.find(([type]) => type === 'close')[1].code") == 1006
+    [line] = console_of(page)
+    assert "ended with 1006: it was refused, and the server has logged why" in line
+
+
 def test_link_cut_for_ten_seconds(visit):
     """The demo's button cuts the link, by keyboard; what comes meanwhile is shown as recovered."""
     chat = visit().login("john").open("/chat/").wait(OPEN)

@@ -104,8 +104,8 @@ class Permissions(Reader):
     def DEBUG(self) -> bool:
         """Django's switch for development.
 
-        While it is on, the log tells of a socket that hears nothing by a flag because nobody is
-        logged in.
+        While it is on, the log tells why a socket that is let in may do less than its page asks
+        for: a flag that is not granted, a visitor who is not logged in, messages that nobody gets.
         """
         return bool(self._get("DEBUG", False))
 

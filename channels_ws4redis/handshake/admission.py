@@ -101,8 +101,7 @@ async def admit(
     :param calls: run what may block for this socket.
     :param check_origin: refuse the socket if a page of a foreign origin opens it.
     :param before_asking: awaited before anybody asks who the socket is.
-    :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
-    :raises channels.exceptions.DenyConnection: the same.
+    :raises PermissionDenied: if the project refuses the socket; or Channels' ``DenyConnection``.
     :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
@@ -120,11 +119,12 @@ async def admit(
     if lazy and request.session is not None:
         await _drop_forged_session(request, flags.known, subscriber, calls)
     granted = await grant(request, flags.known, subscriber.publishing, calls)
+    remarks.tell_of_ungranted(request.path, flags.known, granted.flags, policy)
     await _set_channels(request, granted.flags, subscriber, lazy, calls)
     channels = subscriber.channels
     if subscriber.is_stock:
         remarks.tell_of_unheard(request.path, granted.flags, subscriber.prefix, channels)
-    subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
+    subprotocol = choose_subprotocol(scope)
     labels = channel_labels(subscriber.prefix, channels) if subprotocol == SUBPROTOCOL else None
     return Admission(request, channels, flags.echo, subprotocol, labels, granted.options)
 
@@ -203,8 +203,9 @@ def _asks(subscriber: Subscriber) -> bool:
     return not subscriber.is_stock or settings.WS4REDIS_ALLOWED_CHANNELS is not None
 
 
-def _choose_subprotocol(offered: Sequence[str]) -> str | None:
+def choose_subprotocol(scope: dict[str, Any]) -> str | None:
     """Return the package's own protocol if a client offers it, else the first one, else None."""
+    offered: Sequence[str] = scope.get("subprotocols") or ()
     if SUBPROTOCOL in offered:
         return SUBPROTOCOL
     return offered[0] if offered else None

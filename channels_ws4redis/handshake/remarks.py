@@ -1,4 +1,4 @@
-"""What the log tells a developer of a socket that hears less than its page asks for."""
+"""What the log tells a developer of a socket that may do less than its page asks for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.policies import Match, Policy
 from channels_ws4redis.protocol.names import GROUP, SESSION, USER
 from channels_ws4redis.protocol.texts import meant_by, shown
 from channels_ws4redis.store.process import this_process
@@ -67,6 +68,47 @@ def tell_of_unknown(path: str, flags: Sequence[str], known: Collection[str]) -> 
             )
 
 
+def tell_of_ungranted(
+    path: str, flags: Sequence[str], granted: Collection[str], found: Match | None
+) -> None:
+    """Log, during development, that a socket is let in with fewer flags than it asks for.
+
+    :param flags: those that it asks for.
+    :param granted: those that it gets.
+    :param found: the policy of its facility; None if there is none.
+    """
+    if not settings.DEBUG:
+        return  # a policy may well grant less to some
+    policy = None if found is None else found.policy
+    decider = path if policy is None else policy.name
+    for flag in flags:
+        if flag not in granted and _remarks().is_due(f"{flag} by {decider}"):
+            reason = _why_withheld(flag, policy)
+            logger.warning("The socket %s is not granted %s: %s", shown(path), flag, reason)
+
+
+def _why_withheld(flag: str, policy: Policy | None) -> str:
+    publishes = flag.startswith("publish-")
+    if policy is not None and publishes and flag not in policy.options.publish:
+        return f"the option publish of the policy {policy.name} does not name it"
+    if policy is None and publishes and settings.WS4REDIS_ALLOW_PUBLISH is False:
+        return "WS4REDIS_ALLOW_PUBLISH is False, and no policy names the facility"
+    asked = [] if policy is None else [f"the policy {policy.name}"]
+    if settings.WS4REDIS_ALLOWED_CHANNELS is not None:
+        asked.insert(0, "the function in WS4REDIS_ALLOWED_CHANNELS")
+    return f"{' or '.join(asked)} does not grant it"
+
+
+def tell_of_unpublished(path: str) -> None:
+    """Log, during development, that a client sends on a socket that may not publish."""
+    if settings.DEBUG and _remarks().is_due(f"sends on {path}"):
+        logger.warning(
+            "The socket %s sends what nobody gets: it has no flag such as publish-broadcast, was "
+            "not granted it, or has no user, auth group or session that it stands for",
+            shown(path),
+        )
+
+
 def tell_of_unheard(
     path: str, flags: Collection[str], prefix: str, channels: Iterable[str]
 ) -> None:
@@ -81,7 +123,7 @@ def tell_of_unheard(
     heard = {name.removeprefix(prefix).partition(":")[0] for name in channels}
     for audience in _REASONS.keys() - heard:
         flag = f"subscribe-{audience}"
-        if flag in flags and _remarks().is_due(flag):
+        if flag in flags and _remarks().is_due(f"{flag} on {path}"):
             reason = _REASONS[audience]
             logger.warning("The socket %s hears nothing by %s: %s", shown(path), flag, reason)
 

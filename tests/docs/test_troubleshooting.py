@@ -56,6 +56,21 @@ def test_every_warning_and_error_that_the_package_logs_is_explained() -> None:
     assert missing == {}
 
 
+def test_every_line_that_is_explained_may_be_logged() -> None:
+    """What the page shows around each … stands in the code, so that no row outlives its line."""
+    trees = [ast.parse(path.read_text()) for path in (ROOT / "channels_ws4redis").rglob("*.py")]
+    logged = "\n".join(PLACEHOLDER.sub("…", text) for tree in trees for text in constants(tree))
+    section = PAGE.partition("\n## Log lines\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?`)(?:, .*?)? \|", section, re.MULTILINE)
+    assert len(rows) > 20
+    lines = re.findall(r"`([^`]+)`", "".join(rows))
+    # What was lost is named by its place, in words of their own.
+    for line in (line for line in lines if "lost the " not in line):
+        why = re.sub(r"^\w+Error: ", "", line.rpartition(" the socket …: ")[2])
+        missing = [part for part in why.split("…") if part.strip(" ':,;") not in logged]
+        assert missing == [], line
+
+
 def test_every_reason_for_which_a_socket_is_closed_is_explained() -> None:
     package = ROOT / "channels_ws4redis"
     nodes = [

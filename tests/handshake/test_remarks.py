@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from django.contrib.auth.models import User
 
+from channels_ws4redis.facilities import facility
 from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.remarks import BURST, PERIOD, REMEMBERED, Remarks
 from channels_ws4redis.subscriber import RedisSubscriber
@@ -102,12 +103,106 @@ async def test_a_visitor_who_is_not_logged_in_is_told_of_during_development(sett
 
 
 async def test_nothing_is_told_of_whoever_hears_what_was_asked_for(settings, caplog):
-    """Nor of flags that were not granted, nor in production."""
+    """Nor in production."""
     settings.DEBUG, settings.WS4REDIS_PREFIX = True, "site"
     session = {"ws4redis:memberof": ["chatters"]}
     await admitted(b"subscribe-user&subscribe-group", user=User(username="john"), session=session)
+    settings.DEBUG = False
+    await admitted(ALL)
     settings.WS4REDIS_ALLOWED_CHANNELS = lambda request, channels: []
     await admitted(ALL)
-    settings.WS4REDIS_ALLOWED_CHANNELS, settings.DEBUG = None, False
-    await admitted(ALL)
+    remarks.tell_of_unpublished("/ws/foo")
     assert caplog.text == ""
+
+
+HOOK = "the function in WS4REDIS_ALLOWED_CHANNELS"
+NAMED = f"the policy {__name__}.policy.<locals>.write.<locals>.function"
+
+
+@pytest.fixture
+def policy(no_policies):
+    """Have a policy grant so much on the facility of the sockets."""
+
+    def write(answer, publish=()):
+        @facility("foo", publish=publish)
+        def function(request):
+            return answer
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("hook", "answer", "publish", "flag", "reason"),
+    [
+        pytest.param(
+            None,
+            True,
+            (),
+            "publish-broadcast",
+            f"the option publish of {NAMED} does not name it",
+            id="the option",
+        ),
+        pytest.param(
+            None,
+            ["subscribe-broadcast"],
+            ["publish-broadcast"],
+            "publish-broadcast",
+            f"{NAMED} does not grant it",
+            id="the function",
+        ),
+        pytest.param(
+            None,
+            ["publish-broadcast"],
+            ["publish-broadcast"],
+            "subscribe-broadcast",
+            f"{NAMED} does not grant it",
+            id="the function, of listening",
+        ),
+        pytest.param(
+            ["subscribe-broadcast"],
+            True,
+            ["publish-broadcast"],
+            "publish-broadcast",
+            f"{HOOK} or {NAMED} does not grant it",
+            id="hook or function",
+        ),
+        pytest.param(
+            ["publish-broadcast"],
+            None,
+            (),
+            "subscribe-broadcast",
+            f"{HOOK} does not grant it",
+            id="the hook",
+        ),
+        pytest.param(
+            None,
+            None,
+            (),
+            "publish-broadcast",
+            "WS4REDIS_ALLOW_PUBLISH is False, and no policy names the facility",
+            id="the setting",
+        ),
+    ],
+)
+async def test_a_flag_that_is_not_granted_is_told_of_during_development(
+    settings, caplog, policy, hook, answer, publish, flag, reason
+):
+    """Once, with what has withheld it."""
+    settings.DEBUG, settings.WS4REDIS_ALLOW_PUBLISH = True, reason[:8] != "WS4REDIS"
+    if hook is not None:
+        settings.WS4REDIS_ALLOWED_CHANNELS = lambda request, channels: hook
+    if answer is not None:
+        policy(answer, publish)
+    for _ in range(2):
+        await admitted(b"subscribe-broadcast&publish-broadcast")
+    (record,) = (record for record in caplog.records if "not granted " in record.message)
+    assert record.message == f"The socket '/ws/foo' is not granted {flag}: {reason}"
+
+
+def test_messages_that_nobody_gets_are_told_of_during_development(settings, caplog):
+    """Once for each path."""
+    settings.DEBUG = True
+    for path in ("/ws/foo", "/ws/foo", "/ws/bar"):
+        remarks.tell_of_unpublished(path)
+    assert [record.args for record in caplog.records] == [("'/ws/foo'",), ("'/ws/bar'",)]
+    assert "sends what nobody gets: it has no flag such as publish-broadcast" in caplog.text

@@ -25,7 +25,7 @@ class Page {
       document: this.document,
       location: { href: 'https://example.com/page/' },
       WebSocket: this.world.WebSocket,
-      console: { error: (error) => this.errors.push(error) },
+      console: { error: (error) => this.errors.push(error), warn() {} },
       setTimeout: this.world.clock.setTimeout,
       clearTimeout: this.world.clock.clearTimeout,
       EventTarget,

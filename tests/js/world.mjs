@@ -147,15 +147,15 @@ export class World {
   }
 }
 
-/** Run an action without the error messages that it is meant to cause. */
+/** Run an action without what it is meant to say in the console; returns what that is. */
 export function quietly(action) {
-  const { error } = console;
+  const { error, warn } = console;
   const messages = [];
-  console.error = (message) => messages.push(message);
+  console.error = console.warn = (message) => messages.push(message);
   try {
     action();
   } finally {
-    console.error = error;
+    Object.assign(console, { error, warn });
   }
   return messages;
 }

@@ -72,6 +72,7 @@
   'use strict';
 
   const PROTOCOL = 'ws4redis.v1';
+  const MANUAL = 'https://channels-ws4redis.readthedocs.io/en/latest/troubleshooting.html';
   const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
   const POLICY_VIOLATION = 1008;
   const TRY_AGAIN_LATER = 1013;
@@ -88,6 +89,22 @@
   const LEGACY_HEARTBEAT = 5000;
   const LEGACY_MISSED_LIMIT = 3;
   const DEFAULT_HEARTBEAT = 25;     // seconds, for a server that does not say
+
+  // What the console says of ends that somebody can do something about, by their codes. A browser
+  // tells scripts no more than a code, and not even that of a refusal.
+  const NO_CODE = 1006;
+  const EXPLANATIONS = {
+    [NO_CODE]: 'it was refused, and the server has logged why, or there is no server; '
+      + 'if it was refused, the line of the browser has the status 403',
+    [POLICY_VIOLATION]: 'the server sent it away',
+    1009: 'a message of the page was too large',
+    1011: 'the server failed',
+    [TRY_AGAIN_LATER]: 'the server has too much to do, or no Redis, or it exceeds a limit; '
+      + 'the server has logged which',
+    4002: 'the page read too slowly',
+    [FIRST_FINAL_CODE]: 'the server did not understand this client',
+  };
+  const REVOKED = 'it may not hear any more what it has heard';
 
   function environment(replacements) {
     return Object.assign({
@@ -166,9 +183,15 @@
       this.ws = null;
       this.wanted = false;
       this.attempts = 0;
+      this.url = null;              // of the present WebSocket, or of the last one
+      this.opened = false;          // whether it has been open
+      this.explained = null;        // the code of the last end that the console tells of
       this.retry = new Timer(env, () => this.connect());
       this.deadline = new Timer(env, () => this.drop('No answer'));
-      this.stable = new Timer(env, () => { this.attempts = 0; });
+      this.stable = new Timer(env, () => {
+        this.attempts = 0;
+        this.explained = null;
+      });
       this.wake = this.wake.bind(this);
     }
 
@@ -223,7 +246,12 @@
       try {
         const uri = typeof this.uri === 'function' ? this.uri() : this.uri;
         const ws = new this.env.WebSocket(absoluteURI(uri, this.env.location), ...this.protocols);
-        ws.onopen = () => hooks.opened();
+        this.url = ws.url;
+        this.opened = false;
+        ws.onopen = () => {
+          this.opened = true;
+          hooks.opened();
+        };
         ws.onmessage = (event) => hooks.received(event.data);
         ws.onclose = (event) => this.ended(event);
         this.ws = ws;
@@ -235,6 +263,7 @@
     }
 
     ended(event, delay) {
+      const { wanted } = this;  // else the page itself has closed it
       this.release();
       if (event.code === POLICY_VIOLATION || event.code >= FIRST_FINAL_CODE) {
         this.stop();
@@ -245,7 +274,25 @@
         delay = delay === undefined ? Math.max(this.backoff(), this.askedFor(event)) : delay;
         this.retry.start(delay);
       }
+      if (wanted) {
+        this.explain(event, delay);
+      }
       this.hooks.closed(event, delay);
+    }
+
+    /** Say in the console, once for each code, why there is no link. */
+    explain({ code, reason }, delay) {
+      const why = code > FIRST_FINAL_CODE ? REVOKED : EXPLANATIONS[code];
+      // By the network, as happens to everybody, or by drop(), which has a reason.
+      const isCut = code === NO_CODE && (this.opened || reason);
+      if (why && !isCut && code !== this.explained) {
+        this.explained = code;
+        const given = reason ? `${code} (${reason})` : code;
+        const next = delay === null ? 'stays away' : `tries again in ${Math.ceil(delay / 1000)} s`;
+        root.console.warn(
+          `WS4Redis: the socket ${this.url} ended with ${given}: ${why}. It ${next}. See ${MANUAL}`,
+        );
+      }
     }
 
     /** Full jitter: the window doubles with each attempt, the delay is anywhere in it. */
