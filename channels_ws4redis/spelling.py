@@ -18,5 +18,6 @@ def setting_meant_by(name: str) -> str | None:
         return meant_by(name, ["WEBSOCKET_URL"], 0.9)
     # Without their common beginning, by which any two of them are similar.
     ends = [each.removeprefix(PREFIX) for each in NAMES if each.startswith(PREFIX)]
-    end = meant_by(spelt[1], ends, 0.7)
+    begins_alike = [end for end in ends if end[:4] == spelt[1][:4]]  # FACILITIES for FACILITY
+    end = meant_by(spelt[1], begins_alike, 0.7) or meant_by(spelt[1], ends, 0.7)
     return None if end is None else PREFIX + end

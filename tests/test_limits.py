@@ -80,6 +80,13 @@ async def test_sockets_of_a_process(serve, kind):
     server = serve(kind, settings={"WS4REDIS_MAX_SOCKETS": 1})
     async with Visitor(server).socket(f"/ws/room{LISTENING}"):
         assert await told(Visitor(server), f"/ws/room{LISTENING}") == LATER
+        # A browser that has offered subprotocols, and gets none, tells its page of no code at all.
+        offered = {"subprotocols": ["ws4redis.v1"]}
+        async with Visitor(server).socket(f"/ws/room{LISTENING}", **offered) as socket:
+            assert (await socket.close_code(), socket.connection.subprotocol) == (
+                1013,
+                "ws4redis.v1",
+            )
     assert await seconds_to_get_in(Visitor(server)) < SOON
 
 

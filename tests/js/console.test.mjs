@@ -22,8 +22,8 @@ test('a refusal is told once, however often it is repeated', () => {
   });
   assert.deepEqual(messages, [
     `WS4Redis: the socket ${URI} ended with 1006: it was refused, and the server has logged why, or `
-    + 'there is no server; if it was refused, the line of the browser has the status 403. It tries '
-    + 'again in 2 s. See https://channels-ws4redis.readthedocs.io/en/latest/troubleshooting.html',
+    + 'there is no server; the browser shows a refusal as the status 403. It tries again in 2 s. '
+    + 'See https://channels-ws4redis.readthedocs.io/en/latest/troubleshooting.html',
   ]);
 });
 

@@ -95,7 +95,7 @@
   const NO_CODE = 1006;
   const EXPLANATIONS = {
     [NO_CODE]: 'it was refused, and the server has logged why, or there is no server; '
-      + 'if it was refused, the line of the browser has the status 403',
+      + 'the browser shows a refusal as the status 403',
     [POLICY_VIOLATION]: 'the server sent it away',
     1009: 'a message of the page was too large',
     1011: 'the server failed',
