@@ -94,10 +94,13 @@ class Calls:
         :raises channels_ws4redis.handshake.refusals.BusyError: as `run` does.
         :raises Exception: whatever else the hook raises.
         """
-        failed, self.failed = self.failed, True
-        result = await self._hook(hook, *args)
-        self.failed = failed
-        return result
+        try:
+            return await self._hook(hook, *args)
+        except ENDS:
+            raise
+        except Exception:
+            self.failed = True
+            raise
 
     async def _hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         function = import_string(hook) if isinstance(hook, str) else hook
