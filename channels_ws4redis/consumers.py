@@ -195,14 +195,19 @@ class WS4RedisConsumer(EndingConsumer):
         subprotocol: str | None = None,
         headers: Iterable[tuple[bytes, bytes]] | None = None,
     ) -> None:
-        """Accept the socket."""
+        """Accept the socket.
+
+        :raises ClientGoneError: if the client has gone. On some servers it may have sent something
+            before, which is still published.
+        """
         try:
             await super().accept(subprotocol, headers)
-        except OSError:  # uvicorn's word for a client that has gone
-            if self._socket is not None:
-                self._state = State.LEAVING  # on some servers it may have sent something before
-            raise servers.ClientGoneError from None
+        except OSError:  # uvicorn's word for it
+            self._turns.leave()
         self._state = State.OPEN
+        if self._turns.left:
+            self._leave()
+            raise servers.ClientGoneError
 
     # Frames of the client
 
@@ -234,8 +239,8 @@ class WS4RedisConsumer(EndingConsumer):
         """Act on a frame of the package's own protocol; frames of unknown types are ignored."""
         kind = body["type"]
         if kind == "hello":
-            if self._state is State.LEAVING:
-                return
+            if self._turns.left:
+                return  # there is nobody to greet
             if self._state is not State.GREETING:
                 raise ProtocolError("a second 'hello'")
             positions = parse_positions(body.get("positions", {}))
