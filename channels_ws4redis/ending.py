@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import Any
+from typing import Any, NamedTuple
 
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
@@ -30,6 +30,20 @@ _TOO_LATE = "not all that its client had sent before the end could be published 
 TOO_BIG = "its client sent a message of more bytes than WS4REDIS_MAX_MESSAGE or its policy allows"
 
 
+class Ending(NamedTuple):
+    """Why and how a socket has to end: what `EndingConsumer._close` takes."""
+
+    code: int
+    why: Exception | str
+    seconds: float
+    reason: str
+
+    @property
+    def blameless(self) -> bool:
+        """Whether it is for no fault of what the client has sent."""
+        return self.code in codes.BLAMELESS
+
+
 class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
     """The part of the consumer that ends a socket.
 
@@ -51,8 +65,8 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         self._state = State.CONNECTING
         #: The socket once it has been admitted; None before, and if it is refused.
         self._socket: OpenSocket | None = None
-        #: What `_close` takes, if the socket has to end for a reason of its own.
-        self._ending: tuple[int, Exception | str, float, str] | None = None
+        #: Why the socket has to end, if that is for a reason of ours.
+        self._ending: Ending | None = None
         #: The channel of its own that a subclass asks for.
         self._channel: OwnChannel | None = None
 
@@ -61,8 +75,8 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
     ) -> None:
         """Have the socket's own task close it, unless its end has come already."""
         if self._ending is None and self._state is not State.CLOSED and not self._turns.left:
-            self._ending = code, why, seconds, reason
-            self._turns.stop(finish=code in codes.BLAMELESS)
+            self._ending = Ending(code, why, seconds, reason)
+            self._turns.stop(finish=self._ending.blameless)
 
     def _stop(self) -> None:
         """Close the socket, as the server stops."""
@@ -100,13 +114,13 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
     async def _end_orderly(self) -> None:
         """Close the socket if it has to be closed, and publish what is still to be published."""
         was_open = self._state not in {State.CONNECTING, State.CLOSED}
-        blameless = self._ending is None or self._ending[0] in codes.BLAMELESS
+        blameless = self._ending is None or self._ending.blameless
         in_time = not self._turns.cut_off
         if self._ending is not None and self._state is not State.CLOSED:
-            if not await self._close(*self._ending):
+            goes_on = in_time and blameless
+            if not await self._close(*self._ending, takes_more=goes_on):
                 self._peer.abort()
-            if in_time and blameless:
-                self._state = State.LEAVING
+            if goes_on:
                 in_time = await self._turns.drain()
         if was_open and blameless and not in_time:
             self._log("Giving up", _TOO_LATE, logging.WARNING)
@@ -117,6 +131,8 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         why: Exception | str = "",
         seconds: float = CLOSE_TIMEOUT,
         reason: str = "",
+        *,
+        takes_more: bool = False,
     ) -> bool:
         """Close the socket; False if the server does not take the close frame in time.
 
@@ -125,15 +141,17 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
 
         :param why: what the log says; nothing is logged if it is empty.
         :param reason: what the client is told.
+        :param takes_more: whether what the client has sent by now is still to be published.
         """
-        before, self._state = self._state, State.CLOSED
-        was_connecting = before is State.CONNECTING
+        was_connecting = self._state is State.CONNECTING
+        if not takes_more:
+            self._state = State.CLOSED
         if why:
             is_clients = isinstance(why, ProtocolError | BusyError | str)
             level = logging.WARNING if is_clients else logging.ERROR
             self._log("Cannot open" if was_connecting else "Closing", why, level)
         self._hear_no_more()
-        if before is State.LEAVING:
+        if self._turns.left and not was_connecting:  # for which servers ask for an answer
             return True  # it has been told already, or cannot be told
         if codes.is_owed_no_patience(code):
             # A client that does not answer may go on sending, and would be listened to.

@@ -32,7 +32,7 @@ HELLO_TIMEOUT = 10.0
 
 
 class State(enum.Enum):
-    """How far a socket has come, admitted or not."""
+    """How far a socket has come, admitted or not; `Turns.left` says whether its client is there."""
 
     #: The server waits for its application to accept the socket or to refuse it.
     CONNECTING = enum.auto()
@@ -40,10 +40,7 @@ class State(enum.Enum):
     GREETING = enum.auto()
     #: Accepted, and greeted if its client speaks the package's own protocol.
     OPEN = enum.auto()
-    #: Gone, or closed by us for no fault of what its client has sent. The client hears nothing any
-    #: more. What it had sent before is published, and there is nothing else to be done for it.
-    LEAVING = enum.auto()
-    #: Refused, or closed by us for another reason. Nothing of its client is taken any more.
+    #: Refused or closed. Nothing of its client is taken any more.
     CLOSED = enum.auto()
 
 

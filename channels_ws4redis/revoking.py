@@ -105,11 +105,12 @@ async def ask_again(hooks: SubscriberHooks, marks: bytes) -> bytes | Revoked:
         async with asyncio.timeout(PATIENCE):
             if has_renewable(scope):
                 scope = await calls.look_up(renewed, scope)
-            admission = await admit(scope, hooks, calls, check_origin=False)
+            admission = await admit(scope, hooks, calls)
     except UNSURE as error:
         return Revoked(codes.TRY_AGAIN_LATER, error)
     except REFUSALS:
-        return Revoked(codes.REVOKED)
+        # A hook that has failed may be why: nobody is logged in then, and the next one refuses.
+        return Revoked(codes.TRY_AGAIN_LATER if calls.failed else codes.REVOKED)
     except Exception:
         logger.exception("It cannot be told what the socket %s may use", shown(scope["path"]))
         return Revoked(codes.TRY_AGAIN_LATER)

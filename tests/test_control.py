@@ -492,6 +492,19 @@ async def test_a_hook_that_fails_says_nothing(project, connect) -> None:
     assert await client.receive_output(PATIENCE) == closing(codes.TRY_AGAIN_LATER)
 
 
+async def test_a_refusal_of_nobody_says_nothing(project, connect, settings) -> None:
+    """Where nobody is logged in as the hook that knows who it is has failed."""
+    client = await connect()
+
+    def fail(request) -> None:
+        raise RuntimeError("the database is away")
+
+    settings.WS4REDIS_PROCESS_REQUEST = fail
+    project.error = PermissionDenied("strangers hear nothing")
+    await control.arefresh(users="john")
+    assert await client.receive_output(PATIENCE) == closing(codes.TRY_AGAIN_LATER)
+
+
 async def test_a_hook_that_hangs_says_nothing(project, connect, monkeypatch) -> None:
     monkeypatch.setattr("channels_ws4redis.revoking.PATIENCE", 0.2)
     client = await connect()

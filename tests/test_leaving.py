@@ -19,10 +19,10 @@ from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
-from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.servers import turns
 from channels_ws4redis.subscriber import RedisSubscriber
+from tests.communicators import GONE, PATIENCE, ended, leave, publish
 from tests.servers import COMMANDS
 from tests.silent import short_frame
 
@@ -31,8 +31,6 @@ from tests.silent import short_frame
 pytestmark = [pytest.mark.django_db, pytest.mark.server]
 
 PATH = "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
-PATIENCE = 10
-GONE = {"type": "websocket.disconnect", "code": 1001}
 GIVEN_UP = (
     "Giving up the socket '/ws/foo': not all that its client had sent before the end could be "
     "published in time"
@@ -127,8 +125,7 @@ async def test_a_client_that_is_sent_something_after_it_has_left(stored, subprot
         await client.send_json_to({"type": "hello"})
     for number in range(5):
         await client.send_input(frame(str(number), subprotocol))
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await leave(client)
     assert stored() == [str(number) for number in range(5)]
 
 
@@ -152,8 +149,7 @@ async def test_a_client_that_has_sent_something_before_it_was_let_in(
         await client.send_json_to({"type": "hello"})
     for number in range(5):
         await client.send_input(frame(str(number), subprotocol))
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await leave(client)
     assert stored() == [str(number) for number in range(5)]
     assert Released.count == 1
     assert caplog.messages == []
@@ -180,7 +176,7 @@ async def test_a_subscriber_is_released_after_the_last_message(stored, slow):
     await client.send_input(GONE)
     await begun(slow)
     slow.may_end.set()
-    await client.wait(PATIENCE)
+    await ended(client)
     assert stored() == ["0", "1", "2"]
     assert slow.released == [3]
 
@@ -203,8 +199,49 @@ async def test_a_client_that_leaves_while_a_hook_replays(stored, settings):
     await client.send_input(GONE)
     await asyncio.sleep(0.05)
     may_end.set()
-    await client.wait(PATIENCE)
+    await ended(client)
     assert stored() == ["mine"]
+
+
+class Replaying(RedisSubscriber):
+    """Replays by itself, and notes it."""
+
+    replayed = 0
+
+    def send_persisted_messages(self, websocket) -> None:
+        """Note it."""
+        Replaying.replayed += 1
+
+
+@pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL], ids=["raw", "protocol"])
+async def test_nothing_is_replayed_to_a_client_that_has_left(stored, settings, subprotocol):
+    """Its server says so before what it has sent, a hello or the end of the handshake too."""
+    settings.WS4REDIS_SUBSCRIBER = Replaying
+    Replaying.replayed = 0
+    asked, may_answer = asyncio.Event(), asyncio.Event()
+
+    async def wait(request, channels):
+        asked.set()
+        await may_answer.wait()
+        return channels
+
+    settings.WS4REDIS_ALLOWED_CHANNELS = wait
+    client = client_of(Found.as_asgi(), subprotocol)
+    await client.send_input({"type": "websocket.connect"})
+    await asyncio.wait_for(asked.wait(), PATIENCE)
+    if subprotocol is None:
+        client.scope["consumer"]._leave()
+        may_answer.set()
+        assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
+    else:
+        may_answer.set()
+        assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
+        client.scope["consumer"]._leave()
+        await client.send_json_to({"type": "hello"})
+    await client.send_input(frame("mine", subprotocol))
+    await leave(client)
+    assert stored() == ["mine"]
+    assert Replaying.replayed == 0
 
 
 # A socket that is closed
@@ -219,7 +256,7 @@ async def closed_while_publishing(slow, close) -> WebsocketCommunicator:
     await begun(slow)
     await close(client)
     slow.may_end.set()
-    await client.wait(PATIENCE)
+    await ended(client)
     return client
 
 
@@ -244,14 +281,13 @@ async def test_a_client_that_reads_too_slowly_has_sent_what_it_has_sent(stored, 
         await client.send_to(text_data=str(number))
     await begun(slow)
     for number in range(5):
-        publisher = RedisPublisher(facility="foo", broadcast=True)
-        await publisher.apublish_message(f"other {number}", expire=0)
+        await publish(f"other {number}")
     async with asyncio.timeout(PATIENCE):
         while not _overflown():  # noqa: ASYNC110 # nothing tells of it
             await asyncio.sleep(0.01)
     slow.may_end.set()
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4002}
-    await client.wait(PATIENCE)
+    await ended(client)
     assert stored() == ["0", "1", "2"]
     assert slow.released == [3]
 
@@ -288,7 +324,7 @@ async def test_a_channel_that_cannot_be_joined_costs_no_message(stored, settings
     while not codes:
         event = await client.receive_output(PATIENCE)
         codes += [event["code"]] if event["type"] == "websocket.close" else []
-    await client.wait(PATIENCE)
+    await ended(client)
     assert codes == [1013]
     assert stored() == ["0", "1", "2"]
 
@@ -325,7 +361,7 @@ async def test_nothing_is_published_after_what_has_closed_a_socket(stored, setti
     await client.send_to(bytes_data=b"after")
     await client.send_input(GONE)
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": code}
-    await client.wait(PATIENCE)
+    await ended(client)
     assert stored() == ["before"]
 
 
@@ -346,8 +382,7 @@ async def test_nothing_is_published_after_the_project_has_closed_a_socket(stored
     await client.connect(PATIENCE)
     for text in ("before", "bad", "after"):
         await client.send_to(text_data=text)
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await leave(client)
     assert stored() == ["before"]
 
 
@@ -372,7 +407,7 @@ async def test_nobody_waits_for_a_socket_that_may_not_go_on(stored, slow, caplog
     assert await client.receive_output(at_once) == {"type": "websocket.close", "code": 4401}
     assert not _listening()
     slow.may_end.set()
-    await client.wait(PATIENCE)
+    await ended(client)
     assert stored() == ["0"]  # its thread could not be stopped
     assert caplog.messages == []
 
@@ -386,7 +421,7 @@ async def test_what_comes_at_the_moment_of_the_end(stored, code, published):
         client.input_queue.put_nowait(frame(text, None))
     client.scope["consumer"]._end(code, "")
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": code}
-    await client.wait(PATIENCE)
+    await ended(client)
     assert stored() == published
 
 
@@ -401,8 +436,7 @@ async def test_nothing_is_published_after_a_message_that_could_not_be(
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
     settings.WS4REDIS_CONNECTION = redis_url
     await client.send_to(text_data="second")
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await leave(client)
     assert stored() == []
 
 
@@ -422,7 +456,7 @@ async def test_there_is_an_end_to_it(stored, slow, monkeypatch, caplog):
     assert not _listening()
     assert slow.released == []
     slow.may_end.set()
-    await client.wait(PATIENCE)
+    await ended(client)
     assert slow.released == [1]
     assert caplog.messages[-1] == GIVEN_UP
 

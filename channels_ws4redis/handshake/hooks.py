@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
+from contextvars import copy_context
 from typing import Any
 
 from asgiref.sync import AsyncToSync, iscoroutinefunction
@@ -19,6 +20,7 @@ from channels_ws4redis.handshake.addresses import address_of
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import unwrapped
 from channels_ws4redis.handshake.threads import Job, Kind, threads
+from channels_ws4redis.store.loops import this_loop
 
 #: What a hook, a policy or an overridden method of the subscriber raises to refuse a socket.
 REFUSALS = (PermissionDenied, DenyConnection)
@@ -92,10 +94,13 @@ class Calls:
         :raises channels_ws4redis.handshake.refusals.BusyError: as `run` does.
         :raises Exception: whatever else the hook raises.
         """
-        failed, self.failed = self.failed, True
-        result = await self._hook(hook, *args)
-        self.failed = failed
-        return result
+        try:
+            return await self._hook(hook, *args)
+        except ENDS:
+            raise
+        except Exception:
+            self.failed = True
+            raise
 
     async def _hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         function = import_string(hook) if isinstance(hook, str) else hook
@@ -110,8 +115,21 @@ class Calls:
         return await self._await(function, result) if inspect.isawaitable(result) else result
 
     async def _await(self, function: Callable[..., Any], awaitable: Awaitable[Any]) -> Any:
-        async with self._not_for_ever(function):
-            return await _finish(awaitable)
+        # In a task of its own, or the socket could not end with a hook that swallows cancellation.
+        context = copy_context()
+        task = asyncio.create_task(_finish(awaitable), context=context)
+        try:
+            async with self._not_for_ever(function):
+                result = await asyncio.shield(task)
+        finally:
+            if not task.done():
+                task.cancel()
+                this_loop().spawn(_outlive(task), "ws4redis-hook")
+                await asyncio.wait([task], timeout=LAST_PATIENCE)
+        for variable, value in context.items():  # the next hook finds what this one has set
+            if variable.get(None) is not value:
+                variable.set(value)
+        return result
 
     async def run(self, function: Callable[..., Any], *args: Any) -> Any:
         """Run blocking code of the project in a worker thread, where it may use the ORM.
@@ -184,6 +202,11 @@ class Calls:
             timer.cancel()
             if self._patience is not None:  # or the handshake is over, and this call is not its own
                 self._patience -= job.waited
+
+
+async def _outlive(task: asyncio.Task[Any]) -> None:
+    """Keep a task that nobody waits for any more: an event loop has only a weak reference to it."""
+    await asyncio.wait([task])
 
 
 async def _finish(awaitable: Awaitable[Any]) -> Any:

@@ -49,8 +49,8 @@ class Turns:
         self._cancelled = False
         #: Cuts off the event that is being handled.
         self._deadline: asyncio.TimerHandle | None = None
-        #: True once the server knows that the client has gone. It may still have to tell us, after
-        #: what the client has sent before.
+        #: True once the client has gone, or its socket was closed. What it has sent before is still
+        #: handled, and nothing else is to be done for it.
         self.left = False
 
     async def run(self) -> None:
@@ -83,6 +83,7 @@ class Turns:
 
         :returns: False if there is more than can be handled in time.
         """
+        self.left = True
         try:
             async with asyncio.timeout(LEAVE_PATIENCE) as limit:
                 while (event := await self.incoming.take_soon(HAND_OVER_PATIENCE)) is not None:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar
 
 import pytest
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import settings as private_settings
-from channels_ws4redis.handshake import hooks
+from channels_ws4redis.facilities import facility
+from channels_ws4redis.handshake import granting, hooks
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
-from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
+from tests.communicators import PATIENCE, leave, publish
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
@@ -137,7 +140,7 @@ async def open_socket(path: str = "/ws/foo?subscribe-broadcast"):
 
 async def hears(communicator) -> bool:
     """Tell whether a socket hears the broadcasts of its facility."""
-    await RedisPublisher(facility="foo", broadcast=True).apublish_message("Hi", expire=0)
+    await publish("Hi")
     return not await communicator.receive_nothing(0.2)
 
 
@@ -249,3 +252,109 @@ async def test_a_free_thread_is_had_by_whoever_has_no_patience_left(monkeypatch)
     calls = Calls({})
     calls._patience = 0.0
     assert [await calls.run(int) for _ in range(20)] == [0] * 20
+
+
+# Hooks that are cancelled
+
+
+class Stubborn:
+    """An asynchronous hook that swallows each cancellation until the test is over."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, request, channels=()):
+        """Hang."""
+        self.begun.set()
+        while not self.may_end.is_set():
+            with suppress(asyncio.CancelledError):
+                await asyncio.wait_for(self.may_end.wait(), PATIENCE)
+        return channels
+
+
+@pytest.fixture
+async def stubborn() -> AsyncIterator[Stubborn]:
+    """A hook that swallows each cancellation."""
+    hook = Stubborn()
+    yield hook
+    hook.may_end.set()
+
+
+async def answer_to(client: WebsocketCommunicator) -> dict:
+    """Return the first event of a socket that asks to be let in."""
+    await client.send_input({"type": "websocket.connect"})
+    return await client.receive_output(PATIENCE)
+
+
+async def test_a_hook_that_swallows_its_cancellation_is_left_alone(stubborn, settings, monkeypatch):
+    """Its socket is told to come back, as with any hook that hangs."""
+    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.05)
+    settings.WS4REDIS_ALLOWED_CHANNELS = stubborn
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    assert (await answer_to(client))["type"] == "websocket.accept"
+    assert (await client.receive_output(PATIENCE))["code"] == 1013
+    await leave(client)
+
+
+async def test_a_policy_that_swallows_its_cancellation_refuses(stubborn, no_policies, monkeypatch):
+    """It has failed then."""
+    monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
+    facility("foo")(stubborn)
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    assert (await answer_to(client))["type"] == "websocket.close"
+    await leave(client)
+
+
+async def test_a_client_need_not_wait_for_a_hook_that_swallows_its_cancellation(stubborn, settings):
+    """Its socket ends when it goes."""
+    settings.WS4REDIS_PROCESS_REQUEST = stubborn
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    await client.send_input({"type": "websocket.connect"})
+    await asyncio.wait_for(stubborn.begun.wait(), PATIENCE)
+    await leave(client)
+
+
+async def test_a_hook_that_is_cancelled_ends_before_the_release(settings):
+    """What it does at its end is done by then."""
+    begun, ends = asyncio.Event(), []
+
+    async def hook(request, channels) -> None:
+        try:
+            begun.set()
+            await asyncio.sleep(PATIENCE)
+        finally:
+            await asyncio.sleep(0.01)
+            ends.append("hook")
+
+    class Noting(RedisSubscriber):
+        def release(self) -> None:
+            ends.append("release")
+
+    settings.WS4REDIS_ALLOWED_CHANNELS = hook
+    settings.WS4REDIS_SUBSCRIBER = Noting
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
+    await client.send_input({"type": "websocket.connect"})
+    await asyncio.wait_for(begun.wait(), PATIENCE)
+    await leave(client)
+    assert ends == ["hook", "release"]
+
+
+tenant: ContextVar[str] = ContextVar("tenant")
+
+
+async def test_the_next_hook_finds_what_a_hook_has_set():
+    """In a context variable, be it synchronous or not."""
+
+    def set_tenant(request) -> None:
+        tenant.set("one")
+
+    async def set_tenant_later(request) -> None:
+        tenant.set("another")
+
+    async def get_tenant(request) -> str:
+        return tenant.get()
+
+    calls = Calls({})
+    for hook, value in ((set_tenant, "one"), (set_tenant_later, "another")):
+        await calls.hook(hook, None)
+        assert await calls.hook(get_tenant, None) == value
