@@ -69,7 +69,6 @@ class OpenSocket(Revocable):
         "_following",
         "_hello",
         "_loop",
-        "_max_message",
         "_outbox",
         "_place",
         "_socket",
@@ -85,13 +84,12 @@ class OpenSocket(Revocable):
         outbox: Outbox,
         end: End,
     ) -> None:
-        self._place = Place(subscriber.calls.whom, admission.request.facility)
+        self._place = Place(subscriber.calls.whom, admission.options)
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
-        options = admission.options
-        self._socket = Socket(outbox, admission.echo, admission.labels, options.replay, end)
-        self._max_message = options.max_message_bytes
+        replays = admission.options.replay
+        self._socket = Socket(outbox, admission.echo, admission.labels, replays, end)
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -114,8 +112,7 @@ class OpenSocket(Revocable):
     @property
     def max_message(self) -> int:
         """Bytes that its client may send in one message."""
-        limit = settings.WS4REDIS_MAX_MESSAGE
-        return min(limit, self._max_message or limit)
+        return self._place.max_message
 
     # Entering
 
@@ -187,7 +184,7 @@ class OpenSocket(Revocable):
         if is_heartbeat(payload, settings.WS4REDIS_HEARTBEAT):
             self.heartbeat()
         else:
-            await self._place.publish(len(payload), self._subscriber.audiences)
+            await self._place.publish(len(payload), self._subscriber.audience)
             await self._subscriber.publish(payload, self._socket.id)
 
     def heartbeat(self) -> None:
