@@ -22,8 +22,9 @@ from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_fra
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.registering import Registration
 from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.revoking import End, Revocable
+from channels_ws4redis.revoking import End, Revocable, Revoked
 from channels_ws4redis.servers import ClientGoneError, Incoming
+from channels_ws4redis.standing import Standing
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.subscriber_hooks import SubscriberHooks
 
@@ -67,10 +68,10 @@ class OpenSocket(Revocable):
         "_following",
         "_hello",
         "_loop",
-        "_max_message",
         "_outbox",
         "_place",
         "_socket",
+        "_standing",
         "_subscriber",
     )
 
@@ -83,13 +84,13 @@ class OpenSocket(Revocable):
         outbox: Outbox,
         end: End,
     ) -> None:
-        self._place = Place(subscriber.calls.whom, admission.request.facility)
+        self._place = Place(subscriber.calls.whom, admission.options)
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
-        options = admission.options
-        self._socket = Socket(outbox, admission.echo, admission.labels, options.replay, end)
-        self._max_message = options.max_message_bytes
+        replays = admission.options.replay
+        self._socket = Socket(outbox, admission.echo, admission.labels, replays, end)
+        self._standing = Standing()
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -112,8 +113,7 @@ class OpenSocket(Revocable):
     @property
     def max_message(self) -> int:
         """Bytes that its client may send in one message."""
-        limit = settings.WS4REDIS_MAX_MESSAGE
-        return min(limit, self._max_message or limit)
+        return self._place.max_message
 
     # Entering
 
@@ -142,6 +142,8 @@ class OpenSocket(Revocable):
 
         def start(entries: Sequence[Entry]) -> None:
             self._socket.start(self._subscriber.heard(entries), positions, hold)
+            if hold and self._standing.doubtful:
+                self._revoke(Revoked(codes.TRY_AGAIN_LATER))
 
         async with self._following:
             channels = self._fanout.channels_of(self._socket)
@@ -185,8 +187,9 @@ class OpenSocket(Revocable):
         if is_heartbeat(payload, settings.WS4REDIS_HEARTBEAT):
             self.heartbeat()
         else:
-            await self._place.publish(len(payload), self._subscriber.audiences)
-            await self._subscriber.publish(payload, self._socket.id)
+            await self._place.publish(len(payload), self._subscriber.audience)
+            if await self._standing.may_publish():
+                await self._subscriber.publish(payload, self._socket.id)
 
     def heartbeat(self) -> None:
         """Send the heartbeat, if there is one."""
@@ -231,6 +234,7 @@ class OpenSocket(Revocable):
         """Send nothing any more, and leave all groups."""
         self._forget_hello()
         get_control().forget(self)
+        self._standing.give_up()
         self._outbox.close()
         self._fanout.leave(self._socket)
 

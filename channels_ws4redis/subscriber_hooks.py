@@ -114,9 +114,9 @@ class SubscriberHooks:
         self.subscriber._subscription.on_change = on_change
 
     @property
-    def audiences(self) -> int:
-        """How many channels it publishes to."""
-        return len(self.subscriber._publishers)
+    def audience(self) -> Collection[str]:
+        """The names of the channels that its client publishes to."""
+        return self.subscriber._publishers
 
     async def publish(self, payload: bytes, sender: str) -> None:
         """Publish what the client has sent, to the channels that its flags name.

@@ -113,9 +113,9 @@ class Limits(Reader):
 
         What 384 seconds allow, 6 MiB by default, may come at once. A client that would have to
         wait for more than 10 seconds is closed with [1013](closing.md#close-codes). A message
-        counts on the first facilities that it is published on, and no longer once as much has come
+        counts on each channel that it is published on, and no longer once as much has come there
         as a channel keeps, which ``WS4REDIS_HISTORY_BYTES`` bounds: a busy chat costs no more than
-        its beginning, for ``WS4REDIS_EXPIRE`` seconds. A new facility costs 4 KiB in any case.
+        its beginning, for as long as its messages are kept. A new channel costs 4 KiB in any case.
         Clients behind a proxy whose addresses are not known share it.
         """
         return self._limit("WS4REDIS_FILL_RATE", 16 * 1024)

@@ -49,9 +49,10 @@ class Doubts:
             for all sockets of a process.
         """
         for socket in reversed(sockets) if urgent else sockets:
+            if urgent:
+                socket.hold(True)  # which may end it
             self._waiting[socket] = None
             if urgent:
-                socket.hold(True)
                 self._waiting.move_to_end(socket, last=False)
         self._begin()
 

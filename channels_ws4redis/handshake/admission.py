@@ -103,7 +103,7 @@ async def admit(
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
-    request = WebSocketRequest(scope)
+    request = WebSocketRequest(scope, calls.age)
     _require_admissible(request)
     remarks.tell_of_unknown(request.path, flags.unknown, subscriber.flags)
     policy = policy_of(request)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextvars import copy_context
 from typing import Any
@@ -31,7 +32,8 @@ ENDS = (*REFUSALS, BusyError)
 #: Seconds that a handshake waits for threads, altogether. Daphne gives a handshake 5 seconds.
 PATIENCE = 3.0
 
-#: Seconds that are left for a thread to begin when all of that is spent.
+#: Seconds that are left for a thread to begin when all of that is spent, and for an asynchronous
+#: hook to end when it is cancelled.
 LAST_PATIENCE = 0.1
 
 #: Seconds that a handshake waits for the end of one call. Nobody waits that long for a page. The
@@ -54,13 +56,14 @@ class Calls:
     :param scope: what the server says about the socket.
     """
 
-    __slots__ = ("_job", "_patience", "failed", "scope", "whom")
+    __slots__ = ("_begun", "_job", "_patience", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any]) -> None:
         #: What the server says about the socket.
         self.scope = scope
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
+        self._begun = time.monotonic()
         self._patience: float | None = PATIENCE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
@@ -76,6 +79,11 @@ class Calls:
         user = unwrapped(user)
         if issubclass(type(user), Model) and user.pk is not None:
             self.whom = type(user), user.pk
+
+    @property
+    def age(self) -> float:
+        """Seconds since the handshake began."""
+        return time.monotonic() - self._begun
 
     def be_patient(self) -> None:
         """Wait for threads as long as it takes from now on: the handshake is over."""
@@ -210,16 +218,36 @@ async def _outlive(task: asyncio.Task[Any]) -> None:
 
 
 async def _finish(awaitable: Awaitable[Any]) -> Any:
-    """Await what a hook does; only the task's own cancellation passes as such."""
-    task = asyncio.current_task()
+    """Await what a hook does; only the task's own cancellation passes as such.
+
+    The hook has a task of its own: one that takes no notice of being cancelled must not keep its
+    socket from being refused.
+    """
+    task = this_loop().spawn(_outcome(awaitable), "ws4redis-hook")
     try:
-        return await awaitable
-    except Exception:
+        await asyncio.wait([task])
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait([task], timeout=LAST_PATIENCE)
         raise
-    except BaseException as error:
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-            raise
-        raise HookError(f"it raised {error!r}") from error
+    if task.cancelled():  # before its first step
+        raise HookError("its task was cancelled")
+    result, error = task.result()
+    if error is not None:
+        raise error
+    return result
+
+
+async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, Exception | None]:
+    """Return the result of a hook, or what it has raised, which is nobody's if nobody waits."""
+    try:
+        return await awaitable, None
+    except Exception as error:  # noqa: BLE001 # whatever the project raises
+        return None, error
+    except BaseException as error:  # noqa: BLE001 # it must not end the process
+        failure = HookError(f"it raised {error!r}")
+        failure.__cause__ = error
+        return None, failure
 
 
 def _name_of(function: Callable[..., Any]) -> str:

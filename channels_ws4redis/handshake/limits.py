@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.addresses import Proxy
 from channels_ws4redis.handshake.buckets import Bucket, Charge, Pace, overdrawn, pay
+from channels_ws4redis.handshake.policies import NO_OPTIONS, Options
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.loops import this_loop
@@ -29,13 +30,13 @@ HANDSHAKE_BURST, MESSAGE_BURST, FILL_BURST = 2.0, 10.0, 384.0
 #: all sockets of a client may send.
 HANDSHAKE_SHARE, MESSAGE_SHARE = 0.25, 10
 
-#: Bytes that the first message on a facility costs besides its own. A stream takes 4 KiB in Redis
+#: Bytes that the first message on a channel costs besides its own. A stream takes 4 KiB in Redis
 #: however short it is, and a channel's position 400 bytes for a day.
-FACILITY_BYTES = 4096
+CHANNEL_BYTES = 4096
 
-#: Facilities of a client that are remembered, which is more than it can pay for while that counts;
+#: Channels of a client that are remembered, which is more than it can pay for while that counts;
 #: and clients before those that rest are forgotten. What is forgotten has to be paid for anew.
-MAX_FACILITIES, MAX_RESTING = 20_000, 100
+MAX_CHANNELS, MAX_RESTING = 20_000, 100
 
 
 class Room:
@@ -45,30 +46,30 @@ class Room:
     than its first messages have taken.
     """
 
-    __slots__ = ("_facilities", "bucket")
+    __slots__ = ("_channels", "bucket")
 
     def __init__(self) -> None:
         self.bucket = Bucket()
-        #: By facility, the bytes that were paid for, and until when that counts: what is published
+        #: By channel, the bytes that were paid for, and until when that counts: what is published
         #: later stays for longer than what has been paid.
-        self._facilities: dict[str, tuple[int, float]] = {}
+        self._channels: dict[str, tuple[int, float]] = {}
 
-    def cost(self, facility: str, size: int, now: float) -> int:
-        """Return the bytes that a message of this size adds to each channel of a facility."""
-        paid, _ = self._paid(facility, now)
-        return _room(paid, size) - paid + (0 if paid else FACILITY_BYTES)
+    def cost(self, channel: str, size: int, now: float) -> int:
+        """Return the bytes that a message of this size adds to a channel."""
+        paid, _ = self._paid(channel, now, 0)
+        return _room(paid, size) - paid + (0 if paid else CHANNEL_BYTES)
 
-    def note(self, facility: str, size: int, now: float) -> None:
-        """Remember that a message has been paid for."""
-        paid, until = self._paid(facility, now)
-        self._facilities.pop(facility, None)
-        self._facilities[facility] = _room(paid, size), until
-        if len(self._facilities) > MAX_FACILITIES:
-            del self._facilities[next(iter(self._facilities))]
+    def note(self, channel: str, size: int, now: float, expire: int) -> None:
+        """Remember that a message has been paid for, which stays for so many seconds."""
+        paid, until = self._paid(channel, now, expire)
+        self._channels.pop(channel, None)
+        self._channels[channel] = _room(paid, size), until
+        if len(self._channels) > MAX_CHANNELS:
+            del self._channels[next(iter(self._channels))]
 
-    def _paid(self, facility: str, now: float) -> tuple[int, float]:
-        paid, until = self._facilities.get(facility, (0, 0.0))
-        return (paid, until) if now < until else (0, now + settings.WS4REDIS_EXPIRE)
+    def _paid(self, channel: str, now: float, expire: int) -> tuple[int, float]:
+        paid, until = self._channels.get(channel, (0, 0.0))
+        return (paid, until) if now < until else (0, now + expire)
 
 
 def _room(paid: int, size: int) -> int:
@@ -197,18 +198,24 @@ class Place:
     """The place of one socket among all that count for the same client.
 
     :param whom: the client.
-    :param facility: of the socket.
+    :param options: those of the facility of the socket.
     """
 
-    __slots__ = ("_facility", "_limits", "_messages", "_tally", "_whom")
+    __slots__ = ("_limits", "_messages", "_options", "_tally", "_whom")
 
-    def __init__(self, whom: Hashable, facility: str) -> None:
+    def __init__(self, whom: Hashable, options: Options = NO_OPTIONS) -> None:
         self._whom = whom
-        self._facility = facility
+        self._options = options
         self._limits = limits()
         #: What the client has, while the socket counts.
         self._tally: Tally | None = None
         self._messages: Bucket | None = None
+
+    @property
+    def max_message(self) -> int:
+        """Bytes that the client may send in one message."""
+        limit = settings.WS4REDIS_MAX_MESSAGE
+        return min(limit, self._options.max_message_bytes or limit)
 
     def take(self) -> None:
         """Count the socket from now on.
@@ -224,11 +231,11 @@ class Place:
             self._limits.sockets -= 1
             tally.sockets -= 1
 
-    async def publish(self, size: int, channels: int) -> None:
+    async def publish(self, size: int, channels: Collection[str]) -> None:
         """Have a message of the client wait until it may be published.
 
         :param size: bytes.
-        :param channels: how many channels it goes to.
+        :param channels: the names of those that it goes to.
         :raises BusyError: if it would have to wait for too long.
         """
         tally, now = self._tally, time.monotonic()
@@ -237,8 +244,9 @@ class Place:
         if tally.room is None:
             tally.room = Room()
         charges = self._rates(tally)
-        if channels:
-            charges += self._fill(tally.room, size, channels, now)
+        stored = channels if self._expire else ()
+        if stored:
+            charges += self._fill(tally.room, size, stored, now)
         if setting := overdrawn(charges, now):
             if isinstance(self._whom, Proxy) and setting == "WS4REDIS_FILL_RATE":
                 raise BusyError(
@@ -248,10 +256,16 @@ class Place:
                 )
             raise BusyError(f"its client publishes more than {setting} allows", "messages")
         seconds = pay(charges, now)
-        if channels:
-            tally.room.note(self._facility, size, now)
+        for channel in stored:
+            tally.room.note(channel, size, now, self._expire)
         if seconds:
             await asyncio.sleep(seconds)
+
+    @property
+    def _expire(self) -> int:
+        """Seconds for which a message is stored, unless the subscriber of a project says more."""
+        expire = self._options.expire
+        return settings.WS4REDIS_EXPIRE if expire is None else expire
 
     def _rates(self, tally: Tally) -> list[Charge]:
         """Return what a message costs by being one."""
@@ -269,11 +283,11 @@ class Place:
             charges.append(Charge(tally.messages, 1, of_all, name))
         return charges
 
-    def _fill(self, room: Room, size: int, channels: int, now: float) -> list[Charge]:
+    def _fill(self, room: Room, size: int, channels: Collection[str], now: float) -> list[Charge]:
         """Return what a message costs by being stored."""
         rate = settings.WS4REDIS_FILL_RATE
-        if rate is None or not settings.WS4REDIS_EXPIRE:
+        if rate is None:
             return []
-        cost = channels * room.cost(self._facility, size, now)
+        cost = sum(room.cost(channel, size, now) for channel in channels)
         pace = Pace(rate, FILL_BURST, MESSAGE_PATIENCE)
         return [Charge(room.bucket, cost, pace, "WS4REDIS_FILL_RATE")]

@@ -134,11 +134,23 @@ class Policy:
         arguments, spelt = {}, True
         for name, converter in self._converters.items():
             try:
-                value = arguments[name] = converter.to_python(found[name])
-                spelt = spelt and str(converter.to_url(value)) == found[name]
+                arguments[name] = converter.to_python(found[name])
             except ValueError:
                 return None
+            spelt = spelt and _spells(converter, arguments[name], found[name])
         return Match(self, arguments, spelt)
+
+
+def _spells(converter: Any, value: Any, text: str) -> bool:
+    """Tell whether a converter writes a value as a client has written it.
+
+    With a ``ValueError`` it says that it cannot write the value at all. The policy counts all the
+    same: its function would be called with that value.
+    """
+    try:
+        return str(converter.to_url(value)) == text
+    except ValueError:
+        return False
 
 
 class Match(NamedTuple):

@@ -18,12 +18,14 @@ class WebSocketRequest(ASGIRequest):
     hook sets others. Without a middleware there is no session, and the user is anonymous.
 
     :param scope: what the server says about the socket.
+    :param age: seconds since the handshake began. A token that was good then may be too old by the
+        time at which it is found out again what the socket may use.
     """
 
     session: Any
     user: Any
 
-    def __init__(self, scope: dict[str, Any]) -> None:
+    def __init__(self, scope: dict[str, Any], age: float = 0.0) -> None:
         scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")
         query_string = scope.get("query_string", b"").decode("latin-1")
         http_scope = {**scope, "method": "GET", "scheme": scheme, "query_string": query_string}
@@ -31,6 +33,7 @@ class WebSocketRequest(ASGIRequest):
         self.path_info = self.META["PATH_INFO"] = path_info_of(scope)
         self.session = scope.get("session")
         self.user = _user_in(scope)
+        self.age = age
 
     @cached_property
     def facility(self) -> str:

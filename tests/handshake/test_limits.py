@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 
 import pytest
 from django.contrib.auth.models import User
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from channels_ws4redis.handshake import limits as module
 from channels_ws4redis.handshake.addresses import Proxy
-from channels_ws4redis.handshake.limits import FACILITY_BYTES, Limits, Place, Room, limits
+from channels_ws4redis.handshake.limits import CHANNEL_BYTES, Limits, Place, Room, limits
+from channels_ws4redis.handshake.policies import NO_OPTIONS, Options
 from channels_ws4redis.handshake.refusals import BusyError
 
 STRANGER, OTHER, NGINX = "198.51.100.7", "198.51.100.8", Proxy("127.0.0.1")
@@ -43,11 +45,23 @@ def clock(monkeypatch) -> Clock:
     return clock
 
 
-def place(whom: object, facility: str = "room") -> Place:
-    """Return the place of one more socket."""
-    made = Place(whom, facility)
-    made.take()
-    return made
+class Client:
+    """One more socket of a client, on some facility."""
+
+    def __init__(self, whom: Hashable, facility: str, options: Options) -> None:
+        self._place, self._facility = Place(whom, options), facility
+        self._place.take()
+        self.leave = self._place.leave
+
+    async def publish(self, size: int, channels: int) -> None:
+        """Publish to so many audiences of the facility."""
+        names = [f"{audience}:{self._facility}" for audience in range(channels)]
+        await self._place.publish(size, names)
+
+
+def place(whom: Hashable, facility: str = "room", options: Options = NO_OPTIONS) -> Client:
+    """Return one more socket."""
+    return Client(whom, facility, options)
 
 
 # Sockets
@@ -243,6 +257,45 @@ async def test_what_is_not_stored_costs_no_room(clock, settings):
     assert clock.waits == []
 
 
+async def test_each_audience_of_a_facility_costs_room(clock, settings):
+    """Whoever has paid for one of them has not paid for those of other sessions or auth groups."""
+    settings.WS4REDIS_PUBLISH_RATE = None
+    one = Place(STRANGER)
+    one.take()
+    for number in range(6):
+        await one.publish(1024 * 1024, [f"session:{number}:room"])
+    with pytest.raises(BusyError):
+        await one.publish(1024 * 1024, ["session:7:room"])
+    await one.publish(1024 * 1024, ["session:0:room"])
+
+
+async def test_what_a_policy_has_stored_costs_room(clock, settings):
+    """Whatever the setting says of all others; and nothing of what is not stored."""
+    settings.WS4REDIS_EXPIRE = 0
+    kept, not_kept = Options(expire=60), Options(expire=0)
+    for number in range(6):
+        await place(STRANGER, str(number), kept).publish(1024 * 1024, 1)
+    with pytest.raises(BusyError):
+        await place(STRANGER, "x", kept).publish(1024 * 1024, 1)
+    settings.WS4REDIS_EXPIRE = 3600
+    clock.waits.clear()
+    for number in range(100):
+        await place(OTHER, str(number), not_kept).publish(1024 * 1024, 1)
+    assert clock.waits == []
+
+
+async def test_what_is_kept_for_longer_is_paid_for_as_long(clock):
+    """By the policy's option, and not by the setting."""
+    one = place(STRANGER, options=Options(expire=10))
+    await one.publish(1024 * 1024, 1)
+    for _ in range(6):
+        clock.now += 11
+        await one.publish(1024 * 1024, 1)
+    clock.now += 11
+    with pytest.raises(BusyError):
+        await one.publish(1024 * 1024, 1)
+
+
 async def test_a_message_that_is_refused_is_not_paid_for(clock):
     """The same message costs the same, when there is room again."""
     for number in range(6):
@@ -271,21 +324,21 @@ def test_what_was_paid_for_is_no_less_than_what_is_stored(steps):
         for facility, size, later in steps:
             now += later
             paid.append((room.cost(facility, size, now), now))
-            room.note(facility, size, now)
+            room.note(facility, size, now, expire)
             stored[facility] = size, now
             there = [size for size, since in stored.values() if now < since + expire]
             counts = sum(cost for cost, since in paid if now < since + 2 * expire)
-            assert sum(there) + FACILITY_BYTES * len(there) <= counts
+            assert sum(there) + CHANNEL_BYTES * len(there) <= counts
 
 
 def test_no_more_facilities_are_remembered_than_needed():
     """What is forgotten has to be paid for anew."""
     room = Room()
-    for number in range(3 * module.MAX_FACILITIES):
-        room.note(str(number), 1, 0)
-    assert len(room._facilities) == module.MAX_FACILITIES
-    assert room.cost("0", 1, 0) == 1 + FACILITY_BYTES
-    assert room.cost(str(3 * module.MAX_FACILITIES - 1), 1, 0) == 1
+    for number in range(3 * module.MAX_CHANNELS):
+        room.note(str(number), 1, 0, 60)
+    assert len(room._channels) == module.MAX_CHANNELS
+    assert room.cost("0", 1, 0) == 1 + CHANNEL_BYTES
+    assert room.cost(str(3 * module.MAX_CHANNELS - 1), 1, 0) == 1
 
 
 async def test_a_silent_socket_keeps_no_buckets():

@@ -7,6 +7,7 @@ import inspect
 import re
 import threading
 import uuid
+from contextlib import suppress
 from functools import partial
 
 import pytest
@@ -190,6 +191,33 @@ async def test_a_policy_that_hangs_refuses(monkeypatch, caplog, is_async):
     finally:
         go_on.set()
     assert "hang took longer than 0.05 s for the socket '/ws/foo'; it is refused" in caplog.text
+
+
+async def test_a_policy_that_takes_no_notice_of_its_end_refuses(monkeypatch, caplog):
+    """Nobody waits for it, be it that it goes on, or that it answers too late."""
+    monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
+    go_on = asyncio.Event()
+
+    async def stubborn(request):
+        while not go_on.is_set():
+            with suppress(asyncio.CancelledError):
+                await go_on.wait()
+        return True
+
+    async def late(request):
+        with suppress(asyncio.CancelledError):
+            await asyncio.Event().wait()
+        return True
+
+    facility("stubborn")(stubborn)
+    facility("late")(late)
+    try:
+        for name in ("stubborn", "late"):
+            async with asyncio.timeout(10):
+                assert "has failed" in await why_refused(name)
+    finally:
+        go_on.set()
+    assert caplog.text.count("took longer than 0.05 s") == 2
 
 
 class Released(RedisSubscriber):
@@ -407,8 +435,17 @@ class Failing(Digits):
         raise LookupError(value)
 
 
+class OneWay(Digits):
+    """Reads numbers, and cannot write them."""
+
+    def to_url(self, value: int) -> str:
+        """Fail as a converter does that does not take a value."""
+        raise ValueError
+
+
 for _name, _converter in {
-    "upper": Upper, "digits": Digits, "even": Even, "anything": Anything, "failing": Failing
+    "upper": Upper, "digits": Digits, "even": Even, "anything": Anything, "failing": Failing,
+    "one-way": OneWay,
 }.items():  # fmt: skip
     if _name not in get_converters():
         register_converter(_converter, _name)
@@ -422,6 +459,13 @@ async def test_a_converter_that_fails_refuses(caplog):
     assert "LookupError: 7" in caplog.text
     assert await admitted("half/7")
     assert await why_refused("half/8")
+
+
+async def test_a_converter_that_cannot_write_refuses():
+    """What it reads is a match, and not a facility that no policy names."""
+    policed("orders/<one-way:x>", True)
+    assert "spells its arguments" in await why_refused("orders/7")
+    assert policies.is_misspelt("orders/7")
 
 
 TEXTS = st.text(st.sampled_from("07aA/-_ \n\r\u0667\u06f7é:%\0"), max_size=6)
