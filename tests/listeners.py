@@ -7,9 +7,10 @@ from contextlib import suppress
 from functools import partial
 
 import redis
-from channels.layers import InMemoryChannelLayer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from channels_redis.core import RedisChannelLayer as CoreLayer
 
+from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import BACKGROUND_LOOP, this_process
@@ -49,6 +50,11 @@ async def close_layer(layer):
     background = this_process().find(BACKGROUND_LOOP)
     if background is not None and not isinstance(layer, InMemoryChannelLayer):
         await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(flush(), background))
+
+
+def sockets_here():
+    """Return the sockets that hear something on this loop; the control channel may linger on it."""
+    return [each for each in get_fanout(get_channel_layer())._sockets if isinstance(each, Socket)]
 
 
 async def all_left():

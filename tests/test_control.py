@@ -569,7 +569,7 @@ async def test_a_user_who_has_no_name_to_tell(project, caplog) -> None:
     with pytest.raises(RuntimeError, match="no name"):
         await client.wait(PATIENCE)
     assert not get_control()._newcomers
-    assert not get_control()._hears
+    assert not len(get_control())
 
 
 # The calls

@@ -21,6 +21,7 @@ from channels_ws4redis.protocol.messages import MAX_SMALL_FRAME, SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
+from tests.listeners import sockets_here
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
@@ -76,7 +77,7 @@ async def test_released_when_the_client_goes(released):
     assert released == []
     await ended(client)
     assert len(released) == 1
-    assert not get_fanout(get_channel_layer())._sockets
+    assert not sockets_here()
 
 
 @pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL])
@@ -171,7 +172,7 @@ async def test_groups_are_left_when_the_client_goes_during_the_handshake(release
         for _ in range(steps):
             await asyncio.sleep(0)
         await ended(client)
-        assert not get_fanout(get_channel_layer())._sockets
+        assert not sockets_here()
     assert len(released) == 30
 
 
@@ -269,7 +270,7 @@ async def test_a_silent_client(monkeypatch, caplog):
     await client.send_json_to({"type": "ping"})
     assert await client.receive_json_from(PATIENCE) == {"type": "pong"}
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4002}
-    assert not get_fanout(get_channel_layer())._sockets
+    assert not sockets_here()
     await client.send_json_to({"type": "hello", "positions": {}})
     assert await client.receive_nothing(0.1)
     await ended(client)
@@ -348,7 +349,7 @@ async def test_a_channel_that_cannot_be_joined_ends_the_socket(settings, caplog,
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
     await ended(client)
     assert "Closing the socket '/ws/foo': ConnectionError: Redis is away" in caplog.messages
-    assert not fanout._sockets
+    assert not sockets_here()
 
 
 async def test_a_server_that_refuses_a_frame(monkeypatch, caplog):

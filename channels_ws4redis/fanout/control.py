@@ -1,8 +1,9 @@
 """Hearing the control channel, and handing orders to the sockets that they concern.
 
-Every event loop that has sockets hears the control channel through its fan-out, as a socket would.
-So an order is heard once, and in its turn; one that was published while the link to Redis was down
-is made good from the history; and where that is too short, all sockets are looked at again.
+Every event loop that has sockets, or has had some a moment ago, hears the control channel through
+its fan-out, as a socket would. So an order is heard once, and in its turn; one that was published
+while the link to Redis was down is made good from the history; and where that is too short, all
+sockets are looked at again.
 
 A socket is registered before anybody finds out who it is. What it is looked up in may be older than
 an order that arrives meanwhile. Such orders are kept, and judged once the socket is known.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import redis
 from channels.layers import channel_layers, get_channel_layer
@@ -32,6 +33,10 @@ logger = logging.getLogger(__name__)
 
 #: Orders that are kept for one socket whose handshake is under way.
 KEPT = 100
+
+#: Seconds for which the control channel is heard after the last socket has gone. Or each stranger
+#: who is refused by an idle process would cost Redis a subscription, and its end.
+LINGER = 60.0
 
 
 class Newcomer:
@@ -63,12 +68,15 @@ class Control:
         self._fanout: FanOut | None = None
         self._hears = False
         self._joining: asyncio.Task[Exception | None] | None = None
+        #: Ends the hearing; None while there are sockets, and while nobody hears.
+        self._lingering: asyncio.TimerHandle | None = None
         self._doubts = Doubts()
 
     # Sockets
 
     def expect(self) -> Newcomer:
         """Register a socket of which nothing has been looked up yet."""
+        self._linger_no_more()
         newcomer = Newcomer()
         self._newcomers.add(newcomer)
         return newcomer
@@ -89,6 +97,9 @@ class Control:
         if socket in self._marks:
             self._marks[socket] = marks
 
+    def __len__(self) -> int:
+        return len(self._newcomers) + len(self._marks)
+
     def forget(self, socket: Guarded | Newcomer) -> None:
         """Forget a socket that has ended, or has not been let in; once or more."""
         if isinstance(socket, Newcomer):
@@ -96,8 +107,10 @@ class Control:
         else:
             self._marks.pop(socket, None)
             self._doubts.forget(socket)
-        if not self._newcomers and not self._marks:
-            self._stop_hearing()
+        if not len(self) and self._fanout is not None:
+            self._linger_no_more()
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(LINGER, self._stop_hearing)
 
     # Hearing
 
@@ -128,7 +141,17 @@ class Control:
         self._joining, self._hears = None, True
         return None
 
+    def _linger_no_more(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
+    async def close(self) -> None:
+        """Leave no timer behind, as the event loop ends; it ends the hearing as well."""
+        self._linger_no_more()
+
     def _stop_hearing(self) -> None:
+        self._linger_no_more()
         if self._joining is not None:
             self._joining.cancel()
         if self._fanout is not None:
@@ -175,23 +198,10 @@ class Control:
     def _take(self, order: Order) -> None:
         for newcomer in self._newcomers:
             newcomer.keep(order)
-        concerned = self._concerned(order)
+        concerned = _concerned(self._marks, order)
         if concerned:
             logger.info("%s %s sockets", order.action.value, len(concerned))
             self._carry_out(order, concerned)
-
-    def _concerned(self, order: Order) -> list[Guarded]:
-        """Return the sockets that an order concerns.
-
-        Most orders have one mark of a kind, and concern few sockets. Those are found by looking for
-        its bytes, which takes two milliseconds for ten thousand sockets.
-        """
-        found: Iterable[tuple[Guarded, bytes]] = self._marks.items()
-        for selector in order.selectors:
-            if len(selector) == 1:
-                (mark,) = selector
-                found = [each for each in found if mark in each[1]]
-        return [socket for socket, marks in found if order.concerns(marks)]
 
     def _carry_out(self, order: Order, sockets: Sequence[Guarded]) -> None:
         if order.action is Action.REFRESH:
@@ -199,6 +209,20 @@ class Control:
         else:
             for socket in sockets:
                 socket.obey(order)
+
+
+def _concerned(marks_of: Mapping[Guarded, bytes], order: Order) -> list[Guarded]:
+    """Return the sockets that an order concerns.
+
+    Most orders have one mark of a kind, and concern few sockets. Those are found by looking for
+    its bytes, which takes two milliseconds for ten thousand sockets.
+    """
+    found: Iterable[tuple[Guarded, bytes]] = marks_of.items()
+    for selector in order.selectors:
+        if len(selector) == 1:
+            (mark,) = selector
+            found = [each for each in found if mark in each[1]]
+    return [socket for socket, marks in found if order.concerns(marks)]
 
 
 def control_layer() -> str:
