@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import redis
 from channels.layers import channel_layers, get_channel_layer
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.doubts import COME_BACK, Doubts, Guarded
+from channels_ws4redis.fanout.doubts import COME_BACK, Doubt, Doubts, Guarded
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
 from channels_ws4redis.fanout.sockets import Entry
 from channels_ws4redis.protocol.history import Lost, Outcome
@@ -70,7 +71,8 @@ class Control:
         self._joining: asyncio.Task[Exception | None] | None = None
         #: Ends the hearing; None while there are sockets, and while nobody hears.
         self._lingering: asyncio.TimerHandle | None = None
-        self._doubts = Doubts()
+        #: Those of its sockets that are to be looked at again.
+        self.doubts = Doubts()
 
     # Sockets
 
@@ -100,13 +102,23 @@ class Control:
     def __len__(self) -> int:
         return len(self._newcomers) + len(self._marks)
 
+    def due(self, count: int) -> list[Guarded]:
+        """Return so many sockets: those that came, or were `seen`, the longest ago."""
+        return list(islice(self._marks, count))
+
+    def seen(self, sockets: Iterable[Guarded]) -> None:
+        """Note that sockets have been looked at, which now are `due` after all others."""
+        for socket in sockets:
+            if (marks := self._marks.pop(socket, None)) is not None:
+                self._marks[socket] = marks
+
     def forget(self, socket: Guarded | Newcomer) -> None:
         """Forget a socket that has ended, or has not been let in; once or more."""
         if isinstance(socket, Newcomer):
             self._newcomers.discard(socket)
         else:
             self._marks.pop(socket, None)
-            self._doubts.forget(socket)
+            self.doubts.forget(socket)
         if not len(self) and self._fanout is not None:
             self._linger_no_more()
             loop = asyncio.get_running_loop()
@@ -205,7 +217,7 @@ class Control:
 
     def _carry_out(self, order: Order, sockets: Sequence[Guarded]) -> None:
         if order.action is Action.REFRESH:
-            self._doubts.add(sockets, urgent=bool(order.selectors))
+            self.doubts.add(sockets, Doubt.ORDERED if order.selectors else Doubt.MISSED)
         else:
             for socket in sockets:
                 socket.obey(order)

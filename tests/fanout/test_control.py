@@ -52,7 +52,7 @@ class Guarded:
         """Note the beginning or the end of a pause."""
         self.told.put_nowait("pause" if held else "go on")
 
-    async def look_again(self) -> None:
+    async def look_again(self, doubt) -> None:
         """Look until the test lets it end."""
         self.looks += 1
         self.told.put_nowait("look")
@@ -340,7 +340,7 @@ async def test_a_look_that_fails_ends_the_socket(control, caplog, monkeypatch):
     """Nobody can tell what it may hear; the others have their turns all the same."""
 
     class Failing(Guarded):
-        async def look_again(self) -> None:
+        async def look_again(self, doubt) -> None:
             raise RuntimeError("a fault of ours")
 
     failing = Failing()
