@@ -14,6 +14,7 @@ from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.subscriber_hooks import SubscriberHooks, make_subscriber
+from channels_ws4redis.sweeping import get_sweep
 
 
 class Registration(NamedTuple):
@@ -43,6 +44,7 @@ async def admit_or_release(
     except BaseException:
         get_control().forget(newcomer)
         raise
+    get_sweep().begin()
     return admission, hooks, Registration(newcomer, marks)
 
 

@@ -11,14 +11,24 @@ from typing import Final, NamedTuple, Protocol
 import redis
 
 from channels_ws4redis.fanout.control import get_control
+from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.handshake.admission import admit
+from channels_ws4redis.handshake.facts import Claim, claim_of
 from channels_ws4redis.handshake.granting import PolicyFailedError
 from channels_ws4redis.handshake.hooks import REFUSALS
-from channels_ws4redis.handshake.identity import has_renewable, is_somebody_else, marks_of, renewed
-from channels_ws4redis.handshake.refusals import BusyError, few_lines
+from channels_ws4redis.handshake.identity import (
+    had_user,
+    has_renewable,
+    has_session,
+    marks_of,
+    renewed,
+    what_changed,
+)
+from channels_ws4redis.handshake.refusals import BusyError, few_lines, tell
+from channels_ws4redis.handshake.sessions import are_in_cookies
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import auth_group_of
 from channels_ws4redis.protocol.orders import Action, Order, Trait, mark
@@ -70,33 +80,44 @@ class Rights(NamedTuple):
 
 
 class Revoked(NamedTuple):
-    """Why a socket has to be closed."""
+    """That a socket has to be closed, and why."""
 
     code: int
-    #: For the log; nothing is logged if it is empty.
+    #: For the log; empty for an order, of which it has told already.
     why: Exception | str = ""
     #: For the client.
     reason: str = ""
 
 
+class Unknown(NamedTuple):
+    """That it cannot be found out what a socket may use."""
+
+    #: For the log, unless it has told of it already.
+    error: Exception | str = ""
+
+
 def named_channels(order: Order, hooks: SubscriberHooks) -> set[str]:
     """Return the channels of a socket that belong to auth groups which an order names."""
-    rights = Rights.of(hooks)
-    groups = {name: auth_group_of(hooks.prefix, name) for name in rights.hears | rights.publishes}
     return {
         name
-        for name, group in groups.items()
+        for name, group in _auth_groups(hooks).items()
         if group is not None and order.names(mark(Trait.GROUP, group))
     }
 
 
-async def ask_again(hooks: SubscriberHooks, marks: bytes) -> bytes | Revoked:
+def _auth_groups(hooks: SubscriberHooks) -> dict[str, str | None]:
+    """Return the auth group of each channel of a socket; None for one of another audience."""
+    rights = Rights.of(hooks)
+    return {name: auth_group_of(hooks.prefix, name) for name in rights.hears | rights.publishes}
+
+
+async def ask_again(hooks: SubscriberHooks, marks: bytes) -> bytes | Revoked | Unknown:
     """Find out anew who a socket is, and have its subscriber give up what it may not use any more.
 
     Nothing is added. The subscriber's own changes are followed no more until somebody does.
 
     :param marks: of the socket until now.
-    :returns: the marks of the socket now, or why it has to be closed.
+    :returns: the marks of the socket now, if it may stay.
     """
     before, calls = Rights.of(hooks), hooks.calls
     scope = calls.scope
@@ -108,21 +129,32 @@ async def ask_again(hooks: SubscriberHooks, marks: bytes) -> bytes | Revoked:
                 scope = await calls.look_up(renewed, scope)
             admission = await admit(scope, hooks, calls)
     except UNSURE as error:
-        return Revoked(codes.TRY_AGAIN_LATER, error)
-    except REFUSALS:
+        return Unknown(error)
+    except REFUSALS as error:
         # A hook that has failed may be why: nobody is logged in then, and the next one refuses.
-        return Revoked(codes.TRY_AGAIN_LATER if calls.failed else codes.REVOKED)
+        return Unknown() if calls.failed else Revoked(codes.REVOKED, error)
     except Exception:
         logger.exception("It cannot be told what the socket %s may use", shown(scope["path"]))
-        return Revoked(codes.TRY_AGAIN_LATER)
+        return Unknown()
     finally:
         before.limit(hooks)
-    if calls.failed:  # which says nothing about what the socket may use
-        return Revoked(codes.TRY_AGAIN_LATER)
+    if calls.failed:
+        return Unknown()
     now = marks_of(admission.request, hooks.prefix, hooks.channels)
-    if is_somebody_else(marks, now) or (before and not Rights.of(hooks)):
-        return Revoked(codes.REVOKED)
-    return now
+    if changed := what_changed(marks, now):
+        return Revoked(_code_for_another(marks, now), changed)
+    has_lost_all = before and not Rights.of(hooks)
+    return Revoked(codes.REVOKED, "it is granted nothing that it had") if has_lost_all else now
+
+
+def _code_for_another(marks: bytes, now: bytes) -> int:
+    """Return the code that closes a socket whose session or user has changed.
+
+    Whoever was not logged in has lost no more than the channels of the session, and comes back for
+    the others. A session that is too old and a cookie itself may have a newer one in the browser.
+    """
+    has_other_cookie = not has_session(now) and are_in_cookies()
+    return codes.REVOKED if had_user(marks) and not has_other_cookie else codes.TRY_AGAIN_LATER
 
 
 class End(Protocol):
@@ -187,20 +219,36 @@ class Revocable(ABC):
     def _is_replayed_by_hook(self) -> bool:
         return self._socket.started and not self._socket.replayed
 
-    async def look_again(self) -> None:
+    def claim(self) -> Claim:
+        """Return what the socket claims because of what Django knows of its client."""
+        hooks = self._subscriber
+        groups = filter(None, _auth_groups(hooks).values())
+        marks = get_control().marks_of(self)
+        return claim_of(hooks.calls.scope, marks, groups, hooks.is_stock)
+
+    async def look_again(self, doubt: Doubt) -> None:
         """Find out what the socket may still use, and give up the rest."""
         if self._outbox.closed:
             return
-        before, control = self._subscriber.channels, get_control()
+        hooks, control = self._subscriber, get_control()
+        before, publishers = hooks.channels, hooks.subscriber._publishers
         self._standing.looked_at = True
         try:
-            found = await ask_again(self._subscriber, control.marks_of(self))
+            found = await ask_again(hooks, control.marks_of(self))
         finally:
             self._standing.looked_at = False
         if isinstance(found, Revoked):
             self._revoke(found)
             return
-        control.renew(self, found)
+        if isinstance(found, bytes):
+            control.renew(self, found)
+        elif doubt is Doubt.DUE:  # which it will be again
+            self._tell("Keeping", found.error)
+            hooks.subscriber._publishers = publishers
+            hooks.subscriber._subscription.subscribe(*before)
+        else:
+            self._close(codes.TRY_AGAIN_LATER, found.error)
+            return
         self._subscriber.follow(self._on_change)
         gone = set(before).difference(self._subscriber.channels)
         if gone:
@@ -211,12 +259,21 @@ class Revocable(ABC):
         """Hear some channels no more, from this moment on, nor what has been published there."""
         if len(self._outbox) or self._is_replayed_by_hook:
             # What waits may be of these channels. The client comes back, and recovers the rest.
-            self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+            why = "it may hear less, and what waits for its client cannot be told apart"
+            self._revoke(Revoked(codes.TRY_AGAIN_LATER, why))
             return
         self._fanout.leave(self._socket, gone)
         self._socket.drop(gone)
 
     def _revoke(self, revoked: Revoked) -> None:
+        self._tell("Revoking", revoked.why)
+        self._close(revoked.code, reason=revoked.reason)
+
+    def _tell(self, what: str, why: Exception | str) -> None:
+        if why:
+            tell(logger, logging.INFO, what, self._subscriber.calls.scope["path"], why)
+
+    def _close(self, code: int, why: Exception | str = "", reason: str = "") -> None:
         self._standing.barred = True
         self.stop()
-        self._end(revoked.code, revoked.why, reason=revoked.reason)
+        self._end(code, why, reason=reason)

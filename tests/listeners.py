@@ -7,7 +7,7 @@ from contextlib import suppress
 from functools import partial
 
 import redis
-from channels.layers import InMemoryChannelLayer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from channels_redis.core import RedisChannelLayer as CoreLayer
 
 from channels_ws4redis.fanout.groups import get_fanout
@@ -62,6 +62,11 @@ async def close_fanout(layer):
         fanout.leave(socket)
     await all_left()
     await close_layer(layer)
+
+
+def sockets_here():
+    """Return the sockets that hear something on this loop; the control channel may linger on it."""
+    return [each for each in get_fanout(get_channel_layer())._sockets if isinstance(each, Socket)]
 
 
 async def all_left():

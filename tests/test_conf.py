@@ -32,6 +32,7 @@ DEFAULTS = {
     "WS4REDIS_ALLOW_PUBLISH": None,
     "WS4REDIS_PROCESS_REQUEST": None,
     "WS4REDIS_ALLOWED_ORIGINS": (),
+    "WS4REDIS_REAUTHORIZE": 300.0,
     "WS4REDIS_OUTBOX_MESSAGES": 2000,
     "WS4REDIS_OUTBOX_BYTES": 1024 * 1024,
     "WS4REDIS_THREADS": 32,
@@ -48,6 +49,7 @@ DEFAULTS = {
     "SESSION_COOKIE_NAME": "sessionid",
     "SESSION_ENGINE": "django.contrib.sessions.backends.db",
     "SESSION_CACHE_ALIAS": "default",
+    "AUTHENTICATION_BACKENDS": ["django.contrib.auth.backends.ModelBackend"],
 }
 
 
@@ -104,6 +106,9 @@ def test_csrf_trusted_origins(settings):
             ["10.0.0.0/8", "2001:db8::1"],
             (ip_network("10.0.0.0/8"), ip_network("2001:db8::1")),
         ),
+        ("WS4REDIS_REAUTHORIZE", 60, 60),
+        ("WS4REDIS_REAUTHORIZE", 0, 0),
+        ("WS4REDIS_REAUTHORIZE", None, 0),
         ("WS4REDIS_CLOSE_WINDOW", 0, 0),
         ("WS4REDIS_CLOSE_WINDOW", 0.5, 0.5),
         ("WS4REDIS_LEGACY_SERVERS", 1, True),
@@ -147,6 +152,9 @@ def test_values(name, value, read):
         ("WS4REDIS_TRUSTED_PROXIES", ["10.0.0.1/8"], "has host bits set"),
         ("WS4REDIS_TRUSTED_PROXIES", ["nginx"], "does not appear to be an IPv4 or IPv6 network"),
         ("WS4REDIS_TRUSTED_PROXIES", [10], "not all of them are texts"),
+        ("WS4REDIS_REAUTHORIZE", -1, "number of seconds"),
+        ("WS4REDIS_REAUTHORIZE", "300", "number of seconds"),
+        ("WS4REDIS_REAUTHORIZE", True, "number of seconds"),
         ("WS4REDIS_CLOSE_WINDOW", -0.1, "number of seconds"),
         ("WS4REDIS_CLOSE_WINDOW", "2", "number of seconds"),
         ("WS4REDIS_CLOSE_WINDOW", False, "number of seconds"),

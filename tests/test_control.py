@@ -387,7 +387,7 @@ async def test_a_refresh_during_the_handshake(project, settings) -> None:
     assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
     going_on.set()
     async with asyncio.timeout(PATIENCE):
-        while len(get_control()._doubts):  # noqa: ASYNC110 # nobody tells
+        while len(get_control().doubts):  # noqa: ASYNC110 # nobody tells
             await asyncio.sleep(0.01)
     await publish("for john", users=["john"])
     assert await client.receive_from(PATIENCE) == "for john"
@@ -702,7 +702,7 @@ async def test_a_user_who_has_no_name_to_tell(project, caplog) -> None:
     with pytest.raises(RuntimeError, match="no name"):
         await client.wait(PATIENCE)
     assert not get_control()._newcomers
-    assert not get_control()._hears
+    assert not len(get_control())
 
 
 # The calls

@@ -6,11 +6,10 @@ import asyncio
 import threading
 
 import pytest
-from channels.layers import channel_layers, get_channel_layer
+from channels.layers import channel_layers
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
-from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
@@ -18,7 +17,7 @@ from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import Visitor
 from tests.communicators import GONE, PATIENCE, ended, leave
 from tests.conftest import Serve
-from tests.listeners import all_left
+from tests.listeners import all_left, sockets_here
 
 #: See test_open_socket.
 pytestmark = [pytest.mark.server, pytest.mark.django_db]
@@ -67,7 +66,7 @@ async def heard(path: str = PATH) -> list[str]:
 
 def nobody_listens() -> bool:
     """Tell whether no socket is left on the fan-out."""
-    return not get_fanout(get_channel_layer())._sockets
+    return not sockets_here()
 
 
 def several(subscriber) -> None:

@@ -12,6 +12,7 @@ import pytest
 from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
+from channels_ws4redis.fanout import control
 from channels_ws4redis.fanout.control import channel
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
@@ -30,8 +31,9 @@ LAYERS = {
 
 
 @pytest.fixture(params=LAYERS)
-async def layer(request: pytest.FixtureRequest, settings, redis_url: str):
-    """A channel layer."""
+async def layer(request: pytest.FixtureRequest, settings, redis_url: str, monkeypatch):
+    """A channel layer, which the package leaves at once when the last socket has gone."""
+    monkeypatch.setattr(control, "LINGER", 0)
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": LAYERS[request.param]}}
     channel_layers.backends.clear()
     yield get_channel_layer()

@@ -21,6 +21,7 @@ from channels_ws4redis.protocol.messages import MAX_SMALL_FRAME, SUBPROTOCOL
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.communicators import GONE, PATIENCE, ended, leave, publish
+from tests.listeners import sockets_here
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
@@ -64,7 +65,7 @@ async def test_released_when_the_client_goes(released):
     assert released == []
     await leave(client)
     assert len(released) == 1
-    assert not get_fanout(get_channel_layer())._sockets
+    assert not sockets_here()
 
 
 @pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL])
@@ -159,7 +160,7 @@ async def test_groups_are_left_when_the_client_goes_during_the_handshake(release
         for _ in range(steps):
             await asyncio.sleep(0)
         await leave(client)
-        assert not get_fanout(get_channel_layer())._sockets
+        assert not sockets_here()
     assert len(released) == 30
 
 
@@ -257,7 +258,7 @@ async def test_a_silent_client(monkeypatch, caplog):
     await client.send_json_to({"type": "ping"})
     assert await client.receive_json_from(PATIENCE) == {"type": "pong"}
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4002}
-    assert not get_fanout(get_channel_layer())._sockets
+    assert not sockets_here()
     await client.send_json_to({"type": "hello", "positions": {}})
     assert await client.receive_nothing(0.1)
     await leave(client)
@@ -335,7 +336,7 @@ async def test_a_channel_that_cannot_be_joined_ends_the_socket(settings, caplog,
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
     await leave(client)
     assert "Closing the socket '/ws/foo': ConnectionError: Redis is away" in caplog.messages
-    assert not fanout._sockets
+    assert not sockets_here()
 
 
 async def test_a_server_that_refuses_a_frame(monkeypatch, caplog):

@@ -12,6 +12,8 @@ from channels_ws4redis.conf.reading import Reader
 #: What may end a socket, or have it looked at again.
 CAUSES = ("logout", "login", "user", "groups")
 
+DEFAULT_BACKENDS = ["django.contrib.auth.backends.ModelBackend"]
+
 Hook = Callable[..., Any] | str | None
 
 
@@ -83,7 +85,8 @@ class Permissions(Reader):
         the session come back whose key changes at a login. ``"user"`` looks at the sockets of a
         user again who is saved, and closes those of one who is deleted. ``"groups"`` looks at the
         sockets of users again who join or leave auth groups; without it a user's groups are those
-        of the last login, also for new sockets.
+        of the last login, also for new sockets. What is left out is found all the same by
+        ``WS4REDIS_REAUTHORIZE``, unless that is 0.
         """
         value: Sequence[str] = self._get("WS4REDIS_REVOKE_ON", CAUSES)
         is_list = isinstance(value, Collection) and not isinstance(value, str)
@@ -92,6 +95,24 @@ class Permissions(Reader):
                 f"WS4REDIS_REVOKE_ON is {value!r}; it must be a list of some of these: "
                 f"{', '.join(CAUSES)}."
             )
+        return value
+
+    @property
+    def WS4REDIS_REAUTHORIZE(self) -> float:
+        """Seconds within which each open socket is looked at again; with 0 or None none is.
+
+        It finds what Django does not tell: a ``QuerySet.update()``, SQL, a session that has expired
+        or is gone from its store, another answer of a policy. See
+        [what is not told](../howto/authorise.md#what-django-does-not-tell), also for what it costs.
+        """
+        if self._get("WS4REDIS_REAUTHORIZE", 300.0) is None:
+            return 0.0
+        return self._seconds("WS4REDIS_REAUTHORIZE", 300.0)
+
+    @property
+    def AUTHENTICATION_BACKENDS(self) -> Sequence[str]:
+        """Django's backends, by which a session's user is found."""
+        value: Sequence[str] = self._get("AUTHENTICATION_BACKENDS", DEFAULT_BACKENDS)
         return value
 
     @property

@@ -1,8 +1,9 @@
 """Hearing the control channel, and handing orders to the sockets that they concern.
 
-Every event loop that has sockets hears the control channel through its fan-out, as a socket would.
-So an order is heard once, and in its turn; one that was published while the link to Redis was down
-is made good from the history; and where that is too short, all sockets are looked at again.
+Every event loop that has sockets, or has had some a moment ago, hears the control channel through
+its fan-out, as a socket would. So an order is heard once, and in its turn; one that was published
+while the link to Redis was down is made good from the history; and where that is too short, all
+sockets are looked at again.
 
 A socket is registered before anybody finds out who it is. What it is looked up in may be older than
 an order that arrives meanwhile. Such orders are kept, and judged once the socket is known.
@@ -12,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 import redis
 from channels.layers import channel_layers, get_channel_layer
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.doubts import COME_BACK, Doubts, Guarded
+from channels_ws4redis.fanout.doubts import COME_BACK, Doubt, Doubts, Guarded
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
 from channels_ws4redis.fanout.sockets import Entry
 from channels_ws4redis.protocol.history import Lost, Outcome
@@ -32,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 #: Orders that are kept for one socket whose handshake is under way. All such sockets keep the same.
 KEPT = 1000
+
+#: Seconds for which the control channel is heard after the last socket has gone. Or each stranger
+#: who is refused by an idle process would cost Redis a subscription, and its end.
+LINGER = 60.0
 
 
 class Newcomer:
@@ -63,12 +69,16 @@ class Control:
         self._fanout: FanOut | None = None
         self._hears = False
         self._joining: asyncio.Task[Exception | None] | None = None
-        self._doubts = Doubts()
+        #: Ends the hearing; None while there are sockets, and while nobody hears.
+        self._lingering: asyncio.TimerHandle | None = None
+        #: Those of its sockets that are to be looked at again.
+        self.doubts = Doubts()
 
     # Sockets
 
     def expect(self) -> Newcomer:
         """Register a socket of which nothing has been looked up yet."""
+        self._linger_no_more()
         newcomer = Newcomer()
         self._newcomers.add(newcomer)
         return newcomer
@@ -89,15 +99,30 @@ class Control:
         if socket in self._marks:
             self._marks[socket] = marks
 
+    def __len__(self) -> int:
+        return len(self._newcomers) + len(self._marks)
+
+    def due(self, count: int) -> list[Guarded]:
+        """Return so many sockets: those that came, or were `seen`, the longest ago."""
+        return list(islice(self._marks, count))
+
+    def seen(self, sockets: Iterable[Guarded]) -> None:
+        """Note that sockets have been looked at, which now are `due` after all others."""
+        for socket in sockets:
+            if (marks := self._marks.pop(socket, None)) is not None:
+                self._marks[socket] = marks
+
     def forget(self, socket: Guarded | Newcomer) -> None:
         """Forget a socket that has ended, or has not been let in; once or more."""
         if isinstance(socket, Newcomer):
             self._newcomers.discard(socket)
         else:
             self._marks.pop(socket, None)
-            self._doubts.forget(socket)
-        if not self._newcomers and not self._marks:
-            self._stop_hearing()
+            self.doubts.forget(socket)
+        if not len(self) and self._fanout is not None:
+            self._linger_no_more()
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(LINGER, self._stop_hearing)
 
     # Hearing
 
@@ -131,7 +156,17 @@ class Control:
         self._joining, self._hears = None, True
         return None
 
+    def _linger_no_more(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+
+    async def close(self) -> None:
+        """Leave no timer behind, as the event loop ends; it ends the hearing as well."""
+        self._linger_no_more()
+
     def _stop_hearing(self) -> None:
+        self._linger_no_more()
         if self._joining is not None:
             self._joining.cancel()
         if self._fanout is not None:
@@ -178,27 +213,14 @@ class Control:
     def _take(self, order: Order) -> None:
         for newcomer in self._newcomers:
             newcomer.keep(order)
-        concerned = self._concerned(order)
+        concerned = _concerned(self._marks, order)
         if concerned:
             logger.info("%s %s sockets", order.action.value, len(concerned))
             self._carry_out(order, concerned)
 
-    def _concerned(self, order: Order) -> list[Guarded]:
-        """Return the sockets that an order concerns.
-
-        Most orders have one mark of a kind, and concern few sockets. Those are found by looking for
-        its bytes, which takes two milliseconds for ten thousand sockets.
-        """
-        found: Iterable[tuple[Guarded, bytes]] = self._marks.items()
-        for selector in order.selectors:
-            if len(selector) == 1:
-                (mark,) = selector
-                found = [each for each in found if mark in each[1]]
-        return [socket for socket, marks in found if order.concerns(marks)]
-
     def _carry_out(self, order: Order, sockets: Sequence[Guarded]) -> None:
         if order.action is Action.REFRESH:
-            self._doubts.add(sockets, urgent=bool(order.selectors))
+            self.doubts.add(sockets, Doubt.ORDERED if order.selectors else Doubt.MISSED)
         else:
             for socket in sockets:
                 _have_obey(socket, order)
@@ -211,6 +233,20 @@ def _have_obey(socket: Guarded, order: Order) -> None:
     except Exception:
         logger.exception("A socket does not do what it is ordered to, and has to come back")
         socket.obey(COME_BACK)
+
+
+def _concerned(marks_of: Mapping[Guarded, bytes], order: Order) -> list[Guarded]:
+    """Return the sockets that an order concerns.
+
+    Most orders have one mark of a kind, and concern few sockets. Those are found by looking for
+    its bytes, which takes two milliseconds for ten thousand sockets.
+    """
+    found: Iterable[tuple[Guarded, bytes]] = marks_of.items()
+    for selector in order.selectors:
+        if len(selector) == 1:
+            (mark,) = selector
+            found = [each for each in found if mark in each[1]]
+    return [socket for socket, marks in found if order.concerns(marks)]
 
 
 def control_layer() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, Protocol
@@ -20,6 +21,18 @@ AT_ONCE = 16
 COME_BACK: Final = Order(Action.DISCONNECT, code=codes.TRY_AGAIN_LATER)
 
 
+class Doubt(enum.IntEnum):
+    """Why a socket is looked at again; of two reasons the greater one counts."""
+
+    #: It was looked at long ago. Nobody says that anything has changed.
+    DUE = 0
+    #: An order may have been missed.
+    MISSED = 1
+    #: An order names it. It comes before all others, and nothing is delivered meanwhile, which
+    #: would be too long for all sockets of a process.
+    ORDERED = 2
+
+
 class Guarded(Protocol):
     """A socket that orders may concern."""
 
@@ -29,7 +42,7 @@ class Guarded(Protocol):
     def hold(self, held: bool) -> None:
         """Hold back what is published while it is doubtful what it may hear, or let it go."""
 
-    async def look_again(self) -> None:
+    async def look_again(self, doubt: Doubt) -> None:
         """Find out what the socket may still hear, and give up the rest."""
 
 
@@ -38,20 +51,17 @@ class Doubts:
 
     def __init__(self) -> None:
         #: Those that wait to be looked at, the most urgent first.
-        self._waiting: OrderedDict[Guarded, None] = OrderedDict()
+        self._waiting: OrderedDict[Guarded, Doubt] = OrderedDict()
         #: Those that are being looked at. One that is doubtful again meanwhile waits for its end.
         self._under_way: set[Guarded] = set()
 
-    def add(self, sockets: Sequence[Guarded], urgent: bool) -> None:
-        """Have sockets looked at again.
-
-        :param urgent: before all others, and with nothing delivered meanwhile. It would be too long
-            for all sockets of a process.
-        """
+    def add(self, sockets: Sequence[Guarded], doubt: Doubt) -> None:
+        """Have sockets looked at again."""
+        urgent = doubt is Doubt.ORDERED
         for socket in reversed(sockets) if urgent else sockets:
             if urgent:
                 socket.hold(True)  # which may end it
-            self._waiting[socket] = None
+            self._waiting[socket] = max(doubt, self._waiting.get(socket, doubt))
             if urgent:
                 self._waiting.move_to_end(socket, last=False)
         self._begin()
@@ -65,10 +75,10 @@ class Doubts:
 
     def _begin(self) -> None:
         for _ in range(AT_ONCE - len(self._under_way)):
-            socket = self._next()
-            if socket is None:
+            due = self._next()
+            if due is None:
                 return
-            task = this_loop().spawn(self._look_again(socket), "ws4redis-look-again")
+            task = this_loop().spawn(self._look_again(due), "ws4redis-look-again")
             task.add_done_callback(self._on_done)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
@@ -77,20 +87,20 @@ class Doubts:
             # Later, as an event loop that ends cancels all tasks, and must not get new ones.
             asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin)
 
-    def _next(self) -> Guarded | None:
-        """Return the socket that is to be looked at next, None for none at present."""
+    def _next(self) -> tuple[Guarded, Doubt] | None:
+        """Return the socket that is to be looked at next, and why; None for none at present."""
         for socket in self._waiting:
             if socket not in self._under_way:
-                del self._waiting[socket]
                 self._under_way.add(socket)
-                return socket
+                return socket, self._waiting.pop(socket)
         return None
 
-    async def _look_again(self, first: Guarded) -> None:
-        socket: Guarded | None = first
-        while socket is not None:
+    async def _look_again(self, first: tuple[Guarded, Doubt]) -> None:
+        due: tuple[Guarded, Doubt] | None = first
+        while due is not None:
+            socket, doubt = due
             try:
-                await socket.look_again()
+                await socket.look_again(doubt)
             except BaseException:
                 socket.obey(COME_BACK)
                 raise
@@ -99,4 +109,4 @@ class Doubts:
             if socket not in self._waiting:
                 socket.hold(False)
             await asyncio.sleep(0)
-            socket = self._next()
+            due = self._next()

@@ -11,6 +11,7 @@ from django.db.models import Model
 from django.utils.functional import empty
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.members import as_names
 from channels_ws4redis.handshake.requests import WebSocketRequest, unwrapped
 from channels_ws4redis.handshake.sessions import user_of
 from channels_ws4redis.protocol.names import MEMBER_OF, auth_group_of
@@ -46,13 +47,49 @@ def marks_of(request: WebSocketRequest, prefix: str, channels: Iterable[str]) ->
     )
 
 
-def is_somebody_else(before: bytes, now: bytes) -> bool:
-    """Tell whether the session or the user in the marks of a socket is another one now.
+def is_same(marks: bytes, session: str, user: Any) -> bool:
+    """Tell whether the marks of a socket are of a session and its user; None for nobody."""
+    return _person(marks) == [mark(Trait.SESSION, session), *_marks_of_user(user)]
 
-    A user whom nobody has looked at, before or now, is not taken for another one.
+
+def has_session(marks: bytes) -> bool:
+    """Tell whether a socket has a session whose user somebody has looked for."""
+    session, *user = _person(marks)
+    return session != _NONE and _UNSEEN not in user
+
+
+def what_changed(before: bytes, now: bytes) -> str:
+    """Tell in which way the session or the user in the marks of a socket is another one now.
+
+    If somebody has looked at them only before, or only now, they are not taken for others: of what
+    nobody has looked at, there is no more than what the cookie says.
+
+    :returns: for the log; empty if both are the same.
     """
-    pairs = zip(split(before)[:3], split(now)[:3], strict=True)
-    return any(one != other and _UNSEEN not in (one, other) for one, other in pairs)
+    session, *user = _person(before)
+    session_now, *user_now = _person(now)
+    if (_UNSEEN in user) != (_UNSEEN in user_now):
+        return ""
+    if session != session_now:
+        return "it has another session now" if session_now != _NONE else "its session has ended"
+    if user == user_now:
+        return ""
+    if user_now == [_NONE, _NONE]:
+        return (
+            "its session logs nobody in any more: the user is deleted, not active, or has another "
+            "password"
+        )
+    return "its user is another one now, or has another name"
+
+
+def had_user(marks: bytes) -> bool:
+    """Tell whether somebody was logged in on a socket, as far as anybody has looked."""
+    return any(each not in (_NONE, _UNSEEN) for each in _person(marks)[1:])
+
+
+def _person(marks: bytes) -> list[bytes]:
+    """Return the marks of the session, of the user's name and of the account."""
+    return split(marks)[:3]
 
 
 def _marks_of_user(user: Any) -> tuple[bytes, bytes]:
@@ -88,10 +125,7 @@ def _session_of(request: WebSocketRequest) -> str:
 def _members_of(request: WebSocketRequest) -> list[str]:
     """Return the auth groups in the session, if somebody has loaded it."""
     data = getattr(unwrapped(request.session), "_session_cache", None)
-    members = data.get(MEMBER_OF) if isinstance(data, dict) else None
-    if isinstance(members, str):
-        return [members]
-    return [str(member) for member in members or () if member]
+    return as_names(data.get(MEMBER_OF)) if isinstance(data, dict) else []
 
 
 def renewed(scope: dict[str, Any]) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
 from typing import Any
 
 from django.contrib.sessions.backends.base import SessionBase
@@ -45,13 +46,39 @@ def ask_database(request: Any) -> None:
     listed = session.get(MEMBER_OF)
     if listed is None or not isinstance(user, Model) or not hasattr(user, "groups"):
         return
-    groups = user.groups
-    own = list(groups.values_list("name", flat=True))
-    if listed == session.get(AT_LOGIN):
-        session[MEMBER_OF] = own
-        return
-    names = [listed] if isinstance(listed, str) else [str(name) for name in listed if name]
+    own = list(user.groups.values_list("name", flat=True))
+    session[MEMBER_OF] = listed_now(
+        listed, session.get(AT_LOGIN), own, partial(existing_groups, user.groups.model)
+    )
+
+
+def listed_now(
+    listed: Any,
+    at_login: Any,
+    own: list[str],
+    existing: Callable[[Collection[str]], Collection[str]],
+) -> list[str]:
+    """Return the list of auth groups and other names that counts now.
+
+    :param listed: what stands in the session.
+    :param at_login: what the login has written there.
+    :param own: the names of the user's auth groups.
+    :param existing: tells which of some names are those of auth groups.
+    """
+    if listed == at_login:
+        return own
+    names = as_names(listed)
     others = [name for name in names if name not in own]
-    there = groups.model._default_manager.filter(name__in=others)
-    gone = set(there.values_list("name", flat=True)) if others else set()
-    session[MEMBER_OF] = [name for name in names if name not in gone]
+    gone = existing(others) if others else ()
+    return [name for name in names if name not in gone]
+
+
+def as_names(listed: Any) -> list[str]:
+    """Return the names in the list of a session, which may be a single one or nothing."""
+    return [listed] if isinstance(listed, str) else [str(name) for name in listed or () if name]
+
+
+def existing_groups(model: type[Model], names: Iterable[str]) -> set[str]:
+    """Return those of some names that are names of auth groups. This asks the database."""
+    found = model._default_manager.filter(name__in=names)
+    return set(found.values_list("name", flat=True))

@@ -11,6 +11,7 @@ import redis
 from channels.layers import get_channel_layer
 
 from channels_ws4redis import control as face
+from channels_ws4redis.fanout import control as control_module
 from channels_ws4redis.fanout import doubts
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.fanout.control import KEPT, channel, get_control
@@ -51,7 +52,7 @@ class Guarded:
         """Note the beginning or the end of a pause."""
         self.told.put_nowait("pause" if held else "go on")
 
-    async def look_again(self) -> None:
+    async def look_again(self, doubt) -> None:
         """Look until the test lets it end."""
         self.looks += 1
         self.told.put_nowait("look")
@@ -81,6 +82,7 @@ async def control(fanout):
     yield control
     for socket in [*control._marks, *control._newcomers]:
         control.forget(socket)
+    control._stop_hearing()
 
 
 async def test_an_order_reaches_whom_it_concerns(layer_name, control):
@@ -94,12 +96,14 @@ async def test_an_order_reaches_whom_it_concerns(layer_name, control):
     assert john.told.empty()
 
 
-async def test_nothing_is_heard_without_sockets(layer_name, control):
-    """The last one that goes takes the fan-out with it; the next one hears anew."""
+async def test_nothing_is_heard_without_sockets(layer_name, control, monkeypatch):
+    """Some time after the last one has gone; the next one hears anew."""
+    monkeypatch.setattr(control_module, "LINGER", 0)
     first = await let_in()
     fanout = get_fanout(get_channel_layer())
     assert fanout.channels() == [channel()]
     control.forget(first)
+    await asyncio.sleep(0.001)  # the timer has come
     assert not fanout._sockets
     await all_left()
     await face.adisconnect(users="john")  # which is of no concern to those who come later
@@ -109,6 +113,43 @@ async def test_nothing_is_heard_without_sockets(layer_name, control):
     assert second.told.empty()
 
 
+async def test_who_comes_soon_finds_the_channel_heard(fanout, control, monkeypatch):
+    """As many strangers as are refused one by one cost Redis one subscription."""
+    joins = []
+    monkeypatch.setattr(
+        fanout, "join", lambda *args, join=fanout.join: joins.append(join) or join(*args)
+    )
+    for _ in range(10):
+        newcomer = control.expect()
+        await control.hear()
+        control.forget(newcomer)
+    assert len(joins) == 1
+    assert fanout.channels() == [channel()]
+
+
+async def test_a_socket_that_comes_ends_the_waiting_for_the_end(fanout, control, monkeypatch):
+    """Its orders reach it, however long ago the last socket before it has gone."""
+    monkeypatch.setattr(control_module, "LINGER", 0.001)
+    control.forget(await let_in(MARY))
+    socket = await let_in()
+    await asyncio.sleep(0.01)
+    await face.adisconnect(users="john")
+    assert (await socket.next()).action is Action.DISCONNECT
+
+
+def test_no_timer_is_left_at_the_end_of_a_loop(settings, redis_url):
+    """The loop has forgotten the control channel by then, and its fan-out."""
+    timers = []
+
+    async def live() -> None:
+        control = get_control()
+        control.forget(await let_in())
+        timers.append(control._lingering)
+
+    asyncio.run(live())
+    assert [timer.cancelled() for timer in timers] == [True]
+
+
 async def test_a_socket_that_goes_during_its_handshake_leaves_nothing(fanout, control):
     """Also if it was the only one that waited for the control channel."""
     newcomer = control.expect()
@@ -116,6 +157,7 @@ async def test_a_socket_that_goes_during_its_handshake_leaves_nothing(fanout, co
     await asyncio.sleep(0)
     hearing.cancel()
     control.forget(newcomer)
+    control._stop_hearing()
     assert not fanout._sockets
 
 
@@ -356,7 +398,7 @@ async def test_a_look_that_fails_ends_the_socket(control, caplog, monkeypatch):
     """Nobody can tell what it may hear; the others have their turns all the same."""
 
     class Failing(Guarded):
-        async def look_again(self) -> None:
+        async def look_again(self, doubt) -> None:
             raise RuntimeError("a fault of ours")
 
     failing = Failing()

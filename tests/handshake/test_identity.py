@@ -12,10 +12,11 @@ from django.utils.functional import SimpleLazyObject
 
 from channels_ws4redis.handshake.identity import (
     account_mark,
+    had_user,
     has_renewable,
-    is_somebody_else,
     marks_of,
     renewed,
+    what_changed,
 )
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.protocol.names import MEMBER_OF
@@ -66,15 +67,55 @@ def test_what_is_no_saved_user_has_no_account(value) -> None:
     assert account_mark(value) is None
 
 
-def test_who_is_somebody_else() -> None:
-    """Another user, or another session; not one with other groups."""
-    john = request(user=User(pk=7, username="john"))
-    before = marks_of(john, "", [])
-    assert not is_somebody_else(before, marks_of(john, "", ["group:staff:foo"]))
-    for user in (None, User(pk=8, username="john"), User(pk=7, username="renamed")):
-        assert is_somebody_else(before, marks_of(request(user=user), "", []))
-    with_session = request(user=User(pk=7, username="john"), headers=[(b"cookie", b"sessionid=x")])
-    assert is_somebody_else(before, marks_of(with_session, "", []))
+JOHN = User(pk=7, username="john")
+COOKIE = [(b"cookie", b"sessionid=x")]
+
+
+def unseen() -> SimpleLazyObject:
+    """Return a user whom nobody has looked at."""
+    return SimpleLazyObject(lambda: pytest.fail("it was loaded"))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "what"),
+    [
+        ({"user": JOHN}, {"user": JOHN}, ""),
+        ({"user": JOHN}, {"user": None}, "the user is deleted, not active, or has another"),
+        ({"user": JOHN}, {"user": User(pk=8, username="john")}, "its user is another one now"),
+        ({"user": JOHN}, {"user": User(pk=7, username="renamed")}, "or has another name"),
+        ({"user": None}, {"user": JOHN}, "its user is another one now"),
+        ({"user": JOHN, "headers": COOKIE}, {"user": JOHN}, "its session has ended"),
+        ({"user": JOHN}, {"user": JOHN, "headers": COOKIE}, "it has another session now"),
+        ({"user": JOHN}, {"user": unseen()}, ""),
+        ({"user": unseen(), "headers": COOKIE}, {"user": None}, ""),
+        ({"user": None}, {"user": unseen(), "headers": COOKIE}, ""),
+        ({"user": unseen(), "headers": COOKIE}, {"user": unseen()}, "its session has ended"),
+    ],
+    ids=[
+        "nothing", "logged out", "another", "renamed", "logged in", "session ended",
+        "another session", "no longer looked at", "found to be nobody", "not looked at any more",
+        "session of nobody we know",
+    ],
+)  # fmt: skip
+def test_who_is_somebody_else(before, now, what) -> None:
+    """The log says in which way; nothing is said of what was not looked at both times."""
+    changed = what_changed(marks_of(request(**before), "", []), marks_of(request(**now), "", []))
+    assert what in changed
+    assert bool(what) == bool(changed)
+
+
+def test_other_groups_are_nobody_else() -> None:
+    john = request(user=JOHN)
+    assert not what_changed(marks_of(john, "", []), marks_of(john, "", ["group:staff:foo"]))
+
+
+def test_who_was_logged_in() -> None:
+    users = [JOHN, None, unseen()]
+    assert [had_user(marks_of(request(user=user), "", [])) for user in users] == [
+        True,
+        False,
+        False,
+    ]
 
 
 # What a middleware has found

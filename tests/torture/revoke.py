@@ -3,7 +3,8 @@
 Run as ``python -m tests.torture.revoke`` it starts a Redis and two servers of its own. Users come,
 connect, and lose their rights in one way or another, while others of their sockets connect. It
 fails if a socket gets a message later than `BOUND` after the commit that forbade it, or after the
-end of the fault that its server had then; or if a socket is closed that is still allowed.
+end of the fault that its server had then; or if a socket is closed that is still allowed. Where
+nothing tells of a change, the time within which each socket is looked at again comes on top.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ BOUND = 1.0
 #: Seconds that a link takes at most to be back once it may.
 RELINKED = 1.0
 
+#: Seconds within which each socket is looked at again.
+REAUTHORIZE = 2.0
+
 LIVES = 8
 PATH = "/ws/foo?subscribe-user&subscribe-group"
 GROUP = "members"
@@ -47,6 +51,8 @@ class Life:
     name: str
     #: True while a socket may be closed: what is done to the user is under way or done.
     ending: bool = False
+    #: Seconds until the change has to be found.
+    bound: float = BOUND
     #: The commit after which nothing may be heard any more, or nothing of the auth group.
     all_ended: float | None = None
     group_ended: float | None = None
@@ -111,6 +117,7 @@ class Torture:
     async def _live(self) -> None:
         ways: list[Callable[[Any, Any], None]] = [
             log_out, change_password, deactivate, delete, leave, lose_session, stay,
+            *UNTOLD,
         ]  # fmt: skip
         while self._goes_on:
             user, request = await self._write(lambda: log_in(f"user{next(self._numbers)}"))
@@ -119,16 +126,17 @@ class Torture:
             sockets = self._connect(life, key, 3)
             await asyncio.sleep(self._chance.uniform(0.05, 1.5))
             way = self._chance.choice(ways)
-            life.ending = way not in (leave, stay)
+            life.ending = way not in (leave, leave_untold, stay)
+            life.bound += REAUTHORIZE if way in UNTOLD else 0
             sockets += self._connect(life, key, 3)
             await asyncio.sleep(self._chance.uniform(0, 0.05))
             await self._write(lambda way=way, user=user, request=request: way(user, request))
-            if way is leave:
+            if way in (leave, leave_untold):
                 life.group_ended = time.monotonic()
             elif way is not stay:
                 life.all_ended = time.monotonic()
             sockets += self._connect(life, key, 2)
-            await asyncio.sleep(self._chance.uniform(1.2, 3))
+            await asyncio.sleep(self._chance.uniform(0.2, 2) + life.bound)
             del self._lives[life.name]
             life.ending = True
             for socket in sockets:
@@ -162,7 +170,7 @@ class Torture:
         if ended is None:
             return
         late = time.monotonic() - max(ended, site.well_since)
-        if late > BOUND:
+        if late > life.bound:
             self.counts.late += 1
             self.counts.notes.append(f"{message!r} on {site.server.kind}, {late:.2f} s late")
 
@@ -271,6 +279,31 @@ def stay(user: Any, request: Any) -> None:
     """Do nothing."""
 
 
+def deactivate_untold(user: Any, request: Any) -> None:
+    """Keep the user from logging in, which no signal tells."""
+    type(user).objects.filter(pk=user.pk).update(is_active=False)
+
+
+def leave_untold(user: Any, request: Any) -> None:
+    """Take the user out of the auth group, which no signal tells."""
+    type(user).groups.through.objects.filter(user=user).delete()
+
+
+def delete_session_untold(user: Any, request: Any) -> None:
+    """Delete the session from its table, which no signal tells."""
+    request.session.model.objects.filter(pk=request.session.session_key).delete()
+
+
+def outlive_session_untold(user: Any, request: Any) -> None:
+    """Let the session be too old."""
+    request.session.set_expiry(-1)
+    request.session.save()
+
+
+#: What is only found when a socket is looked at for no reason.
+UNTOLD = (deactivate_untold, leave_untold, delete_session_untold, outlive_session_untold)
+
+
 # The command
 
 
@@ -282,7 +315,7 @@ async def _torture(redis: Any, database: Path, seconds: float, seed: int) -> Cou
             await proxy.start()
             server = AsgiServer(
                 kind,
-                settings={"WS4REDIS_HISTORY": 100},
+                settings={"WS4REDIS_HISTORY": 100, "WS4REDIS_REAUTHORIZE": REAUTHORIZE},
                 REDIS_URL=f"redis://127.0.0.1:{proxy.port}",
                 WS4REDIS_TEST_LAYER="redis",
                 WS4REDIS_TEST_DATABASE=str(database),

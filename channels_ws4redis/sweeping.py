@@ -1,0 +1,114 @@
+"""Looking at all sockets again from time to time, for what nobody tells. Private.
+
+A socket that only the package has judged rests on what Django knows: its session, its user, and the
+user's auth groups. These facts are read for many sockets at once, and where none has changed, that
+is all. A socket that code of the project has judged, such as a policy, rests on anything: it is
+admitted anew each time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+from collections.abc import Sequence
+from typing import Final
+
+from channels_ws4redis.conf import settings
+from channels_ws4redis.fanout.control import get_control
+from channels_ws4redis.fanout.doubts import Doubt
+from channels_ws4redis.handshake.facts import still_true
+from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.refusals import few_lines
+from channels_ws4redis.protocol.texts import reason_of
+from channels_ws4redis.revoking import Revocable
+from channels_ws4redis.store.loops import this_loop
+
+logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
+
+#: Sockets that are looked at together. Reading the facts of these takes a thread some milliseconds
+#: of Python, for which the event loop has to wait.
+BATCH: Final = 100
+
+
+class Sweep:
+    """Looks at each socket of an event loop, in rounds.
+
+    A round takes half of the time that there is, or a little less, over which its looks are spread.
+    Who comes in the middle of a round is looked at in the next one, and so in time.
+    """
+
+    def __init__(self) -> None:
+        self._running = False
+        #: Sockets that still have to be looked at in this round.
+        self._left = 0
+        #: Seconds between the looks of this round.
+        self._pause = 0.0
+        self._timer: asyncio.TimerHandle | None = None
+        self._calls = Calls({})
+        self._calls.whom = "all sockets"
+        self._calls.be_patient()
+
+    def begin(self) -> None:
+        """Go on for as long as there are sockets."""
+        if not self._running and settings.WS4REDIS_REAUTHORIZE:
+            self._running = True
+            self._wait()
+
+    def _wait(self) -> None:
+        if self._left <= 0:
+            self._left, period = len(get_control()), settings.WS4REDIS_REAUTHORIZE
+            if not self._left or not period:
+                self._running = False
+                return
+            # At random, so that processes that have begun together do not go on together.
+            seconds = period / 2 * random.uniform(0.8, 1)  # noqa: S311 # no secret
+            self._pause = seconds / math.ceil(self._left / BATCH)
+        self._timer = asyncio.get_running_loop().call_later(self._pause, self._go_on)
+
+    def _go_on(self) -> None:
+        this_loop().spawn(self._look(), "ws4redis-sweep").add_done_callback(self._on_done)
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled():  # as the event loop ends
+            self._running = False
+        else:
+            self._wait()
+
+    async def _look(self) -> None:
+        """Look at the next sockets, unless those before them still wait to be admitted anew."""
+        control = get_control()
+        if len(control.doubts) >= BATCH:
+            return
+        due = control.due(BATCH)
+        try:
+            doubtful = await self._doubtful([each for each in due if isinstance(each, Revocable)])
+        except Exception as error:  # noqa: BLE001 # whatever a database or a cache raises
+            logger.warning("Sockets cannot be looked at again: %s", reason_of(error))
+            return
+        self._left -= BATCH
+        control.seen(due)
+        control.doubts.add([each for each in doubtful if control.marks_of(each)], Doubt.DUE)
+
+    async def _doubtful(self, sockets: Sequence[Revocable]) -> list[Revocable]:
+        """Return the sockets that have to be admitted anew, to find out what they may use."""
+        claims = [socket.claim() for socket in sockets]
+        # Of all sockets: while this fails, nobody should be asked who may take that for an answer.
+        true = await self._calls.look_up(still_true, claims)
+        return [
+            socket
+            for socket, claim, is_true in zip(sockets, claims, true, strict=True)
+            if claim.by_project or not is_true
+        ]
+
+    async def close(self) -> None:
+        """Leave no timer behind, as the event loop ends."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+
+def get_sweep() -> Sweep:
+    """Return the one of the running event loop."""
+    return this_loop().get(Sweep, Sweep)
