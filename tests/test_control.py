@@ -516,7 +516,7 @@ async def test_what_a_client_sends_waits_until_it_is_decided(project, connect) -
 async def all_decided() -> None:
     """Wait until no socket is being looked at."""
     async with asyncio.timeout(PATIENCE):
-        while len(get_control()._doubts):  # noqa: ASYNC110 # nobody tells
+        while len(get_control().doubts):  # noqa: ASYNC110 # nobody tells
             await asyncio.sleep(0.01)
 
 

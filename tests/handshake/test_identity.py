@@ -57,7 +57,9 @@ def test_a_socket_that_nobody_has_looked_at_is_known_by_its_cookie() -> None:
     assert marks(lazy) == {bytes(8), bytes([255] * 8), mark(Trait.FACILITY, "foo")}
 
 
-@pytest.mark.parametrize("user", [None, AnonymousUser(), User(username="")], ids=repr)
+@pytest.mark.parametrize(
+    "user", [None, AnonymousUser(), User(username="")], ids=["none", "anonymous", "without a name"]
+)
 def test_nobody_has_no_mark(user) -> None:
     assert marks(request(user=user)) == {bytes(8), mark(Trait.FACILITY, "foo")}
 

@@ -21,7 +21,7 @@ from channels_ws4redis.fanout.stock_layers import encode_name
 from channels_ws4redis.protocol.names import (
     AUDIENCES,
     SELF,
-    Asked,
+    Flags,
     as_facility,
     channel_labels,
     channel_name,
@@ -140,7 +140,7 @@ def test_flags_among_others(names):
 )
 def test_flags_are_lenient(query_string):
     """Flags are case-insensitive, may carry a value, and may stand among anything."""
-    assert parse_flags(query_string, FLAGS) == Asked(["subscribe-user"], echo=False, unknown=[])
+    assert parse_flags(query_string, FLAGS) == Flags(["subscribe-user"], echo=False, unknown=[])
 
 
 def test_what_looks_like_a_flag_is_told_apart_from_what_does_not():
