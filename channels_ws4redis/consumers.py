@@ -13,6 +13,7 @@ import redis
 from channels.consumer import get_handler_name
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.layers import get_channel_layer
+from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
@@ -20,7 +21,9 @@ from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT, TOO_BIG, EndingConsumer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.hooks import REFUSALS, Calls
+from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.refusals import BusyError
+from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.own_channel import OwnChannel, has_handlers
 from channels_ws4redis.protocol import codes
@@ -132,12 +135,22 @@ class WS4RedisConsumer(EndingConsumer):
                 "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}."
             )
         try:
+            servers.require_true_path(self.scope, self.base_send)
+            if self._check_origin:
+                require_allowed_origin(WebSocketRequest(self.scope))
+        except PermissionDenied as error:
+            await self._refuse(error)
+            raise StopConsumer from None  # a project's own connect() has not been called
+        await self._connect()
+
+    async def _connect(self) -> None:
+        """Let the socket in, or not, as `connect` decides."""
+        try:
             if self._channel is not None:
                 await self._channel.open(self.groups)
             await self.connect()
         except REFUSALS as error:
-            self._log("Refused", error, logging.WARNING)
-            await self.close()
+            await self._refuse(error)
         except servers.ClientGoneError:
             self._log("The client has left", "before it was let in", logging.DEBUG)
             with suppress(Exception):  # an answer that nobody gets, but uvicorn asks for one
@@ -148,6 +161,10 @@ class WS4RedisConsumer(EndingConsumer):
             await self._close(codes.TRY_AGAIN_LATER, error, reason=codes.RETRY_AFTER)
         except (redis.exceptions.RedisError, OSError) as error:
             await self._close(codes.TRY_AGAIN_LATER, error)
+
+    async def _refuse(self, why: Exception) -> None:
+        self._log("Refused", why, logging.WARNING)
+        await self.close()
 
     async def connect(self) -> None:
         """Find out who connects to what, join the groups, accept, and replay what is stored.
@@ -170,8 +187,7 @@ class WS4RedisConsumer(EndingConsumer):
     async def _enter(self, calls: Calls) -> tuple[OpenSocket, str | None]:
         """Join the groups, once the socket has been admitted; also returns its subprotocol."""
         outbox, layer = self._make_outbox(), self.channel_layer
-        servers.require_true_path(self.scope, self.base_send)
-        admitted = await admit_or_release(self.scope, calls, self._check_origin, layer)
+        admitted = await admit_or_release(self.scope, calls, layer)
         # Asked for now, as a fan-out is closed for good with its last socket.
         socket = self._socket = OpenSocket(*admitted, get_fanout(layer), outbox, self._end)
         await socket.join(admitted[0].channels)

@@ -25,7 +25,7 @@ class Registration(NamedTuple):
 
 
 async def admit_or_release(
-    scope: dict[str, Any], calls: Calls, check_origin: bool, layer: Any
+    scope: dict[str, Any], calls: Calls, layer: Any
 ) -> tuple[Admission, SubscriberHooks, Registration]:
     """Register a socket, make its subscriber, and find out what the socket may use.
 
@@ -38,7 +38,7 @@ async def admit_or_release(
     await limits().begin(calls.whom)
     newcomer = get_control().expect()
     try:
-        admission, hooks, marks = await _admit_or_release(scope, calls, check_origin, layer)
+        admission, hooks, marks = await _admit_or_release(scope, calls, layer)
     except BaseException:
         get_control().forget(newcomer)
         raise
@@ -46,13 +46,13 @@ async def admit_or_release(
 
 
 async def _admit_or_release(
-    scope: dict[str, Any], calls: Calls, check_origin: bool, layer: Any
+    scope: dict[str, Any], calls: Calls, layer: Any
 ) -> tuple[Admission, SubscriberHooks, bytes]:
     subscriber = await make_subscriber(calls)
     if SUBPROTOCOL not in (scope.get("subprotocols") or ()):
         subscriber.listen_early(layer)
     try:
-        admission = await admit(scope, subscriber, calls, check_origin, get_control().hear)
+        admission = await admit(scope, subscriber, calls, get_control().hear)
         calls.know(admission.request.user)  # whom a hook may have loaded only now
         marks = marks_of(admission.request, subscriber.prefix, admission.channels)
         return admission, subscriber, marks

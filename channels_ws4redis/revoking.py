@@ -105,7 +105,7 @@ async def ask_again(hooks: SubscriberHooks, marks: bytes) -> bytes | Revoked:
         async with asyncio.timeout(PATIENCE):
             if has_renewable(scope):
                 scope = await calls.look_up(renewed, scope)
-            admission = await admit(scope, hooks, calls, check_origin=False)
+            admission = await admit(scope, hooks, calls)
     except UNSURE as error:
         return Revoked(codes.TRY_AGAIN_LATER, error)
     except REFUSALS:

@@ -11,14 +11,13 @@ from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
 from channels_ws4redis.consumers import WS4RedisConsumer
-from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.store.loops import this_loop
 from testproject.settings import _LAYERS
+from tests.communicators import PATIENCE, ended, leave, publish
 
 pytestmark = [pytest.mark.django_db, pytest.mark.server]
 
 PATH = "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
-PATIENCE = 10
-GONE = {"type": "websocket.disconnect", "code": 1006}
 
 
 class Grouped(WS4RedisConsumer):
@@ -42,7 +41,12 @@ class Grouped(WS4RedisConsumer):
 
 
 class Closing(WS4RedisConsumer):
-    """Has a handler and no groups."""
+    """Has a handler and no groups, and tells its name."""
+
+    async def connect(self) -> None:
+        """Tell."""
+        await super().connect()
+        self.scope["name"] = self.channel_name
 
     async def sent_away(self, message) -> None:
         """Close the socket, as its project asks for."""
@@ -110,6 +114,13 @@ async def layer(request, settings, redis_url):
     channel_layers.backends.clear()
 
 
+async def channel_left() -> None:
+    """Wait until no channel is being left any more."""
+    tasks = [each for each in this_loop()._tasks if each.get_name() == "ws4redis-own-channel"]
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.gather(*tasks)
+
+
 async def open_socket(cls) -> WebsocketCommunicator:
     """Return a client that has connected."""
     client = WebsocketCommunicator(cls.as_asgi(), PATH)
@@ -127,10 +138,9 @@ async def test_groups_and_handlers(layer):
     assert await client.receive_from(PATIENCE) == "mine"
     await client.send_to(text_data="published")
     assert await client.receive_from(PATIENCE) == "published"
-    await RedisPublisher(facility="foo", broadcast=True).apublish_message("another", expire=0)
+    await publish("another")
     assert await client.receive_from(PATIENCE) == "another"
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await leave(client)
 
 
 async def test_nothing_is_left_behind(settings):
@@ -138,19 +148,41 @@ async def test_nothing_is_left_behind(settings):
     layer = get_channel_layer()
     client = await open_socket(Grouped)
     assert len(layer._listener._queues) == 1
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
-    await asyncio.sleep(0.05)  # it is told in the background
+    await leave(client)
+    await channel_left()
     assert layer._listener._queues == {}
     assert list(layer._listener._topics) == []
+
+
+class Noted(Grouped):
+    """Can be found by the test."""
+
+    async def __call__(self, scope, receive, send) -> None:
+        """Say where it is."""
+        scope["consumer"] = self
+        await super().__call__(scope, receive, send)
+
+    async def connect(self) -> None:
+        """Note that it has come so far."""
+        self.scope["connects"] = True
+        await super().connect()
+
+
+async def test_a_foreign_page_is_refused_before_a_channel_is_opened():
+    """It costs Redis nothing, and the project's own code is not asked."""
+    headers = [(b"host", b"testserver"), (b"origin", b"http://evil.example")]
+    client = WebsocketCommunicator(Noted.as_asgi(), PATH, headers=headers)
+    assert not (await client.connect(PATIENCE))[0]
+    assert client.scope["consumer"]._channel.name == ""
+    assert "connects" not in client.scope
+    await ended(client)
 
 
 async def test_the_stock_consumer_has_no_channel():
     """It costs nothing."""
     client = await open_socket(WS4RedisConsumer)
     assert get_channel_layer()._listener._queues == {}
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await leave(client)
 
 
 async def test_a_consumer_without_a_channel_says_so():
@@ -158,55 +190,35 @@ async def test_a_consumer_without_a_channel_says_so():
     client = WebsocketCommunicator(Nameless.as_asgi(), PATH)
     await client.send_input({"type": "websocket.connect"})
     with pytest.raises(AttributeError, match=r"Nameless has no channel_name: .* or a handler"):
-        await client.wait(PATIENCE)
+        await ended(client)
     assert "name" not in client.scope
 
 
-async def test_a_handler_may_close_the_socket(settings):
+async def test_a_handler_may_close_the_socket():
     """No message is handled after that, and nothing that the client has sent."""
     layer = get_channel_layer()
-
-    class Named(Closing):
-        async def connect(self):
-            await super().connect()
-            self.scope["name"] = self.channel_name
-
-    client = await open_socket(Named)
+    client = await open_socket(Closing)
     name = client.scope["name"]
     await layer.send(name, {"type": "sent.away"})
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4001}
     await layer.send(name, {"type": "broken"})
     assert await client.receive_nothing(0.1)
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await leave(client)
 
 
 async def test_a_handler_that_fails_ends_the_socket():
     """As with any consumer of Channels."""
     layer = get_channel_layer()
-
-    class Named(Closing):
-        async def connect(self):
-            await super().connect()
-            self.scope["name"] = self.channel_name
-
-    client = await open_socket(Named)
+    client = await open_socket(Closing)
     await layer.send(client.scope["name"], {"type": "broken"})
     with pytest.raises(LookupError):
-        await client.wait(PATIENCE)
+        await ended(client)
     assert layer._listener._queues == {}
 
 
-async def test_a_server_may_tell_later_that_the_client_has_gone(settings):
+async def test_a_server_may_tell_later_that_the_client_has_gone():
     """Than the connection is lost, with which the channel is closed: uvicorn's websockets do so."""
-
-    class Found(Grouped):
-        async def connect(self):
-            self.scope["consumer"] = self
-            await super().connect()
-
-    client = await open_socket(Found)
+    client = await open_socket(Noted)
     client.scope["consumer"]._leave()
-    await asyncio.sleep(0.05)  # for the channel, and the server is silent yet
-    await client.send_input(GONE)
-    await client.wait(PATIENCE)
+    await channel_left()
+    await leave(client)

@@ -18,7 +18,6 @@ from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.granting import grant, policy_of
 from channels_ws4redis.handshake.hooks import ENDS, Calls
 from channels_ws4redis.handshake.members import bring_up_to_date
-from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.paths import require_plain_path
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options
 from channels_ws4redis.handshake.refusals import few_lines
@@ -91,7 +90,6 @@ async def admit(
     scope: dict[str, Any],
     subscriber: Subscriber,
     calls: Calls,
-    check_origin: bool,
     before_asking: Callable[[], Awaitable[None]] = _wait_for_nothing,
 ) -> Admission:
     """Find out who a socket is, and let it in with the channels that it may use.
@@ -99,7 +97,6 @@ async def admit(
     :param scope: what the server says about the socket.
     :param subscriber: the subscriber of this socket; it is told its channels.
     :param calls: run what may block for this socket.
-    :param check_origin: refuse the socket if a page of a foreign origin opens it.
     :param before_asking: awaited before anybody asks who the socket is.
     :raises django.core.exceptions.PermissionDenied: if the project refuses the socket.
     :raises channels.exceptions.DenyConnection: the same.
@@ -108,7 +105,7 @@ async def admit(
     """
     flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
     request = WebSocketRequest(scope)
-    _require_admissible(request, check_origin)
+    _require_admissible(request)
     remarks.tell_of_unknown(request.path, flags.unknown, subscriber.flags)
     policy = policy_of(request)
     await before_asking()
@@ -129,10 +126,8 @@ async def admit(
     return Admission(request, channels, flags.echo, subprotocol, labels, granted.options)
 
 
-def _require_admissible(request: WebSocketRequest, check_origin: bool) -> None:
+def _require_admissible(request: WebSocketRequest) -> None:
     """Refuse a socket that nobody may open, whoever it is."""
-    if check_origin:
-        require_allowed_origin(request)
     # The path as it came: Django 4.2 puts the slashes right in that of the request.
     require_plain_path(request.scope, request.facility)
     size, limit = len(request.facility.encode()), settings.WS4REDIS_MAX_FACILITY

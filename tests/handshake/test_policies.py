@@ -53,7 +53,7 @@ async def admitted(name: str, *flags: str, **more) -> Admission:
     """Admit a socket."""
     asked = on(name, *(flags or (LISTEN,)), **more)
     calls = Calls(asked)
-    return await admit(asked, await make_subscriber(calls), calls, check_origin=True)
+    return await admit(asked, await make_subscriber(calls), calls)
 
 
 async def why_refused(name: str, *flags: str, **more) -> str:
@@ -213,7 +213,7 @@ async def test_a_client_does_not_wait_for_a_policy_that_hangs(monkeypatch, setti
     try:
         async with asyncio.timeout(10):
             with pytest.raises(PolicyFailedError):
-                await admit_or_release(asked, Calls(asked), True, get_channel_layer())
+                await admit_or_release(asked, Calls(asked), get_channel_layer())
         assert not Released.told.is_set()
     finally:
         go_on.set()
