@@ -7,11 +7,10 @@ from typing import Any
 from django.core import checks
 from django.core.checks import CheckMessage
 
-from channels_ws4redis.checks.values import problem_of_hook
+from channels_ws4redis.checks.values import usable_subscriber
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.sessions import unshared_session_cache
 from channels_ws4redis.protocol.names import is_public
-from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 _SHARED = "a cache that all processes share, such as django.core.cache.backends.redis.RedisCache"
 
@@ -34,7 +33,7 @@ def check_reach(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find sessions in a cache that no other process sees (W009), or in no cache at all (I001)."""
-    subscriber = _subscriber()
+    subscriber = usable_subscriber()
     if unshared := unshared_session_cache():
         return [
             checks.Warning(
@@ -59,8 +58,3 @@ def check_sessions(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id="ws4redis.I001",
         )
     ]
-
-
-def _subscriber() -> type[RedisSubscriber] | None:
-    # What is wrong with it is said by E002.
-    return None if problem_of_hook("WS4REDIS_SUBSCRIBER") else subscriber_class()

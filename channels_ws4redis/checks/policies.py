@@ -10,14 +10,15 @@ from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_ws4redis.checks.values import usable_subscriber
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.policies import Policy, policies
-from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
+from channels_ws4redis.subscriber import RedisSubscriber
 
 
 def check_clients_publish(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find that anybody may publish to everybody, where nothing says that this is meant (W005)."""
-    subscriber = _subscriber()
+    subscriber = usable_subscriber()
     try:
         is_open = settings.WS4REDIS_ALLOW_PUBLISH is None and settings.WS4REDIS_FACILITIES == "open"
     except ImproperlyConfigured:
@@ -100,7 +101,7 @@ def _takes(policy: Policy, route: str) -> bool:
 
 def check_publish_options(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find options of policies that let clients publish with flags which there are not (E006)."""
-    subscriber = _subscriber()
+    subscriber = usable_subscriber()
     known = set() if subscriber is None else set(subscriber.publish_channels)
     return [
         checks.Error(
@@ -113,10 +114,3 @@ def check_publish_options(app_configs: Any, **kwargs: Any) -> list[CheckMessage]
         for flag in sorted(set(policy.options.publish) - known)
         if subscriber is not None
     ]
-
-
-def _subscriber() -> type[RedisSubscriber] | None:
-    try:
-        return subscriber_class()
-    except Exception:  # noqa: BLE001 # whatever the project's module raises; E002 says what is wrong
-        return None

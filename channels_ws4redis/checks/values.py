@@ -14,13 +14,7 @@ from channels_ws4redis.conf import NAMES, settings
 from channels_ws4redis.handshake.origins import Origin
 from channels_ws4redis.spelling import setting_meant_by
 from channels_ws4redis.store.clients import connection_kwargs
-from channels_ws4redis.subscriber import subscriber_class
-
-#: The core layer drops what exceeds its capacity; ours holds so much.
-_ENOUGH_CAPACITY = 10_000
-
-#: The release of redis-py whose blocking reads end after five seconds unless told otherwise.
-_REDIS_WITH_TIMEOUT = 8
+from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 #: What is to be said about a wrong value that legacy took.
 _HINTS = {
@@ -87,11 +81,16 @@ def check_hooks(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             id="ws4redis.E002",
         )
         for name, outcome in outcomes.items()
-        if (problem := problem_of_hook(name))
+        if (problem := _problem_of_hook(name))
     ]
 
 
-def problem_of_hook(name: str) -> str:
+def usable_subscriber() -> type[RedisSubscriber] | None:
+    """Return the class of subscribers; None if there is none, of which E002 tells."""
+    return None if _problem_of_hook("WS4REDIS_SUBSCRIBER") else subscriber_class()
+
+
+def _problem_of_hook(name: str) -> str:
     """Return why a setting names no hook that can be used; empty if it does."""
     value = getattr(settings, name)
     try:
