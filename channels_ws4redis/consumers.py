@@ -16,7 +16,7 @@ from channels.layers import get_channel_layer
 from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import servers
-from channels_ws4redis.conf import settings
+from channels_ws4redis.conf import OWN_LAYER, settings
 from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT, TOO_BIG, EndingConsumer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
@@ -130,10 +130,7 @@ class WS4RedisConsumer(EndingConsumer):
     async def websocket_connect(self, message: servers.AsgiEvent) -> None:
         """Let the socket in, or not."""
         if self.channel_layer is None:
-            raise InvalidChannelLayerError(
-                "There is no channel layer; set CHANNEL_LAYERS to "
-                "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}."
-            )
+            raise InvalidChannelLayerError(f"There is no channel layer; set {OWN_LAYER}")
         try:
             servers.require_true_path(self.scope, self.base_send)
             if self._check_origin:

@@ -10,10 +10,8 @@ from django.conf import settings as django_settings
 from django.core import checks
 from django.core.checks import CheckMessage
 
-from channels_ws4redis.conf import settings
+from channels_ws4redis.conf import OWN_LAYER, settings
 from channels_ws4redis.fanout.choice import backend_of
-
-_LAYER = "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
 
 #: The core layer drops what exceeds its capacity; ours holds so much.
 _ENOUGH_CAPACITY = 10_000
@@ -28,7 +26,7 @@ def check_layer(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         return [
             checks.Error(
                 "CHANNEL_LAYERS has no 'default'; no message can be published or received.",
-                hint=f"Add to the settings: CHANNEL_LAYERS = {_LAYER}",
+                hint=f"Add to the settings: {OWN_LAYER}",
                 id="ws4redis.E001",
             )
         ]
@@ -41,7 +39,7 @@ def check_layer(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
             checks.Error(
                 "WS4REDIS_LEGACY_SERVERS is set, but with this channel layer nothing that a "
                 "legacy server publishes reaches the sockets here.",
-                hint=f"Set CHANNEL_LAYERS = {_LAYER}, without 'hosts', while you migrate.",
+                hint=f"Set {OWN_LAYER}, without 'hosts', while you migrate.",
                 id="ws4redis.E003",
             )
         )
@@ -63,7 +61,7 @@ def _check_core(layer: Any) -> list[CheckMessage]:
             checks.Warning(
                 "channels_redis.core.RedisChannelLayer on redis-py 8 or later times out every "
                 "five seconds when no message arrives.",
-                hint=f"Use CHANNEL_LAYERS = {_LAYER}, or add 'socket_timeout': None to its hosts.",
+                hint=f"Use {OWN_LAYER}, or add 'socket_timeout': None to its hosts.",
                 id="ws4redis.W001",
             )
         )
@@ -72,7 +70,7 @@ def _check_core(layer: Any) -> list[CheckMessage]:
             checks.Warning(
                 f"channels_redis.core.RedisChannelLayer holds {layer.capacity} messages per "
                 "process and silently drops what exceeds them.",
-                hint=f"Use CHANNEL_LAYERS = {_LAYER}, or a 'capacity' of {_ENOUGH_CAPACITY}.",
+                hint=f"Use {OWN_LAYER}, or a 'capacity' of {_ENOUGH_CAPACITY}.",
                 id="ws4redis.W002",
             )
         )
@@ -86,7 +84,7 @@ def check_one_process(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     return [
         checks.Warning(
             "The in-memory channel layer reaches sockets of the publishing process only.",
-            hint=f"Set CHANNEL_LAYERS = {_LAYER}",
+            hint=f"Set {OWN_LAYER}",
             id="ws4redis.W006",
         )
     ]

@@ -18,6 +18,11 @@ from channels_ws4redis.conf.permissions import Permissions
 DEFAULT_CONNECTION = {"host": "localhost", "port": 6379, "db": 0, "password": None}
 DEFAULT_SUBSCRIBER = "channels_ws4redis.subscriber.RedisSubscriber"
 
+#: What a project writes to have the package's own channel layer.
+OWN_LAYER = (
+    "CHANNEL_LAYERS = {'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
+)
+
 
 class Settings(Permissions, Limits):
     """One lazy, typed property per setting."""

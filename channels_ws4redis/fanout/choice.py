@@ -7,6 +7,7 @@ from typing import Any
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.core.exceptions import ImproperlyConfigured
 
+from channels_ws4redis.conf import OWN_LAYER
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.in_memory import InMemoryBackend
 from channels_ws4redis.fanout.own import OwnBackend
@@ -25,10 +26,7 @@ def backend_named(alias: str) -> Backend:
     """
     layer = get_channel_layer(alias)
     if layer is None:
-        raise ImproperlyConfigured(
-            "There is no channel layer; add to the settings: CHANNEL_LAYERS = "
-            "{'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
-        )
+        raise ImproperlyConfigured(f"There is no channel layer; set {OWN_LAYER}")
     return backend_of(layer)
 
 

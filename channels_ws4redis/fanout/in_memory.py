@@ -9,6 +9,7 @@ from typing import Any
 
 from asgiref.sync import SyncToAsync
 
+from channels_ws4redis.conf import OWN_LAYER
 from channels_ws4redis.fanout.backends import Hearing, Receiver
 from channels_ws4redis.fanout.stock import StockBackend, StockHearing, Work
 from channels_ws4redis.protocol.messages import Event
@@ -57,8 +58,8 @@ class InMemoryBackend(StockBackend):
             logger.warning(
                 "A message is published in a process without sockets, and the in-memory channel "
                 "layer reaches no other process: it arrives there late, or never if it is not "
-                "stored; set CHANNEL_LAYERS = {'default': {'BACKEND': "
-                "'channels_ws4redis.layers.RedisChannelLayer'}}"
+                "stored; set %s",
+                OWN_LAYER,
             )
 
     def _find_home(self) -> asyncio.AbstractEventLoop | None:
