@@ -103,27 +103,27 @@ async def admit(
     :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
     :raises redis.exceptions.RedisError: if a method of the subscriber asks Redis in vain.
     """
-    flags = parse_flags(scope.get("query_string", b""), subscriber.flags)
+    asked = parse_flags(scope.get("query_string", b""), subscriber.flags)
     request = WebSocketRequest(scope)
     _require_admissible(request)
-    remarks.tell_of_unknown(request.path, flags.unknown, subscriber.flags)
+    remarks.tell_of_unknown(request.path, asked.unknown, subscriber.flags)
     policy = policy_of(request)
     await before_asking()
-    request = await _identify(scope, request, flags.channels, policy, subscriber, calls)
+    request = await _identify(scope, request, asked.flags, policy, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
     if lazy and request.session is not None:
-        await _drop_forged_session(request, flags.channels, subscriber, calls)
-    granted = await grant(request, flags.channels, subscriber.publishing, calls)
+        await _drop_forged_session(request, asked.flags, subscriber, calls)
+    granted = await grant(request, asked.flags, subscriber.publishing, calls)
     await _set_channels(request, granted.flags, subscriber, lazy, calls)
     channels = subscriber.channels
     if subscriber.is_stock:
         remarks.tell_of_unheard(request.path, granted.flags, subscriber.prefix, channels)
     subprotocol = _choose_subprotocol(scope.get("subprotocols") or ())
     labels = channel_labels(subscriber.prefix, channels) if subprotocol == SUBPROTOCOL else None
-    return Admission(request, channels, flags.echo, subprotocol, labels, granted.options)
+    return Admission(request, channels, asked.echo, subprotocol, labels, granted.options)
 
 
 def _require_admissible(request: WebSocketRequest) -> None:

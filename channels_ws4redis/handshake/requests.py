@@ -47,12 +47,12 @@ class WebSocketRequest(ASGIRequest):
         return self.META
 
 
-def unwrapped(user: Any) -> Any:
-    """Return what a lazy user stands for, and what is no user if it has not been loaded yet."""
+def unwrapped(lazy: Any) -> Any:
+    """Return what a lazy user or session stands for; Django's ``empty`` if nobody has loaded it."""
     # Not ``isinstance``, for which a proxy of another kind loads what it stands for.
-    while issubclass(type(user), LazyObject):
-        user = user._wrapped
-    return user
+    while issubclass(type(lazy), LazyObject):
+        lazy = lazy._wrapped
+    return lazy
 
 
 def _user_in(scope: dict[str, Any]) -> Any:

@@ -109,16 +109,17 @@ def _label(name: str) -> str | None:
 VERBS: Final = ("subscribe-", "publish-")
 
 
-class Flags(NamedTuple):
+class Asked(NamedTuple):
     """What the query string of a socket asks for."""
 
-    channels: list[str]
+    #: The flags in it, ``echo`` left out.
+    flags: list[str]
     echo: bool
     #: What begins as flags do and is none.
     unknown: list[str]
 
 
-def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
+def parse_flags(query_string: bytes, known: Collection[str]) -> Asked:
     """Return the flags in a socket's query string; case is ignored, and so is a flag's value.
 
     :param known: the flags besides ``echo`` that there are. What is no flag in the query string is
@@ -126,9 +127,9 @@ def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
     """
     text = query_string.decode("utf-8", "replace")
     names = [name.strip().lower() for name, _ in parse_qsl(text, keep_blank_values=True)]
-    channels = dict.fromkeys(name for name in names if name in known)
+    flags = dict.fromkeys(name for name in names if name in known)
     unknown = dict.fromkeys(n for n in names if n.startswith(VERBS) and n not in known)
-    return Flags(list(channels), "echo" in names, list(unknown))
+    return Asked(list(flags), "echo" in names, list(unknown))
 
 
 def is_public(flags: Iterable[str]) -> bool:

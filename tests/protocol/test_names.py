@@ -21,7 +21,7 @@ from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.protocol.names import (
     AUDIENCES,
     SELF,
-    Flags,
+    Asked,
     as_facility,
     channel_labels,
     channel_name,
@@ -112,18 +112,18 @@ def test_group_names_are_literal_where_possible():
 @given(st.binary())
 def test_flags_of_garbage(query_string):
     """No query string raises anything, and no flag comes out that is not known."""
-    flags = parse_flags(query_string, FLAGS)
-    assert set(flags.channels) <= set(FLAGS)
-    assert len(set(flags.channels)) == len(flags.channels)
+    asked = parse_flags(query_string, FLAGS)
+    assert set(asked.flags) <= set(FLAGS)
+    assert len(set(asked.flags)) == len(asked.flags)
 
 
 @given(st.lists(st.sampled_from([*FLAGS, "echo", "foo", "", "%", "=", "%ff", "subscribe-"])))
 def test_flags_among_others(names):
     """Every known flag is found among whatever else is there, once, in the order of the URL."""
-    flags = parse_flags("&".join(names).encode(), FLAGS)
+    asked = parse_flags("&".join(names).encode(), FLAGS)
     unknown = ["subscribe-"] if "subscribe-" in names else []
-    assert flags.channels == [name for name in dict.fromkeys(names) if name in FLAGS]
-    assert (flags.echo, flags.unknown) == ("echo" in names, unknown)
+    assert asked.flags == [name for name in dict.fromkeys(names) if name in FLAGS]
+    assert (asked.echo, asked.unknown) == ("echo" in names, unknown)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_flags_among_others(names):
 )
 def test_flags_are_lenient(query_string):
     """Flags are case-insensitive, may carry a value, and may stand among anything."""
-    assert parse_flags(query_string, FLAGS) == Flags(["subscribe-user"], echo=False, unknown=[])
+    assert parse_flags(query_string, FLAGS) == Asked(["subscribe-user"], echo=False, unknown=[])
 
 
 def test_what_looks_like_a_flag_is_told_apart_from_what_does_not():
@@ -153,7 +153,7 @@ def test_what_looks_like_a_flag_is_told_apart_from_what_does_not():
 def test_flags_need_an_ampersand(separator):
     """Text that merely contains a flag is none."""
     query_string = f"subscribe-user{separator}subscribe-group".encode()
-    assert parse_flags(query_string, FLAGS).channels == []
+    assert parse_flags(query_string, FLAGS).flags == []
 
 
 def john():
