@@ -60,8 +60,9 @@ class OwnChannel:
 
     def __init__(self, layer: Any, receive: Source) -> None:
         self._layer = layer
-        #: What to wait for: the server, and the channel as long as it is open.
-        self._sources: list[Source] = [receive]
+        self._events = receive
+        #: Waits for the next message of the channel; None while the channel is not open.
+        self._messages: Source | None = None
         #: What is being waited for; whoever has waited longest comes first.
         self._waiting: dict[Source, asyncio.Future[AsgiEvent]] = {}
         self._groups: list[str] = []
@@ -76,7 +77,7 @@ class OwnChannel:
         # With the prefix of the fan-out's: channels_redis.core receives for one prefix at a time,
         # and leaves it after five seconds without a message.
         self.name = await self._layer.new_channel(FANOUT_PREFIX)
-        self._sources.append(partial(self._layer.receive, self.name))
+        self._messages = partial(self._layer.receive, self.name)
         for group in groups:
             self._groups.append(group)
             await self._layer.group_add(group, self.name)
@@ -87,8 +88,8 @@ class OwnChannel:
         Whoever cancels that loses none: it is the next one then.
         """
         while True:
-            for source in self._sources:
-                if source not in self._waiting:
+            for source in (self._events, self._messages):
+                if source is not None and source not in self._waiting:
                     self._waiting[source] = asyncio.ensure_future(source())
             await asyncio.wait(self._waiting.values(), return_when=asyncio.FIRST_COMPLETED)
             for source, future in self._waiting.items():
@@ -99,11 +100,12 @@ class OwnChannel:
 
     def close(self) -> None:
         """Leave the groups; only events of the server come from now on."""
-        for source in self._sources[1:]:
-            if source in self._waiting:
-                self._waiting.pop(source).cancel()
-            this_loop().spawn(self._discard(), "ws4redis-own-channel")
-        del self._sources[1:]
+        messages, self._messages = self._messages, None
+        if messages is None:
+            return
+        if messages in self._waiting:
+            self._waiting.pop(messages).cancel()
+        this_loop().spawn(self._discard(), "ws4redis-own-channel")
 
     def end(self) -> None:
         """Close, and wait for nothing any more."""

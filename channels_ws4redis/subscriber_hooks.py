@@ -30,48 +30,38 @@ class SubscriberHooks:
     :param calls: run what may block for this socket.
     """
 
-    __slots__ = ("_calls", "_ear", "_subscriber", "prefix")
+    __slots__ = ("_ear", "calls", "prefix", "subscriber")
 
     def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
-        self._subscriber = subscriber
-        self._calls = calls
+        self.subscriber = subscriber
+        self.calls = calls
         #: Listens for the socket while an overridden method runs that subscribes; None if none is.
         self._ear: Ear | None = None
         #: What the names of its channels begin with; an overridden method has said so in a thread.
         self.prefix = ""
 
     def _overrides(self, *names: str) -> bool:
-        return overrides(self._subscriber, RedisSubscriber, *names)
-
-    @property
-    def subscriber(self) -> RedisSubscriber:
-        """The subscriber itself."""
-        return self._subscriber
-
-    @property
-    def calls(self) -> Calls:
-        """What runs that may block for the socket."""
-        return self._calls
+        return overrides(self.subscriber, RedisSubscriber, *names)
 
     @property
     def flags(self) -> set[str]:
         """The flags that the subscriber knows, ``echo`` left out."""
-        return {*self._subscriber.subscription_channels, *self._subscriber.publish_channels}
+        return {*self.subscriber.subscription_channels, *self.subscriber.publish_channels}
 
     @property
     def publishing(self) -> set[str]:
         """Those of its flags by which clients publish."""
-        return set(self._subscriber.publish_channels)
+        return set(self.subscriber.publish_channels)
 
     @property
     def is_stock(self) -> bool:
         """True for the package's own class, which looks at no user to name a broadcast."""
-        return type(self._subscriber) is RedisSubscriber
+        return type(self.subscriber) is RedisSubscriber
 
     @property
     def channels(self) -> list[str]:
         """The names of the channels it listens on now."""
-        return list(self._subscriber._subscription.channels)
+        return list(self.subscriber._subscription.channels)
 
     def listen_early(self, layer: Any) -> None:
         """Let the socket hear what a hook subscribes to from that moment on, as legacy does.
@@ -100,32 +90,32 @@ class SubscriberHooks:
         :raises Exception: whatever an overridden method raises.
         """
         if self._overrides("set_pubsub_channels", "_get_message_channels", "get_prefix"):
-            run = update_wrapper(partial(self._set_channels), self._subscriber.set_pubsub_channels)
-            await self._calls.run(run, request, flags)
+            run = update_wrapper(partial(self._set_channels), self.subscriber.set_pubsub_channels)
+            await self.calls.run(run, request, flags)
         elif may_block:
-            await self._calls.look_up(self._set_channels, request, flags)
+            await self.calls.look_up(self._set_channels, request, flags)
         else:
             self._set_channels(request, flags)
 
     def _set_channels(self, request: Any, flags: Collection[str]) -> None:
-        self._subscriber._policy_facility = getattr(request, "facility", None)
+        self.subscriber._policy_facility = getattr(request, "facility", None)
         ear = self._ear
         if ear is not None:
             self.follow(lambda: ear.listen(self.channels))
-        self._subscriber.set_pubsub_channels(request, flags)
+        self.subscriber.set_pubsub_channels(request, flags)
         self.follow(None)
-        self._subscriber._subscription.settle()
-        self.prefix = self._subscriber.get_prefix()
-        tell_if_elsewhere(self._subscriber)
+        self.subscriber._subscription.settle()
+        self.prefix = self.subscriber.get_prefix()
+        tell_if_elsewhere(self.subscriber)
 
     def follow(self, on_change: Callable[[], None] | None) -> None:
         """Have a function called when the subscriber changes its channels; None ends that."""
-        self._subscriber._subscription.on_change = on_change
+        self.subscriber._subscription.on_change = on_change
 
     @property
     def audiences(self) -> int:
         """How many channels it publishes to."""
-        return len(self._subscriber._publishers)
+        return len(self.subscriber._publishers)
 
     async def publish(self, payload: bytes, sender: str) -> None:
         """Publish what the client has sent, to the channels that its flags name.
@@ -134,18 +124,18 @@ class SubscriberHooks:
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         :raises Exception: whatever an overridden method raises.
         """
-        self._subscriber._received, self._subscriber._sender = payload, sender
+        self.subscriber._received, self.subscriber._sender = payload, sender
         if self._overrides("publish_message"):
-            await self._calls.run(self._subscriber.publish_message, RedisMessage(payload))
-        elif self._subscriber._publishers:
-            await self._subscriber.apublish_message(payload)
+            await self.calls.run(self.subscriber.publish_message, RedisMessage(payload))
+        elif self.subscriber._publishers:
+            await self.subscriber.apublish_message(payload)
 
     @property
     def replay_hook(self) -> Callable[[Any], None] | None:
         """The overridden method that sends what is stored, under either of its names; or None."""
         for name in ("send_persisted_messages", "send_persited_messages"):
             if self._overrides(name):
-                hook: Callable[[Any], None] = getattr(self._subscriber, name)
+                hook: Callable[[Any], None] = getattr(self.subscriber, name)
                 return hook
         return None
 
@@ -155,21 +145,21 @@ class SubscriberHooks:
         :raises Exception: whatever it raises.
         """
         assert self.replay_hook is not None
-        await self._calls.run(self.replay_hook, websocket)
+        await self.calls.run(self.replay_hook, websocket)
 
     async def release(self) -> None:
         """Tell the subscriber that its socket is gone; to be called once."""
         self.follow(None)
         if self._ear is not None:
             self._ear.stop()
-        self._calls.be_patient()
+        self.calls.be_patient()
         if not self._overrides("release"):
             return
         try:
             # Shielded, as a server that stops cancels whoever waits here, and the hook has to run.
-            await asyncio.shield(asyncio.ensure_future(self._calls.run(self._subscriber.release)))
+            await asyncio.shield(asyncio.ensure_future(self.calls.run(self.subscriber.release)))
         except Exception:
-            logger.exception("The release hook of %s failed", type(self._subscriber).__name__)
+            logger.exception("The release hook of %s failed", type(self.subscriber).__name__)
 
 
 async def make_subscriber(calls: Calls) -> SubscriberHooks:
