@@ -5,44 +5,46 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, policies
-
-NAME = "facilities"
-HELP = "Lists the policies of facilities in the order in which they are asked."
+from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy, policies
+from channels_ws4redis.management.subcommands import Subcommand
 
 _HEADINGS = ("route", "function", "options", "clients publish with")
 
 
-def add_arguments(parser: CommandParser) -> None:
-    """Take no arguments."""
+class Facilities(Subcommand):
+    """Lists the policies, and says what holds for all other facilities."""
+
+    name = "facilities"
+    help = "Lists the policies of facilities in the order in which they are asked."
+
+    def handle(self, command: BaseCommand, **options: Any) -> None:
+        """Print a line for each policy, and one for all other facilities."""
+        rows = [_row(policy) for policy in policies]
+        table = [_HEADINGS, *rows] if rows else []
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        for row in table:
+            cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            command.stdout.write("  ".join(cells).rstrip())
+        command.stdout.write(f"Every {'other ' if rows else ''}facility: {_others()}.")
 
 
-def run(command: BaseCommand, **options: Any) -> None:
-    """Print a line for each policy, and one for all other facilities."""
-    rows = [
-        (each.route, each.name, _told(each.options), ", ".join(sorted(each.options.publish)) or "-")
-        for each in policies
-    ]
-    table = [_HEADINGS, *rows] if rows else []
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    for row in table:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        command.stdout.write("  ".join(cells).rstrip())
-    command.stdout.write(f"Every {'other ' if rows else ''}facility: {_others()}.")
+def _row(policy: Policy) -> tuple[str, str, str, str]:
+    flags = ", ".join(sorted(policy.options.publish))
+    return policy.route, policy.name, _changed(policy.options), flags or "-"
 
 
-def _told(options: Options) -> str:
+def _changed(options: Options) -> str:
     """Return the options that differ from those without a policy, but for ``publish``."""
-    told = [
+    changed = [
         f"{field.name}={getattr(options, field.name)}"
         for field in fields(options)
         if field.name != "publish"
         and getattr(options, field.name) != getattr(NO_OPTIONS, field.name)
     ]
-    return " ".join(told) or "-"
+    return " ".join(changed) or "-"
 
 
 def _others() -> str:

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from channels_ws4redis.management import facilities
-from channels_ws4redis.management.revoking import DISCONNECT, REFRESH
+from channels_ws4redis.management.facilities import Facilities
+from channels_ws4redis.management.orders import Disconnect, Refresh
+from channels_ws4redis.management.subcommands import Subcommand
 
-
-class Subcommand(Protocol):
-    """One subcommand: a module, or an object."""
-
-    NAME: str
-    HELP: str
-
-    def add_arguments(self, parser: CommandParser) -> None:
-        """Tell what the subcommand takes."""
-
-    def run(self, command: BaseCommand, **options: Any) -> None:
-        """Do it; output goes to ``command.stdout``.
-
-        :raises django.core.management.CommandError: if it cannot be done.
-        """
-
-
-SUBCOMMANDS: list[Subcommand] = [facilities, DISCONNECT, REFRESH]
+SUBCOMMANDS: list[Subcommand] = [Facilities(), Disconnect(), Refresh()]
 
 
 class Command(BaseCommand):
@@ -35,14 +19,14 @@ class Command(BaseCommand):
     help = "Shows who may use which facilities, closes sockets, or looks at them again."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Have each subcommand tell what it takes."""
+        """Have each subcommand add what it takes."""
         subparsers = parser.add_subparsers(metavar="subcommand", required=True)
         for subcommand in SUBCOMMANDS:
-            name, text = subcommand.NAME, subcommand.HELP
-            own: CommandParser = subparsers.add_parser(name, help=text, description=text)
+            text = subcommand.help
+            own: CommandParser = subparsers.add_parser(subcommand.name, help=text, description=text)
             subcommand.add_arguments(own)
             own.set_defaults(subcommand=subcommand)
 
     def handle(self, *args: Any, subcommand: Subcommand, **options: Any) -> None:
         """Run the subcommand."""
-        subcommand.run(self, **options)
+        subcommand.handle(self, **options)
