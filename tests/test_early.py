@@ -16,13 +16,13 @@ from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import Visitor
+from tests.communicators import GONE, PATIENCE, ended, leave
 from tests.conftest import Serve
 from tests.listeners import all_left
 
 #: See test_open_socket.
 pytestmark = [pytest.mark.server, pytest.mark.django_db]
 
-PATIENCE = 10
 END = "-- end --"
 PATH = "/ws/foo?subscribe-broadcast"
 
@@ -186,29 +186,28 @@ async def test_a_socket_that_is_refused_leaves_nothing(hook) -> None:
     hook(refuse)
     socket = client()
     assert not (await socket.connect(PATIENCE))[0]
-    await socket.send_input({"type": "websocket.disconnect", "code": 1006})
-    await socket.wait(PATIENCE)
+    await leave(socket)
     assert nobody_listens()
 
 
 async def test_a_client_that_goes_meanwhile_leaves_nothing(hook) -> None:
     """Also if the hook goes on to subscribe afterwards."""
-    reached, may_go_on, ended = threading.Event(), threading.Event(), threading.Event()
+    reached, may_go_on, subscribed = threading.Event(), threading.Event(), threading.Event()
 
     def wait(subscriber) -> None:
         reached.set()
         may_go_on.wait(PATIENCE)
         subscriber._subscription.subscribe("user:john:foo")
-        ended.set()
+        subscribed.set()
 
     hook(wait)
     socket = client()
     await socket.send_input({"type": "websocket.connect"})
     assert await asyncio.to_thread(reached.wait, PATIENCE)
-    await socket.send_input({"type": "websocket.disconnect", "code": 1006})
+    await socket.send_input(GONE)
     may_go_on.set()
-    await socket.wait(PATIENCE)
-    assert await asyncio.to_thread(ended.wait, PATIENCE)
+    await ended(socket)
+    assert await asyncio.to_thread(subscribed.wait, PATIENCE)
     assert nobody_listens()
 
 
@@ -278,8 +277,7 @@ async def test_without_redis(hook, settings, free_port, caplog) -> None:
     socket = client()
     assert (await socket.connect(PATIENCE))[0]
     assert await socket.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
-    await socket.send_input({"type": "websocket.disconnect", "code": 1013})
-    await socket.wait(PATIENCE)
+    await leave(socket)
     (line,) = [line for line in caplog.messages if "/ws/foo" in line]
     assert line.startswith("Cannot open the socket '/ws/foo': ConnectionError: Error 111")
     assert nobody_listens()

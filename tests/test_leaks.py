@@ -16,6 +16,7 @@ from channels_ws4redis.fanout.control import channel
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import application
+from tests.communicators import leave
 
 #: WS4REDIS_TEST_LEAKS=10000 makes it thorough.
 ROUNDS = int(os.environ.get("WS4REDIS_TEST_LEAKS", "1000"))
@@ -62,8 +63,7 @@ async def come_and_go(index: int) -> None:
     if how == 3:  # cancelled by the server
         communicator.stop(exceptions=False)
     else:
-        await communicator.send_input({"type": "websocket.disconnect", "code": 1006})
-        await communicator.wait(20)
+        await leave(communicator)
 
 
 async def many(rounds: int) -> None:

@@ -18,16 +18,15 @@ from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.fanout import outbox as outbox_module
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import MAX_SMALL_FRAME, SUBPROTOCOL
-from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
+from tests.communicators import GONE, PATIENCE, ended, leave, publish
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
 pytestmark = pytest.mark.django_db
 
 PATH = "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
-PATIENCE = 10
 
 
 @pytest.fixture(autouse=True)
@@ -55,17 +54,6 @@ def open_socket(application=router, subprotocol=None) -> WebsocketCommunicator:
     return WebsocketCommunicator(application, PATH, subprotocols=subprotocol and [subprotocol])
 
 
-async def ended(client: WebsocketCommunicator) -> None:
-    """Wait until the consumer has ended, after the client has gone."""
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
-    await client.wait(PATIENCE)
-
-
-async def publish(message: str) -> None:
-    """Publish without storing."""
-    await RedisPublisher(facility="foo", broadcast=True).apublish_message(message, expire=0)
-
-
 # What a socket leaves behind
 
 
@@ -74,7 +62,7 @@ async def test_released_when_the_client_goes(released):
     client = open_socket()
     assert (await client.connect(PATIENCE))[0]
     assert released == []
-    await ended(client)
+    await leave(client)
     assert len(released) == 1
     assert not get_fanout(get_channel_layer())._sockets
 
@@ -101,7 +89,7 @@ async def test_released_when_refused(released, settings, caplog):
     settings.WS4REDIS_ALLOWED_CHANNELS = refuse
     client = open_socket()
     assert not (await client.connect(PATIENCE))[0]
-    await ended(client)
+    await leave(client)
     assert len(released) == 1
     assert "Refused the socket '/ws/foo': PermissionDenied" in caplog.messages
 
@@ -114,7 +102,7 @@ async def test_released_when_redis_is_down(released, settings, free_port, caplog
     assert (await client.connect(PATIENCE))[0]
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
     await client.send_to(text_data="too late")
-    await ended(client)
+    await leave(client)
     assert len(released) == 1
     (line,) = [line for line in caplog.messages if "/ws/foo" in line]
     assert line.startswith(
@@ -155,7 +143,7 @@ async def test_released_when_the_client_goes_during_the_handshake(released, sett
     client.scope |= {"how": "go on", "ends": []}
     await client.send_input({"type": "websocket.connect"})
     await asyncio.wait_for(reached.wait(), PATIENCE)
-    await ended(client)
+    await leave(client)
     assert client.future.done()
     assert not client.future.cancelled()
     assert len(released) == 1
@@ -170,7 +158,7 @@ async def test_groups_are_left_when_the_client_goes_during_the_handshake(release
         await client.send_input({"type": "websocket.connect"})
         for _ in range(steps):
             await asyncio.sleep(0)
-        await ended(client)
+        await leave(client)
         assert not get_fanout(get_channel_layer())._sockets
     assert len(released) == 30
 
@@ -193,10 +181,10 @@ async def test_a_subscriber_that_is_made_while_the_client_goes(settings):
     client = open_socket()
     await client.send_input({"type": "websocket.connect"})
     await asyncio.to_thread(begun.wait, PATIENCE)
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
+    await client.send_input(GONE)
     await asyncio.sleep(0.05)
     may_end.set()
-    await client.wait(PATIENCE)
+    await ended(client)
     assert calls == ["__init__", "release"]
 
 
@@ -218,7 +206,7 @@ async def test_what_was_sent_is_published_though_the_client_has_gone(settings):
     await client.send_input({"type": "websocket.disconnect", "code": 1001})
     await asyncio.to_thread(begun.wait, PATIENCE)
     may_end.set()
-    await client.wait(PATIENCE)
+    await ended(client)
     assert published == ["first", "last"]
 
 
@@ -241,7 +229,7 @@ async def test_a_frame_that_comes_during_the_replay(settings):
     may_end.set()
     assert await client.receive_from(PATIENCE) == "stored"
     assert await client.receive_from(PATIENCE) == "mine"
-    await ended(client)
+    await leave(client)
 
 
 async def test_large_frames_leave_turns_to_others():
@@ -255,7 +243,7 @@ async def test_large_frames_leave_turns_to_others():
         turns += 1
         await asyncio.sleep(0)
     assert turns > 15
-    await ended(client)
+    await leave(client)
 
 
 # States
@@ -272,7 +260,7 @@ async def test_a_silent_client(monkeypatch, caplog):
     assert not get_fanout(get_channel_layer())._sockets
     await client.send_json_to({"type": "hello", "positions": {}})
     assert await client.receive_nothing(0.1)
-    await ended(client)
+    await leave(client)
     assert caplog.messages == ["Closing the socket '/ws/foo': its client has not said hello"]
 
 
@@ -288,8 +276,8 @@ async def test_a_client_that_has_said_hello(monkeypatch):
     await publish("still there")
     assert json.loads(await protocol.receive_from(PATIENCE))["data"] == "still there"
     assert await raw.receive_from(PATIENCE) == "still there"
-    await ended(protocol)
-    await ended(raw)
+    await leave(protocol)
+    await leave(raw)
 
 
 async def test_a_path_cannot_forge_a_line_of_the_log(caplog):
@@ -298,7 +286,7 @@ async def test_a_path_cannot_forge_a_line_of_the_log(caplog):
     await client.connect(PATIENCE)
     await client.send_to(text_data="no JSON")
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4500}
-    await ended(client)
+    await leave(client)
     (line,) = caplog.messages
     assert line.startswith("Closing the socket '/ws/a\\nERROR b': ProtocolError: ")
 
@@ -314,23 +302,22 @@ class Roving(RedisSubscriber):
 async def test_a_channel_that_is_added_before_the_hello(settings):
     """It is one of those of the welcome, and nothing of it arrives before."""
     settings.WS4REDIS_SUBSCRIBER = Roving
-    bar = RedisPublisher(facility="bar", broadcast=True)
     client = open_socket(subprotocol=SUBPROTOCOL)
     await client.connect(PATIENCE)
     await client.send_json_to({"type": "publish", "data": "broadcast:bar"})
     await client.send_json_to({"type": "ping"})
     assert await client.receive_json_from(PATIENCE) == {"type": "pong"}
-    await bar.apublish_message("early", expire=0)
+    await publish("early", "bar")
     await client.send_json_to({"type": "hello", "positions": {}})
     assert len((await client.receive_json_from(PATIENCE))["channels"]) == 2
-    await bar.apublish_message("late", expire=0)
+    await publish("late", "bar")
     assert (await client.receive_json_from(PATIENCE))["data"] == "late"
     await client.send_json_to({"type": "publish", "data": "broadcast:more"})
     await client.send_json_to({"type": "ping"})
     assert await client.receive_json_from(PATIENCE) == {"type": "pong"}
-    await RedisPublisher(facility="more", broadcast=True).apublish_message("live", expire=0)
+    await publish("live", "more")
     assert (await client.receive_json_from(PATIENCE))["data"] == "live"
-    await ended(client)
+    await leave(client)
 
 
 async def test_a_channel_that_cannot_be_joined_ends_the_socket(settings, caplog, redis_url):
@@ -346,7 +333,7 @@ async def test_a_channel_that_cannot_be_joined_ends_the_socket(settings, caplog,
     fanout._hearing.join = fail
     await client.send_to(text_data="broadcast:bar")
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1013}
-    await ended(client)
+    await leave(client)
     assert "Closing the socket '/ws/foo': ConnectionError: Redis is away" in caplog.messages
     assert not fanout._sockets
 
@@ -370,7 +357,7 @@ async def test_a_server_that_refuses_a_frame(monkeypatch, caplog):
     await client.connect(PATIENCE)
     await publish("refused")
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 1011}
-    await ended(client)
+    await leave(client)
     assert "Closing the socket '/ws/foo': RuntimeError: not now" in caplog.messages
 
 
@@ -385,7 +372,7 @@ async def test_a_client_that_goes_while_it_is_let_in(caplog):
 
     client = open_socket(gone)
     await client.send_input({"type": "websocket.connect"})
-    await client.wait(PATIENCE)
+    await leave(client)
     assert caplog.messages == []
 
 
@@ -427,5 +414,5 @@ async def test_subclass(how, answer):
     if connected:
         await client.send_to(text_data="hi")
         assert await client.receive_from(PATIENCE) == answer
-    await ended(client)
+    await leave(client)
     assert client.scope["ends"] == [1006]

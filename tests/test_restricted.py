@@ -17,11 +17,12 @@ from channels_ws4redis.store import runner
 from channels_ws4redis.store.commands import parse_reading, read_command
 from channels_ws4redis.store.process import get_client
 from testproject.embedded import RedisServer
+from tests import communicators
+from tests.communicators import PATIENCE
 from tests.listeners import all_left
 
 pytestmark = [pytest.mark.server, pytest.mark.django_db]
 
-PATIENCE = 10
 FOO = "ws:broadcast:foo"
 
 
@@ -73,8 +74,7 @@ async def next_text(client: WebsocketCommunicator) -> str:
 
 async def leave(client: WebsocketCommunicator) -> None:
     """Let a client go, and wait until its socket has ended."""
-    await client.send_input({"type": "websocket.disconnect", "code": 1000})
-    await client.wait(PATIENCE)
+    await communicators.leave(client)
     await all_left()
 
 
