@@ -53,8 +53,8 @@ class Ear:
         if self._stopped:
             return
         fanout = self._fanout = self._fanout or get_fanout(self._layer)
-        now = fanout.channels_of(self)
-        gone = [name for name in now if name not in channels]
+        now, wanted = dict.fromkeys(fanout.channels_of(self)), set(channels)  # perhaps thousands
+        gone = [name for name in now if name not in wanted]
         fanout.leave(self, gone)
         added = [name for name in channels if name not in now]
         try:
