@@ -134,6 +134,17 @@ def _on_websockets() -> Room:
     return room
 
 
+def _on_daphne(protocol: Any) -> float:
+    if (
+        protocol.state != protocol.STATE_OPEN
+        or protocol.send_state != protocol.SEND_STATE_GROUND  # a message is begun, but not ended
+        or protocol.send_queue  # pieces that autobahn has yet to hand to the transport
+        or protocol._perMessageCompress is not None
+    ):
+        return NONE
+    return protocol.maxMessagePayloadSize or ANY
+
+
 _IMPLEMENTATIONS = {
     "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": _Implementation(
         _on_sansio,
@@ -181,6 +192,23 @@ _IMPLEMENTATIONS = {
         passed_over={
             "uvicorn": ("asgi_send",),
             "websockets": ("send", "ensure_open", "write_frame", "write_frame_sync", "drain"),
+        },
+    ),
+    "daphne.ws_protocol.WebSocketProtocol": _Implementation(
+        lambda: _on_daphne,
+        looked_at=(
+            "state",
+            "STATE_OPEN",
+            "send_state",
+            "SEND_STATE_GROUND",
+            "send_queue",
+            "_perMessageCompress",
+            "maxMessagePayloadSize",
+        ),
+        off=("logOctets", "logFrames", "maskServerFrames", "autoFragmentSize", "trackedTimings"),
+        passed_over={
+            "daphne": ("handle_reply", "serverSend"),
+            "autobahn": ("sendMessage", "sendFrame", "sendData"),
         },
     ),
 }
