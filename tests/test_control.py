@@ -363,6 +363,27 @@ async def test_an_order_during_the_handshake(project, settings) -> None:
     assert not get_control()._marks
 
 
+async def test_an_order_while_a_handshake_waits_for_its_turn(project, settings) -> None:
+    """A middleware has found the user before that, and is not asked once more."""
+    settings.WS4REDIS_PROCESS_REQUEST = settings.WS4REDIS_ALLOWED_CHANNELS = None
+    settings.WS4REDIS_HANDSHAKE_RATE = 5
+    clients = [WebsocketCommunicator(router, "/ws/foo?subscribe-user") for _ in range(5)]
+    for client in clients:
+        client.scope["user"] = User(pk=7, username="john")
+    first, *_, late = clients
+    for client in clients:
+        await client.send_input({"type": "websocket.connect"})
+    assert (await first.receive_output(PATIENCE))["type"] == "websocket.accept"
+    assert late.output_queue.empty()
+    await control.adisconnect(users="john")
+    for client in clients:
+        while (output := await client.receive_output(PATIENCE))["type"] == "websocket.accept":
+            pass
+        assert output == closing(codes.REVOKED)
+        await client.send_input({"type": "websocket.disconnect", "code": 1006})
+        await client.wait(PATIENCE)
+
+
 async def test_a_refresh_during_the_handshake(project, settings) -> None:
     """It looks at the socket once more, which is let in meanwhile."""
     hearing, going_on = threading.Event(), threading.Event()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -50,28 +49,35 @@ class Doubts:
     """The sockets of an event loop of which it is doubtful what they may hear."""
 
     def __init__(self) -> None:
-        #: Those that wait to be looked at, the most urgent first.
-        self._waiting: OrderedDict[Guarded, Doubt] = OrderedDict()
+        #: Those that wait to be looked at, before all others and after them, who came first first.
+        #: One that is doubtful again keeps its place, or a user who is saved again and again could
+        #: keep the sockets of others from ever being decided.
+        self._urgent: dict[Guarded, Doubt] = {}
+        self._waiting: dict[Guarded, Doubt] = {}
         #: Those that are being looked at. One that is doubtful again meanwhile waits for its end.
         self._under_way: set[Guarded] = set()
 
     def add(self, sockets: Sequence[Guarded], doubt: Doubt) -> None:
         """Have sockets looked at again."""
-        urgent = doubt is Doubt.ORDERED
-        for socket in reversed(sockets) if urgent else sockets:
-            if urgent:
+        for socket in sockets:
+            if doubt is Doubt.ORDERED:
                 socket.hold(True)  # which may end it
-            self._waiting[socket] = max(doubt, self._waiting.get(socket, doubt))
-            if urgent:
-                self._waiting.move_to_end(socket, last=False)
+                self._waiting.pop(socket, None)
+                self._urgent[socket] = doubt
+            elif socket not in self._urgent:
+                self._waiting[socket] = max(doubt, self._waiting.get(socket, doubt))
         self._begin()
 
     def forget(self, socket: Guarded) -> None:
         """Have a socket not looked at, as it has gone."""
+        self._urgent.pop(socket, None)
         self._waiting.pop(socket, None)
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._under_way)
+        return len(self._urgent) + len(self._waiting) + len(self._under_way)
+
+    def _waits(self, socket: Guarded) -> bool:
+        return socket in self._urgent or socket in self._waiting
 
     def _begin(self) -> None:
         for _ in range(AT_ONCE - len(self._under_way)):
@@ -83,16 +89,17 @@ class Doubts:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         """Go on without a task that has ended too soon: a hook may cancel what runs it."""
-        if self._waiting:
+        if self._urgent or self._waiting:
             # Later, as an event loop that ends cancels all tasks, and must not get new ones.
             asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin)
 
     def _next(self) -> tuple[Guarded, Doubt] | None:
         """Return the socket that is to be looked at next, and why; None for none at present."""
-        for socket in self._waiting:
-            if socket not in self._under_way:
-                self._under_way.add(socket)
-                return socket, self._waiting.pop(socket)
+        for waiting in (self._urgent, self._waiting):
+            for socket in waiting:
+                if socket not in self._under_way:
+                    self._under_way.add(socket)
+                    return socket, waiting.pop(socket)
         return None
 
     async def _look_again(self, first: tuple[Guarded, Doubt]) -> None:
@@ -106,7 +113,7 @@ class Doubts:
                 raise
             finally:
                 self._under_way.discard(socket)
-            if socket not in self._waiting:
+            if not self._waits(socket):
                 socket.hold(False)
             await asyncio.sleep(0)
             due = self._next()

@@ -394,6 +394,23 @@ async def test_few_are_looked_at_at_the_same_time(control):
     assert await urgent.next() == "go on"
 
 
+async def test_who_is_doubtful_again_and_again_keeps_nobody_waiting(control, monkeypatch):
+    """Each has its turn after those that came before it."""
+    monkeypatch.setattr(doubts, "AT_ONCE", 1)
+    john, mary = await let_in(JOHN), await let_in(MARY)
+    john.may_end.clear()
+    await face.arefresh(users="john")
+    assert [await john.next(), await john.next()] == ["pause", "look"]
+    await face.arefresh(users="mary")
+    assert await mary.next() == "pause"
+    for _ in range(3):
+        await face.arefresh(users="john")
+        assert await john.next() == "pause"
+    john.may_end.set()
+    assert await mary.next() == "look"
+    assert await john.next() == "look"
+
+
 async def test_a_look_that_fails_ends_the_socket(control, caplog, monkeypatch):
     """Nobody can tell what it may hear; the others have their turns all the same."""
 
