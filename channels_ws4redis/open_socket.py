@@ -21,8 +21,9 @@ from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_fra
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.registering import Registration
 from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.revoking import End, Revocable
+from channels_ws4redis.revoking import End, Revocable, Revoked
 from channels_ws4redis.servers import ClientGoneError, Incoming
+from channels_ws4redis.standing import Standing
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.subscriber_hooks import SubscriberHooks
 
@@ -72,6 +73,7 @@ class OpenSocket(Revocable):
         "_outbox",
         "_place",
         "_socket",
+        "_standing",
         "_subscriber",
     )
 
@@ -90,6 +92,7 @@ class OpenSocket(Revocable):
         self._outbox = outbox
         replays = admission.options.replay
         self._socket = Socket(outbox, admission.echo, admission.labels, replays, end)
+        self._standing = Standing()
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -141,6 +144,8 @@ class OpenSocket(Revocable):
 
         def start(entries: Sequence[Entry]) -> None:
             self._socket.start(self._subscriber.heard(entries), positions, hold)
+            if hold and self._standing.doubtful:
+                self._revoke(Revoked(codes.TRY_AGAIN_LATER))
 
         async with self._following:
             channels = self._fanout.channels_of(self._socket)
@@ -185,7 +190,8 @@ class OpenSocket(Revocable):
             self.heartbeat()
         else:
             await self._place.publish(len(payload), self._subscriber.audience)
-            await self._subscriber.publish(payload, self._socket.id)
+            if await self._standing.may_publish():
+                await self._subscriber.publish(payload, self._socket.id)
 
     def heartbeat(self) -> None:
         """Send the heartbeat, if there is one."""
@@ -233,6 +239,7 @@ class OpenSocket(Revocable):
         """Send nothing any more, and leave all groups."""
         self._forget_hello()
         get_control().forget(self)
+        self._standing.give_up()
         self._outbox.close()
         self._fanout.leave(self._socket)
 

@@ -35,9 +35,10 @@ async def admit_or_release(
     :param layer: the channel layer that the socket is going to listen on.
     :raises BusyError: also if too many ask for a socket at the same time.
     """
-    await limits().begin(calls.whom)
+    # Before it waits for its turn: a middleware has found the user already.
     newcomer = get_control().expect()
     try:
+        await limits().begin(calls.whom)
         admission, hooks, marks = await _admit_or_release(scope, calls, check_origin, layer)
     except BaseException:
         get_control().forget(newcomer)

@@ -24,6 +24,7 @@ from channels_ws4redis.protocol.names import auth_group_of
 from channels_ws4redis.protocol.orders import Action, Order, Trait, mark
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.redis_store import as_text
+from channels_ws4redis.standing import Standing
 from channels_ws4redis.subscriber_hooks import SubscriberHooks
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,7 @@ class Revocable(ABC):
     _fanout: FanOut
     _outbox: Outbox
     _socket: Socket
+    _standing: Standing
     _subscriber: SubscriberHooks
 
     @abstractmethod
@@ -154,6 +156,9 @@ class Revocable(ABC):
         if order.action is Action.DISCONNECT:
             self._revoke(Revoked(order.code, reason=order.reason))
             return
+        if self._standing.looked_at:  # and may be about to find what the order takes away
+            self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+            return
         gone = named_channels(order, self._subscriber)
         left = Rights.of(self._subscriber).without(gone)
         if gone and not left:
@@ -163,21 +168,34 @@ class Revocable(ABC):
             self._give_up(gone)
 
     def hold(self, held: bool) -> None:
-        """Hold back what is published while it is doubtful what the socket may hear, or let it go.
+        """Deliver nothing, and publish nothing of the client, while it is doubtful what it may use.
 
-        Before the socket has been sent what is stored, a hook may hold it back for its own reasons.
+        What a hook sends of what is stored cannot be held back, so that its client has to come
+        back.
         """
-        if held:
+        if held and self._is_replayed_by_hook:
+            self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+        elif held:
+            self._standing.doubt()
             self._socket.pause()
-        elif self._socket.replayed:
-            self._socket.let_go(())
+        elif self._standing.doubtful:
+            self._socket.resume()
+            self._standing.settle()
+
+    @property
+    def _is_replayed_by_hook(self) -> bool:
+        return self._socket.started and not self._socket.replayed
 
     async def look_again(self) -> None:
         """Find out what the socket may still use, and give up the rest."""
         if self._outbox.closed:
             return
         before, control = self._subscriber.channels, get_control()
-        found = await ask_again(self._subscriber, control.marks_of(self))
+        self._standing.looked_at = True
+        try:
+            found = await ask_again(self._subscriber, control.marks_of(self))
+        finally:
+            self._standing.looked_at = False
         if isinstance(found, Revoked):
             self._revoke(found)
             return
@@ -190,7 +208,7 @@ class Revocable(ABC):
 
     def _give_up(self, gone: set[str]) -> None:
         """Hear some channels no more, from this moment on, nor what has been published there."""
-        if len(self._outbox) or not self._socket.replayed:
+        if len(self._outbox) or self._is_replayed_by_hook:
             # What waits may be of these channels. The client comes back, and recovers the rest.
             self._revoke(Revoked(codes.TRY_AGAIN_LATER))
             return
@@ -198,5 +216,6 @@ class Revocable(ABC):
         self._socket.drop(gone)
 
     def _revoke(self, revoked: Revoked) -> None:
+        self._standing.barred = True
         self.stop()
         self._end(revoked.code, revoked.why, reason=revoked.reason)

@@ -64,6 +64,13 @@ def at(site, visitor: Visitor) -> Visitor:
     return other
 
 
+async def publish_stored(message: str, **kwargs: Any) -> None:
+    """Do the same, and have it kept."""
+    await RedisPublisher(facility="foo", **(kwargs or {"broadcast": True})).apublish_message(
+        message
+    )
+
+
 CHOICES = {
     "users": lambda john: {"users": ["john"]},
     "sessions": lambda john: {"sessions": [john.session_key]},
@@ -356,6 +363,27 @@ async def test_an_order_during_the_handshake(project, settings) -> None:
     assert not get_control()._marks
 
 
+async def test_an_order_while_a_handshake_waits_for_its_turn(project, settings) -> None:
+    """A middleware has found the user before that, and is not asked once more."""
+    settings.WS4REDIS_PROCESS_REQUEST = settings.WS4REDIS_ALLOWED_CHANNELS = None
+    settings.WS4REDIS_HANDSHAKE_RATE = 5
+    clients = [WebsocketCommunicator(router, "/ws/foo?subscribe-user") for _ in range(5)]
+    for client in clients:
+        client.scope["user"] = User(pk=7, username="john")
+    first, *_, late = clients
+    for client in clients:
+        await client.send_input({"type": "websocket.connect"})
+    assert (await first.receive_output(PATIENCE))["type"] == "websocket.accept"
+    assert late.output_queue.empty()
+    await control.adisconnect(users="john")
+    for client in clients:
+        while (output := await client.receive_output(PATIENCE))["type"] == "websocket.accept":
+            pass
+        assert output == closing(codes.REVOKED)
+        await client.send_input({"type": "websocket.disconnect", "code": 1006})
+        await client.wait(PATIENCE)
+
+
 async def test_a_refresh_during_the_handshake(project, settings) -> None:
     """It looks at the socket once more, which is let in meanwhile."""
     hearing, going_on = threading.Event(), threading.Event()
@@ -384,6 +412,40 @@ async def test_a_refresh_during_the_handshake(project, settings) -> None:
             await asyncio.sleep(0.01)
     await publish("for john", users=["john"])
     assert await client.receive_from(PATIENCE) == "for john"
+    await client.send_input({"type": "websocket.disconnect", "code": 1006})
+    await client.wait(PATIENCE)
+
+
+@pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL])
+async def test_nothing_is_sent_to_a_newcomer_in_doubt(project, connect, subprotocol) -> None:
+    """Neither what is stored nor what is live, though it is let in meanwhile."""
+    await publish_stored("stored, to staff", groups=["staff"])
+    await publish_stored("stored, to all")
+    project.may_answer.clear()
+    path = "/ws/foo?subscribe-broadcast&subscribe-group"
+    client = WebsocketCommunicator(router, path, subprotocols=subprotocol and [subprotocol])
+    await client.send_input({"type": "websocket.connect"})
+    await project.is_asked()
+    await control.arefresh(users="john")
+    (newcomer,) = get_control()._newcomers
+    async with asyncio.timeout(PATIENCE):
+        while not newcomer._orders:  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
+    first, project.may_answer = project.may_answer, asyncio.Event()
+    first.set()
+    assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
+    await project.is_asked()
+    project.refused = {"subscribe-group"}
+    if subprotocol:
+        await client.send_json_to({"type": "hello"})
+        await client.receive_from(PATIENCE)
+    await publish("to staff", groups=["staff"])
+    await publish("to all")
+    assert await client.receive_nothing(0.2)
+    project.may_answer.set()
+    assert "stored, to all" in await client.receive_from(PATIENCE)
+    assert "to all" in await client.receive_from(PATIENCE)
+    assert await client.receive_nothing(0.2)
     await client.send_input({"type": "websocket.disconnect", "code": 1006})
     await client.wait(PATIENCE)
 
@@ -448,6 +510,85 @@ async def test_the_client_does_not_publish_what_it_may_not(project, connect) -> 
     await client.send_to(text_data="mine, too")
     await publish("to all")
     assert await client.receive_from(PATIENCE) == "to all"
+
+
+async def test_what_a_client_sends_waits_until_it_is_decided(project, connect) -> None:
+    """It is published if that is still allowed, and never if nobody decides any more."""
+    path = "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
+    client, leaving = await connect(path), await connect(path)
+    for refused, heard in (set(), ["mine"]), ({"publish-broadcast"}, []):
+        project.may_answer.clear()
+        await control.arefresh(facility="foo")
+        await project.is_asked()
+        await project.is_asked()
+        await client.send_to(text_data="mine")
+        if refused:
+            await leaving.send_to(text_data="of one who leaves")
+            await leaving.send_input({"type": "websocket.disconnect", "code": 1006})
+        assert await client.receive_nothing(0.2)
+        project.refused = refused
+        project.may_answer.set()
+        await all_decided()
+        await publish("after")
+        for message in [*heard, "after"]:
+            assert await client.receive_from(PATIENCE) == message
+
+
+async def all_decided() -> None:
+    """Wait until no socket is being looked at."""
+    async with asyncio.timeout(PATIENCE):
+        while len(get_control()._doubts):  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
+
+
+async def test_unsubscribed_while_being_looked_at(project, connect) -> None:
+    """The look must not give back what the order takes: the client has to come back."""
+    client = await connect("/ws/foo?subscribe-broadcast&subscribe-group&publish-group")
+    project.may_answer.clear()
+    await control.arefresh(users="john")
+    await project.is_asked()
+    await control.aunsubscribe(groups=["staff"])
+    assert await client.receive_output(PATIENCE) == closing(codes.TRY_AGAIN_LATER)
+    project.may_answer.set()
+
+
+async def test_in_doubt_while_a_hook_replays(project, settings, connect) -> None:
+    """What the hook sends cannot be held back: the client has to come back."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Replaying(RedisSubscriber):
+        def send_persisted_messages(self, websocket) -> None:
+            begun.set()
+            go_on.wait(PATIENCE)
+
+    settings.WS4REDIS_SUBSCRIBER = Replaying
+    client = await connect()
+    await asyncio.to_thread(begun.wait, PATIENCE)
+    project.may_answer.clear()
+    await control.arefresh(users="john")
+    await asyncio.sleep(0.1)
+    await publish("after")
+    go_on.set()
+    assert await client.receive_output(PATIENCE) == closing(codes.TRY_AGAIN_LATER)
+    project.may_answer.set()
+
+
+async def test_a_request_tells_its_age(project, connect, settings) -> None:
+    """A token that was good at the handshake may have become too old since."""
+    ages = []
+
+    def identify(request) -> None:
+        ages.append(request.age)
+        project.identify(request)
+
+    settings.WS4REDIS_PROCESS_REQUEST = identify
+    await connect()
+    begun = time.monotonic()
+    await asyncio.sleep(0.2)
+    await control.arefresh(users="john")
+    await project.is_asked()
+    assert 0 <= ages[0] < 0.2 <= ages[1] < ages[0] + PATIENCE
+    assert ages[1] - ages[0] == pytest.approx(time.monotonic() - begun, abs=1)
 
 
 async def refuse(site: Site) -> None:

@@ -63,6 +63,12 @@ class Hearing(ABC):
         :raises redis.exceptions.ConnectionError: if it cannot be made sure of in time.
         """
 
+    async def ensure(self, channel: str) -> None:  # noqa: B027 # most layers notice nothing
+        """Wait until a channel is heard that has been joined, where a lost link is noticed.
+
+        :raises redis.exceptions.ConnectionError: if it cannot be made sure of in time.
+        """
+
     @abstractmethod
     async def leave(self, channels: Sequence[str]) -> None:
         """Listen no more on channels."""

@@ -30,8 +30,8 @@ from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
 
-#: Orders that are kept for one socket whose handshake is under way.
-KEPT = 100
+#: Orders that are kept for one socket whose handshake is under way. All such sockets keep the same.
+KEPT = 1000
 
 
 class Newcomer:
@@ -106,7 +106,8 @@ class Control:
 
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        if self._hears:
+        if self._hears and self._fanout is not None:
+            await self._fanout.put_first(channel())
             return
         if self._joining is None:
             self._joining = this_loop().spawn(self._join(), "ws4redis-control")
@@ -121,6 +122,8 @@ class Control:
         try:
             await fanout.join(self, channels)
             await fanout.enter(self, channels, self._start)
+            # Nothing may be delivered that came after an order which is still to be made good.
+            await fanout.put_first(channels[0])
         except (redis.exceptions.RedisError, OSError) as error:
             self._joining = None
             self._stop_hearing()
@@ -198,7 +201,16 @@ class Control:
             self._doubts.add(sockets, urgent=bool(order.selectors))
         else:
             for socket in sockets:
-                socket.obey(order)
+                _have_obey(socket, order)
+
+
+def _have_obey(socket: Guarded, order: Order) -> None:
+    """Have a socket do what an order says; a fault of one must not keep others from being told."""
+    try:
+        socket.obey(order)
+    except Exception:
+        logger.exception("A socket does not do what it is ordered to, and has to come back")
+        socket.obey(COME_BACK)
 
 
 def control_layer() -> str:

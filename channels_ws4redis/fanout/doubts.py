@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Final, Protocol
 
@@ -37,8 +36,11 @@ class Doubts:
     """The sockets of an event loop of which it is doubtful what they may hear."""
 
     def __init__(self) -> None:
-        #: Those that wait to be looked at, the most urgent first.
-        self._waiting: OrderedDict[Guarded, None] = OrderedDict()
+        #: Those that wait to be looked at, before all others and after them, who came first first.
+        #: One that is doubtful again keeps its place, or a user who is saved again and again could
+        #: keep the sockets of others from ever being decided.
+        self._urgent: dict[Guarded, None] = {}
+        self._waiting: dict[Guarded, None] = {}
         #: Those that are being looked at. One that is doubtful again meanwhile waits for its end.
         self._under_way: set[Guarded] = set()
 
@@ -48,19 +50,25 @@ class Doubts:
         :param urgent: before all others, and with nothing delivered meanwhile. It would be too long
             for all sockets of a process.
         """
-        for socket in reversed(sockets) if urgent else sockets:
-            self._waiting[socket] = None
+        for socket in sockets:
             if urgent:
-                socket.hold(True)
-                self._waiting.move_to_end(socket, last=False)
+                socket.hold(True)  # which may end it
+                self._waiting.pop(socket, None)
+                self._urgent[socket] = None
+            elif socket not in self._urgent:
+                self._waiting[socket] = None
         self._begin()
 
     def forget(self, socket: Guarded) -> None:
         """Have a socket not looked at, as it has gone."""
+        self._urgent.pop(socket, None)
         self._waiting.pop(socket, None)
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._under_way)
+        return len(self._urgent) + len(self._waiting) + len(self._under_way)
+
+    def _waits(self, socket: Guarded) -> bool:
+        return socket in self._urgent or socket in self._waiting
 
     def _begin(self) -> None:
         for _ in range(AT_ONCE - len(self._under_way)):
@@ -72,17 +80,18 @@ class Doubts:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         """Go on without a task that has ended too soon: a hook may cancel what runs it."""
-        if self._waiting:
+        if self._urgent or self._waiting:
             # Later, as an event loop that ends cancels all tasks, and must not get new ones.
             asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin)
 
     def _next(self) -> Guarded | None:
         """Return the socket that is to be looked at next, None for none at present."""
-        for socket in self._waiting:
-            if socket not in self._under_way:
-                del self._waiting[socket]
-                self._under_way.add(socket)
-                return socket
+        for waiting in (self._urgent, self._waiting):
+            for socket in waiting:
+                if socket not in self._under_way:
+                    del waiting[socket]
+                    self._under_way.add(socket)
+                    return socket
         return None
 
     async def _look_again(self, first: Guarded) -> None:
@@ -95,7 +104,7 @@ class Doubts:
                 raise
             finally:
                 self._under_way.discard(socket)
-            if socket not in self._waiting:
+            if not self._waits(socket):
                 socket.hold(False)
             await asyncio.sleep(0)
             socket = self._next()

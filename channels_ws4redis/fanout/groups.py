@@ -81,6 +81,16 @@ class FanOut:
             groups.append(group)
         await self._memberships.join(groups)
 
+    async def put_first(self, channel: str) -> None:
+        """Wait until a joined channel is heard, if the link was just lost.
+
+        What was missed of it is made good before anything of all others.
+
+        :raises redis.exceptions.ConnectionError: if it takes too long.
+        """
+        self._readings.first = channel
+        await self._hearing.ensure(channel)
+
     def channels_of(self, socket: Recipient) -> tuple[str, ...]:
         """Return the names of the channels that a socket listens on."""
         return self._sockets.get(socket, ())

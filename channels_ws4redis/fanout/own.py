@@ -50,6 +50,10 @@ class OwnHearing(Hearing):
         """Listen on channels; done once Redis has confirmed or refused each of them."""
         return await self._layer.join_groups(channels, self._channel)
 
+    async def ensure(self, channel: str) -> None:
+        """Wait until Redis has confirmed a channel on the present connection."""
+        await self._layer.join_groups([channel], self._channel)
+
     async def leave(self, channels: Sequence[str]) -> None:
         """Listen no more on channels."""
         await self._layer.leave_groups(channels, self._channel)

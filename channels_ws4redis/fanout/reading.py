@@ -96,6 +96,8 @@ class Readings:
         self._groups = groups
         #: Called if a group is behind in spite of a reading.
         self._on_behind = on_behind
+        #: While this one is behind it is taken in before all others, whoever asks for those.
+        self.first = ""
         self._waiting: list[Asker] = []
         #: Those whose readings are under way.
         self._batch: list[Asker] = []
@@ -156,6 +158,9 @@ class Readings:
 
     async def _read(self, batch: Sequence[Asker]) -> None:
         names = dict.fromkeys(name for asker in batch for name in asker.channels)
+        first = self._groups.get(self.first)
+        if first is not None and first.track.behind:
+            names = {self.first: None, **names}
         groups = [self._groups[name] for name in names if name in self._groups]
         under_way = [(group, group.track, group.track.ask()) for group in groups]
         found: dict[str, Found] = {}

@@ -74,7 +74,17 @@ class Socket:
     :param end: called with a close code and the reason if the socket must hear no more.
     """
 
-    __slots__ = ("_end", "_held", "_replays", "echo", "id", "labels", "outbox", "replayed")
+    __slots__ = (
+        "_by_hook",
+        "_end",
+        "_held",
+        "_replays",
+        "echo",
+        "id",
+        "labels",
+        "outbox",
+        "replayed",
+    )
 
     def __init__(
         self,
@@ -92,7 +102,9 @@ class Socket:
         self._replays = replays
         #: True once the socket has been sent what is stored, be it by a hook.
         self.replayed = False
-        #: While an overridden ``send_persisted_messages`` runs, or in a pause; None otherwise.
+        #: True once an overridden ``send_persisted_messages`` is to send what is stored.
+        self._by_hook = False
+        #: While that runs, or in a pause; None otherwise.
         self._held: _Held | None = None
         self._end = end
 
@@ -104,7 +116,7 @@ class Socket:
     @property
     def started(self) -> bool:
         """True once `start` has been called, also if a hook has still to send what is stored."""
-        return self.replayed or self._held is not None
+        return self.replayed or self._by_hook
 
     def start(
         self, entries: Sequence[Entry], positions: Mapping[str, Position], hold: bool = False
@@ -120,6 +132,7 @@ class Socket:
         if self.labels is not None:
             self.outbox.put(self._welcome(entries, outcomes, positions))
         if hold:
+            self._by_hook = True
             self._held = _Held(entries)
             self.go_on(entries)
             return
@@ -165,9 +178,15 @@ class Socket:
         return json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
 
     def pause(self) -> None:
-        """Hold back what is published until `let_go` is called; not while a hook has it held."""
-        if self.replayed and self._held is None:
+        """Hold back all messages until `resume`; not to be called while a hook replays."""
+        if self._held is None:
             self._held = _Held()
+
+    def resume(self) -> None:
+        """Send what was held back in a pause."""
+        held, self._held = self._held, None
+        for event in held.events if held is not None else ():
+            self.deliver(event)
 
     def drop(self, channels: Container[str]) -> None:
         """Forget what is held back of channels that the socket may not hear any more."""

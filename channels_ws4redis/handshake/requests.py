@@ -24,6 +24,7 @@ class WebSocketRequest(ASGIRequest):
 
     session: Any
     user: Any
+    age: float
 
     def __init__(self, scope: dict[str, Any], age: float = 0.0) -> None:
         scheme = {"ws": "http", "wss": "https"}.get(scope.get("scheme", "ws"), "http")

@@ -106,7 +106,7 @@ def parse_order(payload: bytes) -> Order:
         return Order(Action(body["do"]), selectors, int(body["code"]), str(body["reason"]))
     except OrderError:
         raise
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         raise OrderError(f"{type(error).__name__}: {error}") from error
 
 

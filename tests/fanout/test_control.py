@@ -136,6 +136,40 @@ async def test_redis_is_down(settings, control, free_port):
     control.forget(newcomer)
 
 
+async def test_the_link_has_just_been_lost(control, monkeypatch, redis_client):
+    """Nobody is let in before orders are heard again, and nobody at all if that takes too long."""
+    await let_in()
+    listener = get_channel_layer()._listener
+    begin, listener._link._begin = listener._link._begin, lambda: None
+    monkeypatch.setattr("channels_ws4redis.store.pubsub.JOIN_TIMEOUT", 0.2)
+    redis_client.client_kill_filter(_type="pubsub")
+    async with asyncio.timeout(PATIENCE):
+        while listener._link._connection is not None:  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
+        with pytest.raises(redis.exceptions.ConnectionError, match="did not confirm"):
+            await control.hear()
+        monkeypatch.undo()
+        listener._link._begin = begin
+        begin()
+        await control.hear()
+
+
+async def test_a_newcomers_reading_makes_orders_good_first(fanout, control):
+    """Who is cut off gets nothing by it that was published after the order."""
+    await RedisPublisher(facility="foo", broadcast=True).apublish_message("before")
+    listener, socket = await Listener(fanout).join("broadcast:foo"), await let_in()
+    assert await listener.receive() == "before"
+    socket.obey = lambda order: fanout.leave(listener.socket)
+    await store(Order(Action.DISCONNECT, (frozenset({JOHN}),), 4501))
+    after = Publication(["broadcast:foo"], b"after", 60, history=10)
+    await get_runner().run([publish_command(after, None, False)])
+    for group in fanout._groups.values():
+        group.track.suspect()
+    newcomer = await Listener(fanout).join("broadcast:foo")
+    assert "after" in {await newcomer.receive(), await newcomer.receive()}
+    assert listener.queue.empty()
+
+
 async def test_an_order_during_the_handshake(control):
     """It is judged once it is known who the socket is: what was looked up may be older."""
     other, newcomers = await let_in(MARY), [control.expect(), control.expect()]
@@ -161,10 +195,14 @@ async def test_a_long_handshake_keeps_few_orders(control):
     assert (await late.next()).code == codes.TRY_AGAIN_LATER
 
 
-async def test_what_is_no_order_has_all_looked_at(control, caplog):
+@pytest.mark.parametrize(
+    "payload", [b"Hello", b'{"v": 1, "do": "disconnect", "of": [], "code": 1e999, "reason": ""}'],
+    ids=["text", "infinity"],
+)  # fmt: skip
+async def test_what_is_no_order_has_all_looked_at(control, caplog, payload):
     """The log says why."""
     socket = await let_in()
-    await backend_named("default").apublish(Publication([channel()], b"Hello", 60))
+    await backend_named("default").apublish(Publication([channel()], payload, 60))
     assert await socket.next() == "look"
     assert await socket.next() == "go on"
     (line,) = [each for each in caplog.messages if "control channel" in each]
@@ -204,6 +242,26 @@ async def test_redis_refuses_the_control_channel(control, fanout, caplog):
         assert (await socket.next()).code == codes.TRY_AGAIN_LATER
     assert not fanout._sockets
     assert "Redis refuses the control channel" in caplog.text
+
+
+async def test_a_socket_with_a_fault_keeps_no_other_from_being_told(control, caplog):
+    """It has to come back itself."""
+
+    class Faulty(Guarded):
+        def obey(self, order: Order) -> None:
+            super().obey(order)
+            if order.code == codes.REVOKED:
+                raise RuntimeError("a fault of ours")
+
+    faulty = Faulty()
+    control.guard(control.expect(), faulty, JOHN)
+    socket = await let_in()
+    await face.adisconnect(users="john")
+    assert (await socket.next()).code == codes.REVOKED
+    assert [(await faulty.next()).code, (await faulty.next()).code] == [
+        codes.REVOKED, codes.TRY_AGAIN_LATER,
+    ]  # fmt: skip
+    assert "a fault of ours" in caplog.text
 
 
 async def test_orders_that_were_missed(layer_name, fanout, control):
@@ -292,6 +350,23 @@ async def test_few_are_looked_at_at_the_same_time(control):
     for socket in sockets:
         socket.may_end.set()
     assert await urgent.next() == "go on"
+
+
+async def test_who_is_doubtful_again_and_again_keeps_nobody_waiting(control, monkeypatch):
+    """Each has its turn after those that came before it."""
+    monkeypatch.setattr(doubts, "AT_ONCE", 1)
+    john, mary = await let_in(JOHN), await let_in(MARY)
+    john.may_end.clear()
+    await face.arefresh(users="john")
+    assert [await john.next(), await john.next()] == ["pause", "look"]
+    await face.arefresh(users="mary")
+    assert await mary.next() == "pause"
+    for _ in range(3):
+        await face.arefresh(users="john")
+        assert await john.next() == "pause"
+    john.may_end.set()
+    assert await mary.next() == "look"
+    assert await john.next() == "look"
 
 
 async def test_a_look_that_fails_ends_the_socket(control, caplog, monkeypatch):
