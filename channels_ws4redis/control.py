@@ -104,7 +104,8 @@ def refresh(
     The sockets are chosen as by `disconnect`. A socket keeps what it would still get if it
     connected now, and gets nothing new. It is closed with `REVOKED` if that is nothing, or if it
     belongs to another user or session now. If a transaction is rolled back, nothing happens.
-    Whatever goes wrong after the commit is logged and not raised.
+    Whatever goes wrong after the commit is logged and not raised. If Redis cannot be reached then,
+    the order is given when it can.
     """
     send_after_commit(make_orders(Action.REFRESH, users, sessions, groups, facility))
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
+
+from django.db.transaction import TransactionManagementError
 
 from channels_ws4redis.committing import after_commit
 from channels_ws4redis.fanout.choice import backend_named
@@ -13,15 +17,27 @@ from channels_ws4redis.fanout.control import channel, control_layer
 from channels_ws4redis.handshake.identity import account_mark
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import SelfType, as_facility, identities
-from channels_ws4redis.protocol.orders import EXPIRE, HISTORY, Action, Order, Trait, mark
+from channels_ws4redis.protocol.orders import (
+    EXPIRE,
+    HISTORY,
+    LOOK_AT_ALL,
+    Action,
+    Order,
+    Trait,
+    mark,
+)
 from channels_ws4redis.protocol.texts import reason_of
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import Publication
+from channels_ws4redis.store.process import this_process
 
 logger = logging.getLogger(__name__)
 
 #: Marks of one kind in one order; more of them go into several orders.
 AT_ONCE = 500
+
+#: Seconds between attempts to give orders while Redis is away.
+RETRY_INTERVAL = 0.5
 
 #: Bytes that RFC 6455 has room for in a close frame, beside the code.
 MAX_REASON = 123
@@ -120,9 +136,17 @@ async def asend(orders: Iterable[Order]) -> None:
 
 
 def send_after_commit(orders: Sequence[Order]) -> None:
-    """Give orders once all open transactions are committed; what goes wrong then is logged."""
-    if orders:
+    """Give orders once all open transactions are committed; what goes wrong then is logged.
+
+    If Redis cannot be reached then, they are given when it can.
+    """
+    if not orders:
+        return
+    try:
         after_commit(partial(_try_to_send, orders))
+    except TransactionManagementError:
+        # The project commits by hand, of which Django does not tell. It should do so soon.
+        _debts().add(orders)
 
 
 def _publication(order: Order) -> Publication:
@@ -132,9 +156,45 @@ def _publication(order: Order) -> Publication:
 def _try_to_send(orders: Sequence[Order]) -> None:
     try:
         send(orders)
-    except Exception as error:
-        logger.error(
-            "Sockets could not be told that they may hear less: %s",
-            reason_of(error),
-            exc_info=not isinstance(error, UNREACHABLE),
-        )
+    except UNREACHABLE as error:
+        logger.error("Sockets are told later that they may hear less: %s", reason_of(error))
+        _debts().add(orders)
+    except Exception:
+        logger.exception("Sockets could not be told that they may hear less")
+
+
+class _Debts:
+    """Orders that could not be given, and a thread that goes on trying while there are any."""
+
+    def __init__(self) -> None:
+        self._orders: list[Order] = []
+        self._lock = threading.Lock()
+
+    def add(self, orders: Sequence[Order]) -> None:
+        """Have orders given as soon as that is possible."""
+        with self._lock:
+            is_first = not self._orders
+            self._orders += orders
+            if len(self._orders) > HISTORY:  # nobody would find them all
+                self._orders[:] = [LOOK_AT_ALL]
+        if is_first:
+            threading.Thread(target=self._pay, name="ws4redis-orders", daemon=True).start()
+
+    def _pay(self) -> None:
+        left = True
+        while left:
+            time.sleep(RETRY_INTERVAL)
+            due = list(self._orders)
+            try:
+                send(due)
+            except UNREACHABLE:
+                continue
+            except Exception:
+                logger.exception("Sockets could not be told that they may hear less")
+            with self._lock:
+                self._orders = [order for order in self._orders if order not in due]
+                left = bool(self._orders)
+
+
+def _debts() -> _Debts:
+    return this_process().get(_Debts, _Debts)

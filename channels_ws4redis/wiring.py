@@ -7,8 +7,10 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from channels.layers import channel_layers
+from django.apps import apps
 from django.contrib.auth import get_user_model
 from django.contrib.auth.signals import user_logged_in, user_logged_out
+from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save
 
 from channels_ws4redis.conf import settings
@@ -25,11 +27,23 @@ def connect() -> None:
     user_logged_out.connect(on_logout, dispatch_uid="ws4redis.logout")
     user_logged_in.connect(on_login, dispatch_uid="ws4redis.login")
     user_model = get_user_model()
-    post_save.connect(on_user_saved, user_model, dispatch_uid="ws4redis.user_saved")
-    post_delete.connect(on_user_deleted, user_model, dispatch_uid="ws4redis.user_deleted")
+    for model in _all_kinds_of(user_model):
+        post_save.connect(on_user_saved, model, dispatch_uid="ws4redis.user_saved")
+        post_delete.connect(on_user_deleted, model, dispatch_uid="ws4redis.user_deleted")
     if hasattr(user_model, "groups"):
         members = user_model.groups.through
         m2m_changed.connect(on_groups_changed, members, dispatch_uid="ws4redis.groups")
+        for model in _all_kinds_of(user_model.groups.rel.model):
+            for signal in (post_save, post_delete):
+                signal.connect(on_group_changed, model, dispatch_uid="ws4redis.group")
+
+
+def _all_kinds_of(model: type[Model]) -> list[type[Model]]:
+    """Return a model, its proxies, and those that extend it: each sends signals for itself.
+
+    A receiver for all models would take from Django the fast way to delete.
+    """
+    return [each for each in apps.get_models() if issubclass(each, model)]
 
 
 def _give(cause: str, action: Action, **chosen: Any) -> None:
@@ -89,6 +103,12 @@ def on_user_saved(
 def on_user_deleted(sender: Any, instance: Any, **kwargs: Any) -> None:
     """Close the sockets of a user who is no more."""
     _give("user", Action.DISCONNECT, users=[instance])
+
+
+def on_group_changed(sender: Any, instance: Any, created: bool = False, **kwargs: Any) -> None:
+    """Look at the sockets of an auth group again that is deleted, or may have another name now."""
+    if not created:
+        _give("groups", Action.REFRESH, groups=[instance])
 
 
 def on_groups_changed(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from importlib import import_module
 
 import pytest
@@ -12,13 +13,16 @@ from django.contrib.auth.models import Group, User
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.test import RequestFactory
+from django.test.utils import isolate_apps
 
+from channels_ws4redis import ordering, wiring
 from channels_ws4redis.conf import settings as package_settings
 from channels_ws4redis.fanout.control import channel
+from channels_ws4redis.handshake.identity import account_mark
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.protocol.orders import Action, parse_order
+from channels_ws4redis.protocol.orders import Action, Trait, mark, parse_order
 from channels_ws4redis.publisher import RedisPublisher
-from tests.clients import Visitor
+from tests.clients import PATIENCE, Visitor
 
 PATH = "/ws/foo?subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session"
 
@@ -199,13 +203,107 @@ def test_what_concerns_no_socket_gives_no_order(session_request, redis_client) -
 
 
 @pytest.mark.django_db(transaction=True)
-def test_redis_is_down(settings, free_port, caplog) -> None:
-    """What is committed stays; the log says what is to be done again."""
+def test_redis_is_down(settings, free_port, redis_url, redis_client, caplog) -> None:
+    """What is committed stays, the log tells of it, and the order is given when it can be."""
     user = User.objects.create_user("paul")
     settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
     user.save()
-    (line,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
-    assert line.startswith("Sockets could not be told that they may hear less: ConnectionError")
+    user.delete()
+    lines = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert len(lines) == 2
+    assert lines[0].startswith("Sockets are told later that they may hear less: ConnectionError")
+    settings.WS4REDIS_CONNECTION = redis_url
+    assert wait_for_orders(redis_client, 2) == [Action.REFRESH, Action.DISCONNECT]
+
+
+def wait_for_orders(redis_client, count: int) -> list[Action]:
+    """Return what was ordered, once there are so many."""
+    deadline = time.monotonic() + PATIENCE
+    while len(orders(redis_client)) < count and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return orders(redis_client)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_too_many_to_be_told(settings, free_port, redis_url, redis_client, monkeypatch) -> None:
+    """Then all sockets are looked at again."""
+    monkeypatch.setattr(ordering, "HISTORY", 2)
+    users = [User.objects.create_user(f"paul{number}") for number in range(3)]
+    settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
+    for user in users:
+        user.save()
+    settings.WS4REDIS_CONNECTION = redis_url
+    assert wait_for_orders(redis_client, 1) == [Action.REFRESH]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_project_that_commits_by_hand(session_request, redis_client) -> None:
+    """It saves users and logs them out as ever; the orders follow a moment later."""
+    user = User.objects.create_user("paul")
+    login(session_request, user)
+    session_request.session.save()
+    transaction.set_autocommit(False)
+    try:
+        user.save()
+        logout(session_request)
+        transaction.commit()
+    finally:
+        transaction.set_autocommit(True)
+    assert wait_for_orders(redis_client, 2) == [Action.REFRESH, Action.DISCONNECT]
+
+
+class Proxied(User):
+    """The project's users, as an admin of its own lists them."""
+
+    class Meta:
+        """Of an app that has migrations."""
+
+        proxy = True
+        app_label = "auth"
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_proxy_stands_for_the_same_user(redis_client, monkeypatch) -> None:
+    """Whoever is changed or deleted by it is the user of those sockets."""
+    wiring.connect()
+    given = []
+    monkeypatch.setattr(ordering, "send", given.extend)
+    user = User.objects.create_user("paul")
+    user.groups.add(Group.objects.create(name="new"))
+    given.clear()
+    proxied = Proxied.objects.get(pk=user.pk)
+    proxied.save()
+    proxied.groups.clear()
+    proxied.delete()
+    assert [order.action for order in given] == [*[Action.REFRESH] * 2, Action.DISCONNECT]
+    assert all(order.names(account_mark(User(pk=user.pk))) for order in given)
+
+
+def test_a_model_that_extends_the_users_stands_for_them() -> None:
+    with isolate_apps("django.contrib.auth"):
+
+        class Extended(User):
+            class Meta:
+                app_label = "auth"
+
+    assert account_mark(Extended(pk=7)) == account_mark(User(pk=7))
+    assert account_mark(Extended(pk=7)) != account_mark(Group(pk=7))
+
+
+@pytest.mark.django_db(transaction=True)
+def test_an_auth_group_that_is_deleted(monkeypatch) -> None:
+    """Its members have left it, of which Django tells nothing else; so it is with another name."""
+    given = []
+    monkeypatch.setattr(ordering, "send", given.extend)
+    group = Group.objects.create(name="new")
+    Group.objects.create(name="newer")
+    assert given == []
+    group.name = "old"
+    group.save()
+    Group.objects.all().delete()
+    named = [[name for name in ("old", "newer") if order.names(mark(Trait.GROUP, name))]
+             for order in given]  # fmt: skip
+    assert sorted(named) == [["newer"], ["old"], ["old"]]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from django.contrib.auth import SESSION_KEY
+from django.contrib.auth import SESSION_KEY, get_user_model
 from django.contrib.sessions.backends.base import SessionBase
 from django.db.models import Model
 from django.utils.functional import empty
@@ -66,7 +66,9 @@ def account_mark(user: Any) -> bytes | None:
     """Return the mark of a user's primary key; None for whoever has none."""
     if not isinstance(user, Model) or not hasattr(user, "get_username") or user.pk is None:
         return None
-    label = user._meta.concrete_model._meta.label_lower  # type: ignore[union-attr] # it has one
+    # A model that extends the project's own stands for the same users.
+    model = get_user_model() if isinstance(user, get_user_model()) else user
+    label = model._meta.concrete_model._meta.label_lower  # type: ignore[union-attr] # it has one
     return mark(Trait.ACCOUNT, f"{label}:{user.pk}")
 
 
