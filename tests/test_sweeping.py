@@ -345,7 +345,7 @@ async def test_a_sweep_waits_for_admissions_that_take_long(control) -> None:
     """Sockets in doubt do not pile up."""
     socket = Seen()
     control.guard(control.expect(), socket, bytes(8))
-    control.doubts._under_way.update(Seen() for _ in range(BATCH))
+    control.doubts._under_way |= dict.fromkeys([Seen() for _ in range(BATCH)], Doubt.DUE)
     await Sweep()._look()
     assert socket.looks == 0
 
@@ -353,7 +353,7 @@ async def test_a_sweep_waits_for_admissions_that_take_long(control) -> None:
 async def test_the_greater_doubt_counts(control) -> None:
     """Whichever comes first."""
     doubts, socket = control.doubts, Seen()
-    doubts._under_way.add(socket)
+    doubts._under_way[socket] = Doubt.DUE
     for doubt in (Doubt.DUE, Doubt.MISSED, Doubt.DUE):
         doubts.add([socket], doubt)
     assert list(doubts._waiting.values()) == [Doubt.MISSED]

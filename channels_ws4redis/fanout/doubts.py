@@ -12,9 +12,10 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import Action, Order
 from channels_ws4redis.store.loops import this_loop
 
-#: Sockets of a loop that are looked at again at the same time. Each costs the loop less than a
-#: millisecond, and most of them wait for a thread.
-AT_ONCE = 16
+#: Sockets of a loop that are looked at again at the same time, and how many of them may be those
+#: that no order names. Each keeps a thread busy, and the event loop waits some milliseconds for
+#: busy threads whenever it reads or writes: with 16 of them, every message would be late.
+AT_ONCE, UNHURRIED = 16, 4
 
 #: For a socket of which nobody can tell what it may hear.
 COME_BACK: Final = Order(Action.DISCONNECT, code=codes.TRY_AGAIN_LATER)
@@ -55,7 +56,7 @@ class Doubts:
         self._urgent: dict[Guarded, Doubt] = {}
         self._waiting: dict[Guarded, Doubt] = {}
         #: Those that are being looked at. One that is doubtful again meanwhile waits for its end.
-        self._under_way: set[Guarded] = set()
+        self._under_way: dict[Guarded, Doubt] = {}
 
     def add(self, sockets: Sequence[Guarded], doubt: Doubt) -> None:
         """Have sockets looked at again."""
@@ -95,11 +96,12 @@ class Doubts:
 
     def _next(self) -> tuple[Guarded, Doubt] | None:
         """Return the socket that is to be looked at next, and why; None for none at present."""
-        for waiting in (self._urgent, self._waiting):
+        unhurried = sum(doubt is not Doubt.ORDERED for doubt in self._under_way.values())
+        for waiting in (self._urgent, self._waiting if unhurried < UNHURRIED else {}):
             for socket in waiting:
                 if socket not in self._under_way:
-                    self._under_way.add(socket)
-                    return socket, waiting.pop(socket)
+                    doubt = self._under_way[socket] = waiting.pop(socket)
+                    return socket, doubt
         return None
 
     async def _look_again(self, first: tuple[Guarded, Doubt]) -> None:
@@ -112,7 +114,7 @@ class Doubts:
                 socket.obey(COME_BACK)
                 raise
             finally:
-                self._under_way.discard(socket)
+                self._under_way.pop(socket, None)
             if not self._waits(socket):
                 socket.hold(False)
             await asyncio.sleep(0)

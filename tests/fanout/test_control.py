@@ -15,7 +15,7 @@ from channels_ws4redis.fanout import control as control_module
 from channels_ws4redis.fanout import doubts
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.fanout.control import KEPT, channel, get_control
-from channels_ws4redis.fanout.doubts import AT_ONCE
+from channels_ws4redis.fanout.doubts import AT_ONCE, UNHURRIED
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import (
@@ -377,21 +377,23 @@ async def test_doubtful_again_while_being_looked_at(control):
 
 
 async def test_few_are_looked_at_at_the_same_time(control):
-    """And one that is asked for comes before those that are looked at as some order was lost."""
+    """Those that an order names do not wait for those that are looked at as some order was lost."""
     sockets = [await let_in(mark(Trait.USER, str(n))) for n in range(2 * AT_ONCE)]
     for socket in sockets:
         socket.may_end.clear()
     control._take(LOOK_AT_ALL)
     await asyncio.sleep(0)
+    assert sum(socket.looks for socket in sockets) == UNHURRIED
+    last = len(sockets) - 1
+    await face.arefresh(users=str(last))
+    assert [await sockets[last].next() for _ in range(2)] == ["pause", "look"]
+    await face.arefresh(users=[str(n) for n in range(UNHURRIED, last)])
+    assert [await sockets[UNHURRIED].next() for _ in range(2)] == ["pause", "look"]
+    await asyncio.sleep(0)
     assert sum(socket.looks for socket in sockets) == AT_ONCE
-    urgent = sockets[-1]
-    await face.arefresh(users=str(2 * AT_ONCE - 1))
-    assert await urgent.next() == "pause"
-    sockets[0].may_end.set()
-    assert await urgent.next() == "look"
     for socket in sockets:
         socket.may_end.set()
-    assert await urgent.next() == "go on"
+    assert await sockets[last].next() == "go on"
 
 
 async def test_who_is_doubtful_again_and_again_keeps_nobody_waiting(control, monkeypatch):
