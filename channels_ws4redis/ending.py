@@ -147,9 +147,7 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         if not takes_more:
             self._state = State.CLOSED
         if why:
-            is_clients = isinstance(why, ProtocolError | BusyError | str)
-            level = logging.WARNING if is_clients else logging.ERROR
-            self._log("Cannot open" if was_connecting else "Closing", why, level)
+            self._tell_of_end("Cannot open" if was_connecting else "Closing", why)
         self._hear_no_more()
         if self._turns.left and not was_connecting:  # for which servers ask for an answer
             return True  # it has been told already, or cannot be told
@@ -166,6 +164,10 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         except Exception:  # whatever a server raises for a socket that is gone already
             logger.debug("The close frame could not be sent", exc_info=True)
         return True
+
+    def _tell_of_end(self, what: str, why: Exception | str) -> None:
+        is_clients = isinstance(why, ProtocolError | BusyError | str)
+        self._log(what, why, logging.WARNING if is_clients else logging.ERROR)
 
     def _log(self, what: str, why: BaseException | str, level: int) -> None:
         tell(logger, level, what, self.scope["path"], why)

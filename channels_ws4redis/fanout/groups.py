@@ -151,10 +151,10 @@ class FanOut:
     async def _start(self) -> None:
         await self._feed.open()
         self._timers = [
-            this_loop().spawn(_repeat(interval, send), "ws4redis-timer")
-            for interval, send in (
-                (HEARTBEAT_INTERVAL, self._send_heartbeats),
-                (sockets.PING_INTERVAL, self._send_pings),
+            this_loop().spawn(self._repeat(interval, make, speak_protocol), "ws4redis-timer")
+            for interval, make, speak_protocol in (
+                (HEARTBEAT_INTERVAL, _heartbeat, False),
+                (sockets.PING_INTERVAL, _ping, True),
             )
         ]
 
@@ -250,13 +250,15 @@ class FanOut:
 
     # Time
 
-    def _send_heartbeats(self) -> None:
-        heartbeat = settings.WS4REDIS_HEARTBEAT
-        if heartbeat is not None:
-            self._send_to_all(Frame(heartbeat), speak_protocol=False)
-
-    def _send_pings(self) -> None:
-        self._send_to_all(json_frame({"type": "ping"}), speak_protocol=True)
+    async def _repeat(
+        self, interval: float, make: Callable[[], Frame | None], speak_protocol: bool
+    ) -> None:
+        """Send a frame to all sockets of one kind, again and again."""
+        while True:
+            await asyncio.sleep(interval)
+            frame = make()
+            if frame is not None:
+                self._send_to_all(frame, speak_protocol)
 
     def _send_to_all(self, frame: Frame, speak_protocol: bool) -> None:
         for socket in list(self._sockets):
@@ -266,10 +268,13 @@ class FanOut:
                 socket.outbox.put(frame)
 
 
-async def _repeat(interval: float, send: Callable[[], None]) -> None:
-    while True:
-        await asyncio.sleep(interval)
-        send()
+def _heartbeat() -> Frame | None:
+    heartbeat = settings.WS4REDIS_HEARTBEAT
+    return None if heartbeat is None else Frame(heartbeat)
+
+
+def _ping() -> Frame:
+    return json_frame({"type": "ping"})
 
 
 def get_fanout(layer: Any) -> FanOut:
