@@ -222,7 +222,7 @@ class RedisChannelLayer(BaseChannelLayer):  # type: ignore[misc] # Channels has 
         listener = self._listener
         is_fanout = channel in listener.receivers
         heard = [name for group in groups for name in self._heard_in(group, is_fanout)]
-        await listener.unsubscribe(channel, heard)
+        listener.unsubscribe(channel, heard)
 
     async def group_send(self, group: str, message: Message) -> None:
         """Send a message to every channel in a group."""

@@ -126,10 +126,12 @@ class RedisPublisher(RedisStore):
         """Return how many sockets hear what this publisher publishes, in all processes.
 
         They are asked now, which takes milliseconds on the package's own layer and a second on
-        others. A process that does not answer within a second counts for nothing, and a socket that
-        hears several of the channels counts on each.
+        others, or where another program hears what a process would. A process that does not answer
+        within a second counts for nothing, and a socket that hears several of the channels counts
+        on each.
 
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        :raises redis.exceptions.NoPermissionError: if Redis's user may not do what that needs.
         :raises django.core.exceptions.SynchronousOnlyOperation: on an event loop.
         """
         backend = backend_named(self.channel_layer_alias)

@@ -55,11 +55,14 @@ class SilentClient:
         """Send short texts once, all in one go."""
         self._socket.sendall(b"".join(short_frame(1, text.encode()) for text in texts))
 
-    def go(self, how: str, *texts: str) -> None:
-        """Send short texts, and go with a close frame, without one (fin), or abruptly (rst)."""
+    def go(self, how: str, *texts: str, code: int = 1000) -> None:
+        """Send short texts, and go with a close frame, without one (fin), or abruptly (rst).
+
+        :param code: of the close frame.
+        """
         frames = [short_frame(1, text.encode()) for text in texts]
         if how == "close":
-            frames.append(short_frame(8, b"\x03\xe8"))
+            frames.append(short_frame(8, struct.pack("!H", code)))
         self._socket.sendall(b"".join(frames))
         if how == "close":
             for _ in self.frames():

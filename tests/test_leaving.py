@@ -475,6 +475,26 @@ async def test_clients_that_send_and_leave(serve, silent_client, stored, kind, h
             assert own == [f"{number}-{index}" for index in range(MESSAGES)]
 
 
+#: What a client may close with, and what RFC 6455 keeps off the wire.
+CODES, FORBIDDEN_CODES = (1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011), (1005, 1006, 1015)
+
+
+async def test_a_client_may_close_with_any_code(serve, silent_client, stored, kind):
+    """Nothing fails in the server, and what the client has sent before is published.
+
+    With a forbidden code uvicorn drops what it has read together with that.
+    """
+    server = serve(kind, settings={"WS4REDIS_HISTORY": 100})
+    for code in (*FORBIDDEN_CODES, *CODES):
+        client = silent_client(server.port, f"/ws/foo?{PATHS['echo']}")
+        await asyncio.to_thread(client.go, "close", str(code), code=code)
+    async with asyncio.timeout(PATIENCE):
+        while str(CODES[-1]) not in stored():  # noqa: ASYNC110 # polled
+            await asyncio.sleep(0.01)
+    assert [text for text in stored() if int(text) in CODES] == [str(code) for code in CODES]
+    assert "Traceback" not in server.log
+
+
 @pytest.mark.parametrize("kind", ["daphne", "uvicorn"])
 async def test_a_replay_ends_when_its_client_leaves(
     serve, silent_client, stored, redis_client, kind

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
 import msgpack
 import pytest
@@ -22,9 +18,7 @@ from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store import queues
 from testproject.embedded import RedisServer
-from tests.servers import ROOT
-
-PATIENCE = 20
+from tests.workers import PATIENCE, until, worker
 
 QUEUE = "asgi.queue:thumbnails"
 
@@ -61,13 +55,6 @@ async def receive(layer, channel="thumbnails"):
     """Return the number of the next message; fail if there is none."""
     async with asyncio.timeout(PATIENCE):
         return (await layer.receive(channel))["number"]
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for something that nobody announces."""
-    async with asyncio.timeout(PATIENCE):
-        while not condition():  # noqa: ASYNC110 # as Redis tells nobody
-            await asyncio.sleep(0.01)
 
 
 def waits(client: redis.Redis, channel: str = "thumbnails", count: int = 1) -> bool:
@@ -108,8 +95,8 @@ async def test_one_receiver_gets_each_message(layer, other, redis_client) -> Non
         await other.send("thumbnails", number(value))
     await until(lambda: len(got) >= 200)
     assert sorted(got) == list(range(200))
-    for worker in workers:
-        worker.cancel()
+    for task in workers:
+        task.cancel()
     await asyncio.gather(*workers, return_exceptions=True)
     await until(lambda: waits(redis_client, count=0))
 
@@ -415,28 +402,6 @@ async def test_no_redis(free_port) -> None:
 
 
 # Workers
-
-
-@contextmanager
-def worker(redis_url: str, *channels: str) -> Iterator[subprocess.Popen]:
-    """Run ``manage.py runworker``."""
-    settings = {"ASGI_APPLICATION": "tests.site.workers.application"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "django", "runworker", *channels],
-        env=os.environ
-        | {
-            "DJANGO_SETTINGS_MODULE": "tests.site.settings",
-            "PYTHONPATH": f"{ROOT}:{ROOT / 'testproject'}",
-            "REDIS_URL": redis_url,
-            "WS4REDIS_TEST_SETTINGS": json.dumps(settings),
-        },
-        cwd=ROOT,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 async def test_two_workers(redis_url, redis_client, layer) -> None:

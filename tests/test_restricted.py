@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -18,6 +19,8 @@ from channels_ws4redis.store.commands import parse_reading, read_command
 from channels_ws4redis.store.process import get_client
 from testproject.embedded import RedisServer
 from tests.listeners import all_left
+from tests.servers import ROOT
+from tests.workers import until, worker
 
 pytestmark = [pytest.mark.server, pytest.mark.django_db]
 
@@ -263,3 +266,35 @@ async def test_a_first_message_follows_on_nothing_without_info(allow):
     assert read().since(blank) == []
     await publish("first")
     assert [event.payload for event in read().since(blank)] == [b"first"]
+
+
+# Workers
+
+
+async def test_workers_by_the_rule_of_the_manual(allow, settings):
+    """`runworker` receives, also of groups, and answers; nothing that it asks for is refused."""
+    page = (ROOT / "docs" / "howto" / "redis.md").read_text()
+    (rule,) = re.findall(r"^user mysite on >secret (.*)$", page, re.MULTILINE)
+    admin = allow(rule)
+    settings.WS4REDIS_PREFIX = "mysite"
+    layer = get_channel_layer()
+    reply = await layer.new_channel()
+    await layer.group_add("all", "prints")
+    message = {"type": "generate", "reply": reply}
+    with worker(settings.WS4REDIS_CONNECTION, "thumbnails", "prints"):
+        # Before there is a worker, and once it waits.
+        for number in range(2):
+            await layer.send("thumbnails", message | {"number": number})
+            await layer.group_send("all", message | {"number": number})
+            async with asyncio.timeout(PATIENCE):
+                answers = [await layer.receive(reply) for _ in range(2)]
+            assert [answer["number"] for answer in answers] == [number, number]
+            await until(lambda: all(count == 1 for _, count in waiting(admin)))
+    await layer.flush()
+    # redis-py tells its own name, and goes on if it may not.
+    assert {entry["object"] for entry in admin.acl_log()} <= {"client|setinfo"}
+
+
+def waiting(admin: redis.Redis) -> list[tuple[bytes, int]]:
+    """Return how many processes wait for a message on each of the named channels."""
+    return admin.pubsub_numsub("asgi.queue:thumbnails", "asgi.queue:prints")

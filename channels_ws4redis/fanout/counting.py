@@ -11,6 +11,7 @@ import logging
 import math
 import uuid
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from channels_ws4redis.protocol.messages import Question
 from channels_ws4redis.protocol.texts import shown
@@ -20,6 +21,8 @@ from channels_ws4redis.store.commands import (
     answers_command,
     question_command,
 )
+from channels_ws4redis.store.process import get_client
+from channels_ws4redis.store.refusals import SCRIPTS_NEED, explained
 from channels_ws4redis.store.runner import get_runner
 from channels_ws4redis.store.scripts import Command, Reply, Result
 
@@ -37,9 +40,11 @@ class Count:
     """One question about each of some channels, and what has been answered.
 
     :param channels: names of channels.
+    :param client: of redis-py, as whom it is asked.
     """
 
-    def __init__(self, channels: Sequence[str]) -> None:
+    def __init__(self, channels: Sequence[str], client: Any) -> None:
+        self._client = client
         token = uuid.uuid4().hex
         self._questions = {name: Question(name, token) for name in channels}
         #: How many sockets hear each channel, as far as the answers say.
@@ -62,11 +67,11 @@ class Count:
         return [question_command(question, prefix) for question in self.questions]
 
     def asked(self, replies: Sequence[Result]) -> None:
-        """Take note of how many processes have got the question.
+        """Take note of how many processes have got the question, as far as Redis can tell.
 
         :raises redis.exceptions.ResponseError: if Redis has refused it.
         """
-        receivers = zip(self.counts, _require(replies), strict=True)
+        receivers = zip(self.counts, self._require(replies), strict=True)
         self._due = {name: count for name, count in receivers if count}
 
     def looks(self, seconds: float) -> Iterator[tuple[float, list[Command]]]:
@@ -85,22 +90,28 @@ class Count:
 
         :raises redis.exceptions.ResponseError: if Redis has refused to tell.
         """
-        for name, answers in zip(tuple(self._due), _require(replies), strict=True):
+        for name, answers in zip(tuple(self._due), self._require(replies), strict=True):
             self.counts[name] = sum(int(fields[1]) for _, fields in answers)
             if len(answers) >= self._due[name]:
                 del self._due[name]
 
-
-def _require(replies: Sequence[Result]) -> Sequence[Reply]:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
+    def _require(self, replies: Sequence[Result]) -> Sequence[Reply]:
+        for name, reply in zip(self._due, replies, strict=True):
+            if isinstance(reply, Exception):
+                action = f"ask how many hear {shown(name)}"
+                raise explained(reply, self._client, action, SCRIPTS_NEED)
+        return replies
 
 
 async def answer(question: Question, sockets: int) -> None:
     """Answer how many sockets of this event loop hear the channel of a question."""
+    channel = question.channel
     try:
-        await get_runner().run([answer_command(question, sockets)])
+        (reply,) = await get_runner().run([answer_command(question, sockets)])
     except UNREACHABLE as error:
-        logger.debug("Nobody hears how many hear %s: %s", shown(question.channel), error)
+        logger.debug("Nobody hears how many hear %s: %s", shown(channel), error)
+        return
+    if isinstance(reply, Exception):
+        action = f"answer how many hear {shown(channel)}"
+        refusal = explained(reply, get_client(), action, SCRIPTS_NEED)
+        logger.warning("The sockets of this process do not count: %s", refusal)

@@ -25,11 +25,13 @@ from channels_ws4redis.store.commands import (
     read_command,
 )
 from channels_ws4redis.store.process import get_client
-from channels_ws4redis.store.refusals import explained, is_of_many_slots, is_refusal_as_a_whole
+from channels_ws4redis.store.refusals import (
+    SCRIPTS_NEED,
+    explained,
+    is_of_many_slots,
+    is_refusal_as_a_whole,
+)
 from channels_ws4redis.store.scripts import Command, Result
-
-#: What the ACL of Redis's user needs for our scripts.
-_REMEDY = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
 
 
 class _Rest(NamedTuple):
@@ -105,7 +107,7 @@ class RedisBackend(Backend):
                 apart += _parts(part, 1)
             else:
                 what = f"publish to {_named(part.channels)}"
-                error = error or explained(reply, client, what, _REMEDY)
+                error = error or explained(reply, client, what, SCRIPTS_NEED)
         return _Rest(to_send, apart, error)
 
     def _may_take_apart(self, error: Exception) -> bool:
@@ -135,7 +137,7 @@ class RedisBackend(Backend):
         """Ask all processes how many sockets hear each channel."""
         client = client or get_client()
         for seconds in TRIES:
-            count = Count(channels)
+            count = Count(channels, client)
             if self.prefix is None:
                 self.send(count.questions)
             else:
@@ -151,7 +153,7 @@ class RedisBackend(Backend):
         """Ask all processes how many sockets hear each channel; asyncio twin of `count`."""
         run = runner.get_runner().run
         for seconds in TRIES:
-            count = Count(channels)
+            count = Count(channels, get_client())
             if self.prefix is None:
                 await self.asend(count.questions)
             else:
@@ -165,10 +167,11 @@ class RedisBackend(Backend):
 
 
 def _readings(channels: Sequence[str], replies: Sequence[Result]) -> list[Reading | Exception]:
+    client = get_client()
     return [
         outcome
         if isinstance(outcome, Reading)
-        else explained(outcome, get_client(), f"read what is stored of {shown(channel)}", _REMEDY)
+        else explained(outcome, client, f"read what is stored of {shown(channel)}", SCRIPTS_NEED)
         for channel, outcome in zip(channels, parse_readings(channels, replies), strict=True)
     ]
 

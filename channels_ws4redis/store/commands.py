@@ -50,7 +50,7 @@ def load_script(*names: str) -> Script:
 _PUBLISH = load_script("standing.lua", "publish.lua")
 _READ = load_script("standing.lua", "read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
-_QUESTION = Script("return redis.call('PUBLISH', ARGV[1], ARGV[2])")
+_QUESTION = load_script("question.lua")
 _ANSWER = Script(
     "redis.call('XADD', KEYS[1], '*', 'n', ARGV[1]) return redis.call('EXPIRE', KEYS[1], ARGV[2])"
 )
@@ -152,12 +152,14 @@ def fetch_command(name: str) -> Command:
 
 
 def question_command(question: Question, prefix: str) -> Command:
-    """Return the command that asks a question; it returns how many processes have got it.
+    """Return the command that asks a question.
+
+    It returns how many processes have got the question, as far as Redis can tell.
 
     :param prefix: see `events_channel`.
     """
-    envelope = f"{_QUESTION_MARK} {question.token}\n"
-    return Command(_QUESTION, [], [events_channel(question.channel, prefix), envelope])
+    name, envelope = question.channel, f"{_QUESTION_MARK} {question.token}\n"
+    return Command(_QUESTION, [], [events_channel(name, prefix), name, envelope])
 
 
 def answer_command(question: Question, sockets: int) -> Command:

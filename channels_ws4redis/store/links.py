@@ -96,29 +96,26 @@ class Link:
         )
         self._task.add_done_callback(self._on_done)
 
-    async def subscribe(self, *names: str) -> None:
+    def subscribe(self, *names: str) -> None:
         """Ask Redis for pub/sub channels; without a connection the next one will do that."""
-        await self._send_whole("SUBSCRIBE", names)
+        if names:
+            self._ask("SUBSCRIBE", names)
 
-    async def unsubscribe(self, *names: str) -> None:
+    def unsubscribe(self, *names: str) -> None:
         """Tell Redis that pub/sub channels are not wanted any more."""
-        await self._send_whole("UNSUBSCRIBE", names)
+        if names:
+            self._ask("UNSUBSCRIBE", names)
 
-    async def _send_whole(self, command: str, names: Sequence[str]) -> None:
-        """Send a command for each name even if whoever wants it is cancelled, as its client goes.
+    def _ask(self, command: str, names: Sequence[str] = ()) -> None:
+        """Send a command for each name, or one without.
 
-        Redis-py closes a connection when sending is broken off, and all would be deaf without it.
+        The order of the commands is that of the calls, also if somebody wants a channel at the
+        moment at which somebody else has left it. Each is sent in a task of its own, and whole:
+        redis-py closes a connection when sending is broken off, and all would be deaf without it.
         """
-        sending = self._ask(command, names) if names else None
-        if sending is not None:
-            await asyncio.shield(sending)
-
-    def _ask(self, command: str, names: Sequence[str] = ()) -> asyncio.Task[None] | None:
-        """Send a command for each name, or one without; return the task that does so."""
-        if self._connection is None:
-            return None  # the next one begins with what is wanted then
-        packed = self._asked.add(command, names)
-        return this_loop().spawn(self._send(self._connection, packed), "ws4redis-command")
+        if self._connection is not None:  # the next one begins with what is wanted then
+            packed = self._asked.add(command, names)
+            this_loop().spawn(self._send(self._connection, packed), "ws4redis-command")
 
     async def _send(self, connection: Any, packed: list[bytes]) -> None:
         try:
@@ -148,7 +145,7 @@ class Link:
             names = list(self._hearer.wanted())
             # Not also those that join later: there may always be somebody who does.
             self._relinking = None if self._relinking is None else set(names)
-            await self.subscribe(*names)
+            self.subscribe(*names)
             await self._read(connection)
         finally:
             if self._connection is connection:

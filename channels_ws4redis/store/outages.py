@@ -11,21 +11,30 @@ from channels_ws4redis.protocol.texts import reason_of
 
 logger = logging.getLogger(__name__)
 
+#: Seconds within which another attempt has failed or succeeded, if anybody wants the thing: the
+#: pause before an attempt, and what it takes with the time-outs that hold by default.
+ATTEMPT = 10.0
+
 
 class Outage:
     """Writes one line when something goes and one when it is back, however often it is tried.
+
+    The second has the seconds in between. Where nobody has tried for a while, as nobody wanted it,
+    these are the seconds up to the last attempt, and it may have been back since then.
 
     May be used by several threads.
 
     :param what: is away, with its address. It is asked for when a line is written.
     """
 
-    __slots__ = ("_since", "_what")
+    __slots__ = ("_last", "_since", "_what")
 
     def __init__(self, what: Callable[[], str]) -> None:
         self._what = what
-        #: By `time.monotonic`; None while nothing is wrong.
+        #: By `time.monotonic`, when the first attempt failed; None while nothing is wrong.
         self._since: float | None = None
+        #: When the last one failed.
+        self._last = 0.0
 
     def begin(self, why: BaseException | str, trace: BaseException | None = None) -> None:
         """Note that it does not work, or still not.
@@ -33,9 +42,10 @@ class Outage:
         :param why: the cause.
         :param trace: the same as an error that is not expected, whose traceback is logged.
         """
+        self._last = time.monotonic()
         if self._since is not None:
             return
-        self._since = time.monotonic()
+        self._since = self._last
         level = logging.WARNING if trace is None else logging.ERROR
         cause = reason_of(why).rstrip(".")
         logger.log(level, "%s: lost the %s", cause, self._what(), exc_info=trace)
@@ -43,9 +53,14 @@ class Outage:
     def end(self) -> None:
         """Note that it works."""
         since, self._since = self._since, None
-        if since is not None:
-            away = f"{time.monotonic() - since:.1f}"
-            logger.warning("The %s is back after %s s", self._what(), away)
+        if since is None:
+            return
+        now = time.monotonic()
+        if now - self._last < ATTEMPT:
+            away = f"{now - since:.1f}"
+        else:
+            away = f"at least {self._last - since:.1f}"
+        logger.warning("The %s is back after %s s", self._what(), away)
 
 
 def address_of(pool: Any) -> str:

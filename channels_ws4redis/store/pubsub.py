@@ -17,7 +17,6 @@ from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import disconnect, make_async_client
 from channels_ws4redis.store.inbox import Inbox
 from channels_ws4redis.store.links import Link
-from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import address_of
 from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.runner import Runner
@@ -142,7 +141,7 @@ class Listener:
             new += added
         if new:
             self._link.open()
-            await self._link.subscribe(*new)
+            self._link.subscribe(*new)
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
                 return await _refusals(topics)
@@ -154,23 +153,20 @@ class Listener:
                 f"{JOIN_TIMEOUT:.0f} s."
             ) from None
 
-    async def unsubscribe(self, channel: str, names: Iterable[str]) -> None:
+    def unsubscribe(self, channel: str, names: Iterable[str]) -> None:
         """Stop a channel from listening on pub/sub channels."""
-        left = [name for name in names if self._topics.discard(name, channel)]
-        if left:
-            await self._link.unsubscribe(*left)
+        self._link.unsubscribe(*[name for name in names if self._topics.discard(name, channel)])
 
     def discard_channel(self, channel: str) -> None:
         """Forget a channel and all its subscriptions, and with the last one the link."""
         self._queues.pop(channel, None)
         self.receivers.pop(channel, None)
         left = [name for name in list(self._topics) if self._topics.discard(name, channel)]
-        if not self._topics:
+        if self._topics:
+            self._link.unsubscribe(*left)
+        else:
             self._link.end()
             self._inbox.clear()
-            return
-        if left:
-            this_loop().spawn(self._link.unsubscribe(*left))
 
     async def close(self) -> None:
         """Forget everything and close all connections."""

@@ -11,6 +11,9 @@ from channels_ws4redis.protocol.texts import escaped, shown
 #: What servers say of it in a script, where it has no code of its own: from 7.2 on, and before.
 _IN_SCRIPTS = "ACL failure in script", "The user executing the script can't"
 
+#: What the ACL of Redis's user needs for our scripts.
+SCRIPTS_NEED = "the commands, ~ for keys and & for pub/sub channels that the page on Redis lists"
+
 
 def is_refusal(error: object) -> bool:
     """Tell whether Redis has refused something that its ACL does not allow."""

@@ -85,6 +85,13 @@ def test_each_test_that_a_footnote_names_exists(label: str) -> None:
     assert [name for name in named if not exists(name)] == []
 
 
+def test_each_test_that_the_page_on_migrating_names_exists() -> None:
+    page = (ROOT / "docs" / "migrating.md").read_text()
+    named = re.findall(r"`(tests/[^`]+::[^`]+)`", page)
+    assert len(named) > 10
+    assert [name for name in named if not exists(name)] == []
+
+
 @pytest.mark.parametrize(
     ("name", "there"),
     [

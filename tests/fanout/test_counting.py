@@ -6,12 +6,13 @@ import asyncio
 import re
 import signal
 import time
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 
 import pytest
 import redis
 from channels.layers import get_channel_layer
 from django.core.exceptions import SynchronousOnlyOperation
+from django.test import override_settings
 
 from channels_ws4redis.fanout import publishing
 from channels_ws4redis.fanout.choice import backend_named
@@ -95,14 +96,27 @@ async def test_a_client_of_its_own(fanout, redis_url) -> None:
     await counted(publisher, 1)
 
 
-async def test_somebody_else_who_listens(fanout, redis_client) -> None:
-    """A program that subscribes to look at messages is no socket, and answers nothing."""
+@pytest.mark.parametrize("pattern", ["{broadcast:foo}:events", "broadcast:foo", "*"])
+async def test_a_program_that_looks_on(fanout, redis_client, monkeypatch, pattern) -> None:
+    """It is no socket, and its answer, which will not come, is not waited for."""
     await Listener(fanout).join("broadcast:foo")
-    onlooker = redis_client.pubsub()
-    onlooker.subscribe("{broadcast:foo}:events")
-    onlooker.get_message(timeout=PATIENCE)
-    assert await everybody().acount_listeners() == 1
-    onlooker.close()
+    monkeypatch.setattr(publishing, "TRIES", (PATIENCE, PATIENCE))
+    with closing(redis_client.pubsub()) as onlooker:
+        onlooker.psubscribe(pattern) if pattern == "*" else onlooker.subscribe(pattern)
+        onlooker.get_message(timeout=PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            assert await everybody().acount_listeners() == 1
+            assert await asyncio.to_thread(everybody().count_listeners) == 1
+
+
+async def test_a_program_that_looks_at_both_pubsub_channels(fanout, redis_client) -> None:
+    """It cannot be told from a process, and is waited for in vain."""
+    await Listener(fanout).join("broadcast:foo")
+    with closing(redis_client.pubsub()) as onlooker:
+        onlooker.subscribe("{broadcast:foo}:events", "broadcast:foo")
+        for _ in range(2):
+            onlooker.get_message(timeout=PATIENCE)
+        assert await everybody().acount_listeners() == 1
 
 
 async def test_somebody_who_is_just_leaving(fanout, monkeypatch) -> None:
@@ -117,17 +131,55 @@ async def test_somebody_who_is_just_leaving(fanout, monkeypatch) -> None:
     listener.leave()
 
 
-async def test_a_refusal_is_raised(fanout, redis_client, settings, redis_url) -> None:
-    """As it is where messages are published."""
+@pytest.fixture
+def user(redis_client, redis_url):
+    """Give a user of Redis all rights but one; return a client of that user."""
+    redis_client.acl_log_reset()
+    clients = []
+
+    def make(rule: str) -> redis.Redis:
+        redis_client.execute_command(f"ACL SETUSER mute reset on >x ~* &* +@all {rule}")
+        clients.append(redis.Redis.from_url(redis_url, username="mute", password="x"))
+        return clients[-1]
+
+    yield make
+    for client in clients:
+        client.close()
+    redis_client.execute_command("ACL DELUSER mute")
+
+
+@pytest.mark.parametrize("rule", ["-publish", "-xrange"])
+async def test_a_refusal_is_raised_and_explained(fanout, user, rule) -> None:
+    """As it is where messages are published, whether the question is refused or the answer."""
     await Listener(fanout).join("broadcast:foo")
-    redis_client.execute_command("ACL SETUSER mute on >x ~* &* +@all -publish")
     publisher = everybody()
-    publisher._connection = redis.Redis.from_url(redis_url, username="mute", password="x")
-    try:
-        with pytest.raises(redis.exceptions.ResponseError):
-            await publisher.acount_listeners()
-    finally:
-        redis_client.execute_command("ACL DELUSER mute")
+    publisher._connection = user(rule)
+    words = "Redis's user 'mute' may not ask how many hear 'broadcast:foo'; its ACL needs"
+    with pytest.raises(redis.exceptions.NoPermissionError, match=words):
+        await publisher.acount_listeners()
+
+
+async def test_a_process_that_may_not_answer(fanout, user, settings, caplog, impatient) -> None:
+    """Its sockets do not count, and its log says why."""
+    await Listener(fanout).join("broadcast:foo")
+    user("-xadd")
+    there = settings.WS4REDIS_CONNECTION.replace("//", "//mute:x@")
+    with override_settings(WS4REDIS_CONNECTION=there):
+        assert await everybody().acount_listeners() == 0
+    (line, *_) = caplog.messages
+    assert line.startswith(
+        "The sockets of this process do not count: Redis's user 'mute' may not answer how many "
+        "hear 'broadcast:foo'; its ACL needs the commands"
+    )
+
+
+async def test_a_user_of_redis_who_may_not_ask_who_else_hears(fanout, user, redis_client) -> None:
+    """Without that right a program that looks on is waited for in vain."""
+    await Listener(fanout).join("broadcast:foo")
+    publisher = everybody()
+    publisher._connection = user("-pubsub")
+    assert await publisher.acount_listeners() == 1
+    assert redis_client.acl_log() == []
 
 
 async def test_a_user_of_redis_who_may_do_what_the_manual_says(

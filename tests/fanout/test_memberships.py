@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import random
+from types import SimpleNamespace
 
 import pytest
 import redis
 from channels.layers import get_channel_layer
+from channels.testing import WebsocketCommunicator
 
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.routing import router
 from testproject.embedded import RedisServer
 from tests.listeners import (
     BAR,
@@ -94,6 +98,24 @@ async def test_sockets_that_come_and_go_together_cost_a_handful_of_tasks(fanout,
     assert sizes == [500, 200, 500, 200]
 
 
+@pytest.mark.django_db
+async def test_a_user_in_thousands_of_groups_connects_in_a_handful_of_round_trips(
+    far_fanout, proxy
+):
+    """From the handshake to the replay, as many as the groups alone take, and a few more."""
+    await Listener(far_fanout).join(FOO)
+    identity = SimpleNamespace(is_authenticated=True, get_username=lambda: "john")
+    rooms = [name.split(":")[1] for name in MANY]
+    client = WebsocketCommunicator(router, "/ws/foo?subscribe-group")
+    client.scope.update(user=identity, session={"ws4redis:memberof": rooms})
+    await RedisPublisher(facility="foo", groups=["0", "2999"]).apublish_message("stored")
+    before = proxy.round_trips
+    assert (await client.connect(PATIENCE))[0]
+    assert [(await client.receive_output(PATIENCE))["text"] for _ in range(2)] == ["stored"] * 2
+    assert proxy.round_trips - before <= len(MANY) / 500 + len(MANY) / 64 + 20
+    await client.disconnect()
+
+
 async def test_messages_of_others_do_not_wait_for_thousands_of_groups(far_fanout):
     """They arrive between the parts in which somebody joins the groups, and reads them."""
     first = await Listener(far_fanout).join(FOO)
@@ -126,6 +148,45 @@ async def test_whoever_leaves_while_joining_leaves_all(far_fanout, proxy, redis_
     assert set(far_fanout._groups) == {FOO}
     await publish("end")
     assert await first.receive() == "end"
+
+
+@pytest.mark.parametrize("turns", range(6))
+async def test_whoever_comes_while_the_last_one_leaves_hears(fanout, turns):
+    """Whichever turn of the event loop that is."""
+    await Listener(fanout).join("broadcast:bar")  # or the fan-out would close
+    last = await Listener(fanout).join(FOO)
+    last.leave()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    newcomer = await Listener(fanout).join(FOO)
+    await publish("Hello")
+    assert await newcomer.receive() == "Hello"
+
+
+@pytest.mark.parametrize("seed", range(5))
+async def test_whoever_comes_and_goes_at_random_hears(fanout, seed):
+    """After thousands of turns everybody who has joined a channel hears it."""
+    chance = random.Random(seed)
+    names = [f"broadcast:{number}" for number in range(4)]
+    await Listener(fanout).join(*names[:1])
+    sockets = [Listener(fanout) for _ in range(6)]
+
+    async def live(socket):
+        for _ in range(60):
+            await socket.join(*chance.sample(names, chance.randint(1, 3)))
+            for _ in range(chance.randint(0, 4)):
+                await asyncio.sleep(0)
+            socket.leave()
+            for _ in range(chance.randint(0, 4)):
+                await asyncio.sleep(0)
+        await socket.join(*names)
+
+    await asyncio.gather(*map(live, sockets))
+    for name in names:
+        await publish(name, name.partition(":")[2], expire=0)
+    for socket in sockets:
+        got = {await socket.receive() for _ in names}
+        assert got == set(names)
 
 
 async def test_those_who_wait_for_one_joining_are_told_at_once(fanout, settings, monkeypatch):

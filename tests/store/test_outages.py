@@ -197,3 +197,14 @@ def test_a_cause_that_is_not_expected_has_its_traceback(caplog) -> None:
     outage.end()
     outage.end()
     assert caplog.messages[1:] == ["The link to Redis at h:1 is back after 2.0 s"]
+
+
+def test_the_time_in_which_nobody_wanted_it_does_not_count(caplog) -> None:
+    """It was away up to the last attempt, and may have been back long before the next one."""
+    outage = Outage(lambda: "link to Redis at h:1")
+    outage.begin("away")
+    outage.begin("still away")
+    outage._last = time.monotonic() - 3600
+    outage._since = outage._last - 2
+    outage.end()
+    assert caplog.messages[1:] == ["The link to Redis at h:1 is back after at least 2.0 s"]

@@ -159,6 +159,19 @@ async def test_a_receiver_may_end_the_link(listener, redis_client):
     assert await join(listener)
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_whoever_comes_while_another_channel_closes_hears(listener, redis_client, turns):
+    """Redis is told in the order in which they have left and come."""
+    await listener.subscribe("stays", {"another": Kind.PAYLOAD})  # or the link would be given up
+    await listener.subscribe("goes", {NAME: Kind.PAYLOAD}, NAME)
+    listener.discard_channel("goes")
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    queue = await join(listener)
+    redis_client.publish(NAME, b"Hello")
+    assert await given(queue) == b"Hello"
+
+
 def test_a_loop_that_ends_has_lost_no_link(caplog) -> None:
     """The end of an event loop cancels all tasks, and is nothing to be logged."""
     caplog.set_level(logging.INFO)
@@ -257,7 +270,7 @@ async def test_a_message_read_before_a_channel_came_back_is_not_for_it(
     async with asyncio.timeout(PATIENCE):
         while not len(listener._inbox):  # noqa: ASYNC110 # nothing tells of it
             await asyncio.sleep(0)
-    await listener.unsubscribe("fanout", [NAME])
+    listener.unsubscribe("fanout", [NAME])
     await listener.subscribe("fanout", {NAME: Kind.PAYLOAD}, NAME)
     redis_client.publish(NAME, b"after")
     assert await given(queue) == b"after"
