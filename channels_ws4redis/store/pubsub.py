@@ -17,7 +17,7 @@ from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import disconnect, make_async_client
 from channels_ws4redis.store.inbox import Inbox
 from channels_ws4redis.store.links import Link
-from channels_ws4redis.store.outages import address_of
+from channels_ws4redis.store.outages import server_address
 from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.runner import Runner
 from channels_ws4redis.store.scripts import Command
@@ -61,7 +61,7 @@ class Listener:
         # The link waits for messages for as long as it takes; it watches over silence by itself.
         self._client = make_async_client(connection, socket_timeout=None)
         pool: Any = self._client.connection_pool
-        self._link = Link(pool.make_connection, self, lambda: address_of(pool))
+        self._link = Link(pool.make_connection, self, lambda: server_address(pool))
         self._inbox = Inbox(self._hand_on, self._give_up, self._link.lose)
         self._queues: dict[str, asyncio.Queue[Message]] = {}
         #: By channel, the fan-outs of this process.
