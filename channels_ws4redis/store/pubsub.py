@@ -21,7 +21,7 @@ from channels_ws4redis.store.outages import server_address
 from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.runner import Runner
 from channels_ws4redis.store.scripts import Command
-from channels_ws4redis.store.topics import Heard, Kind, Topic, Topics
+from channels_ws4redis.store.topics import Arrival, Kind, Topic, Topics
 
 logger = logging.getLogger(__name__)
 
@@ -213,15 +213,15 @@ class Listener:
     def hear(self, name: str, data: bytes) -> None:
         """Take what was published on a pub/sub channel, and hand it on, now or in its turn."""
         try:
-            heard = self._topics.read(name, data)
+            arrival = self._topics.read(name, data)
         except Exception:
             logger.exception("A message on %s cannot be understood", shown(name))
             return
-        if heard is not None:
-            self._inbox.put(heard.topic.lane, heard, len(data))
+        if arrival is not None:
+            self._inbox.put(arrival.topic.lane, arrival, len(data))
 
-    def _hand_on(self, heard: Heard) -> None:
-        topic, content = heard
+    def _hand_on(self, arrival: Arrival) -> None:
+        topic, content = arrival
         try:
             if topic.kind is Kind.MESSAGE:
                 # Unpacked per channel, as each consumer may change what it gets.
@@ -243,9 +243,9 @@ class Listener:
             except asyncio.QueueFull:
                 logger.warning("Channel %s is full; a message was dropped", channel)
 
-    def _give_up(self, items: Sequence[Heard]) -> None:
+    def _give_up(self, items: Sequence[Arrival]) -> None:
         """Have fan-outs read in the history what is not handed on; other consumers miss it."""
-        for topic in {heard.topic for heard in items}:
+        for topic in {arrival.topic for arrival in items}:
             for channel in list(topic.channels):
                 if channel in self.receivers:
                     self.receivers[channel]({"type": MISSED_TYPE, "group": topic.group})
