@@ -73,7 +73,7 @@ def test_hostile_json_is_refused(text: str) -> None:
 @given(st.binary())
 def test_any_query_string_has_flags(query: bytes) -> None:
     flags = parse_flags(query, ["subscribe-broadcast"])
-    assert set(flags.known) <= {"subscribe-broadcast"}
+    assert set(flags.channels) <= {"subscribe-broadcast"}
 
 
 @given(st.sampled_from([b"", b"0.0 1 x 0\n", b"? "]), st.binary())

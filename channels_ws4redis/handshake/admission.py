@@ -112,14 +112,14 @@ async def admit(
     remarks.tell_of_unknown(request.path, flags.unknown, subscriber.flags)
     policy = policy_of(request)
     await before_asking()
-    request = await _identify(scope, request, flags.known, policy, subscriber, calls)
+    request = await _identify(scope, request, flags.channels, policy, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
     if lazy and request.session is not None:
-        await _drop_forged_session(request, flags.known, subscriber, calls)
-    granted = await grant(request, flags.known, subscriber.publishing, calls)
+        await _drop_forged_session(request, flags.channels, subscriber, calls)
+    granted = await grant(request, flags.channels, subscriber.publishing, calls)
     await _set_channels(request, granted.flags, subscriber, lazy, calls)
     channels = subscriber.channels
     if subscriber.is_stock:

@@ -112,8 +112,7 @@ VERBS: Final = ("subscribe-", "publish-")
 class Flags(NamedTuple):
     """What the query string of a socket asks for."""
 
-    #: Flags that there are, such as ``subscribe-user``.
-    known: list[str]
+    channels: list[str]
     echo: bool
     #: What begins as flags do and is none.
     unknown: list[str]
@@ -127,9 +126,9 @@ def parse_flags(query_string: bytes, known: Collection[str]) -> Flags:
     """
     text = query_string.decode("utf-8", "replace")
     names = [name.strip().lower() for name, _ in parse_qsl(text, keep_blank_values=True)]
-    found = dict.fromkeys(name for name in names if name in known)
+    channels = dict.fromkeys(name for name in names if name in known)
     unknown = dict.fromkeys(n for n in names if n.startswith(VERBS) and n not in known)
-    return Flags(list(found), "echo" in names, list(unknown))
+    return Flags(list(channels), "echo" in names, list(unknown))
 
 
 def is_public(flags: Iterable[str]) -> bool:

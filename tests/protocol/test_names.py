@@ -113,8 +113,8 @@ def test_group_names_are_literal_where_possible():
 def test_flags_of_garbage(query_string):
     """No query string raises anything, and no flag comes out that is not known."""
     flags = parse_flags(query_string, FLAGS)
-    assert set(flags.known) <= set(FLAGS)
-    assert len(set(flags.known)) == len(flags.known)
+    assert set(flags.channels) <= set(FLAGS)
+    assert len(set(flags.channels)) == len(flags.channels)
 
 
 @given(st.lists(st.sampled_from([*FLAGS, "echo", "foo", "", "%", "=", "%ff", "subscribe-"])))
@@ -122,7 +122,7 @@ def test_flags_among_others(names):
     """Every known flag is found among whatever else is there, once, in the order of the URL."""
     flags = parse_flags("&".join(names).encode(), FLAGS)
     unknown = ["subscribe-"] if "subscribe-" in names else []
-    assert flags.known == [name for name in dict.fromkeys(names) if name in FLAGS]
+    assert flags.channels == [name for name in dict.fromkeys(names) if name in FLAGS]
     assert (flags.echo, flags.unknown) == ("echo" in names, unknown)
 
 
@@ -153,7 +153,7 @@ def test_what_looks_like_a_flag_is_told_apart_from_what_does_not():
 def test_flags_need_an_ampersand(separator):
     """Text that merely contains a flag is none."""
     query_string = f"subscribe-user{separator}subscribe-group".encode()
-    assert parse_flags(query_string, FLAGS).known == []
+    assert parse_flags(query_string, FLAGS).channels == []
 
 
 def john():
