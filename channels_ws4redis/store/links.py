@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import redis
 
-from channels_ws4redis.store.asked import Asked
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.fairness import let_others
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import Outage
+from channels_ws4redis.store.unanswered import Unanswered
 
 #: Seconds without a sign of life from Redis after which the link is tested, and after the same
 #: time again given up.
@@ -79,7 +79,7 @@ class Link:
         #: Tests in a row between which nothing was heard.
         self._silent_tests = 0
         #: On the present connection.
-        self._asked = Asked()
+        self._unanswered = Unanswered()
         #: After a loss, what the new connection began with and that is not answered.
         self._relinking: set[str] | None = None
 
@@ -114,7 +114,7 @@ class Link:
         redis-py closes a connection when sending is broken off, and all would be deaf without it.
         """
         if self._connection is not None:  # the next one begins with what is wanted then
-            packed = self._asked.add(command, names)
+            packed = self._unanswered.add(command, names)
             this_loop().spawn(self._send(self._connection, packed), "ws4redis-command")
 
     async def _send(self, connection: Any, packed: list[bytes]) -> None:
@@ -169,7 +169,7 @@ class Link:
                 await let_others(1)  # reading does not wait while there is something to read
 
     def _take_answer(self, reply: Any) -> None:
-        name = self._asked.take()
+        name = self._unanswered.take()
         if name is None:
             return
         if isinstance(reply, redis.exceptions.NoPermissionError):
@@ -234,7 +234,7 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
         self._task = self._timer = self._connection = None
-        self._asked = Asked()
+        self._unanswered = Unanswered()
 
     def end(self) -> asyncio.Task[None] | None:
         """Give up the link for good, or until it is opened again.
