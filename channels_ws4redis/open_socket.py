@@ -127,7 +127,8 @@ class OpenSocket(Revocable):
         """
         self._place.take()
         async with self._following:
-            wanted = self._subscriber.channels  # some may have been revoked since the admission
+            # Some may have been revoked since the admission. A set, as there may be thousands.
+            wanted = set(self._subscriber.channels)
             await self._fanout.join(self._socket, [name for name in channels if name in wanted])
 
     async def enter(self, positions: dict[str, Position]) -> None:
