@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from types import SimpleNamespace
 
 import pytest
@@ -161,32 +160,6 @@ async def test_whoever_comes_while_the_last_one_leaves_hears(fanout, turns):
     newcomer = await Listener(fanout).join(FOO)
     await publish("Hello")
     assert await newcomer.receive() == "Hello"
-
-
-@pytest.mark.parametrize("seed", range(5))
-async def test_whoever_comes_and_goes_at_random_hears(fanout, seed):
-    """After thousands of turns everybody who has joined a channel hears it."""
-    chance = random.Random(seed)
-    names = [f"broadcast:{number}" for number in range(4)]
-    await Listener(fanout).join(*names[:1])
-    sockets = [Listener(fanout) for _ in range(6)]
-
-    async def live(socket):
-        for _ in range(60):
-            await socket.join(*chance.sample(names, chance.randint(1, 3)))
-            for _ in range(chance.randint(0, 4)):
-                await asyncio.sleep(0)
-            socket.leave()
-            for _ in range(chance.randint(0, 4)):
-                await asyncio.sleep(0)
-        await socket.join(*names)
-
-    await asyncio.gather(*map(live, sockets))
-    for name in names:
-        await publish(name, name.partition(":")[2], expire=0)
-    for socket in sockets:
-        got = {await socket.receive() for _ in names}
-        assert got == set(names)
 
 
 async def test_those_who_wait_for_one_joining_are_told_at_once(fanout, settings, monkeypatch):
