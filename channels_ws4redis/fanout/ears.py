@@ -91,19 +91,11 @@ class Ear:
 
         :param entries: what its readings have found.
         """
-        handed = [self._with_heard(entry) for entry in entries]
+        heard: dict[str, list[Event]] = {}
+        for event in self._events:
+            heard.setdefault(event.channel, []).append(event)
         self.stop()
-        return handed
-
-    def _with_heard(self, entry: Entry) -> Entry:
-        reading, _ = entry
-        heard = [event for event in self._events if event.channel == reading.channel]
-        if not heard:
-            return entry
-        numbers = {(event.epoch, event.offset) for event in heard if event.offset}
-        before = [e for e in reading.replay() if (e.epoch, e.offset) not in numbers]
-        # What has come since the reading is among what was heard.
-        return Entry(reading._replace(stored=before), heard)
+        return [_with_heard(entry, heard.get(entry.reading.channel, [])) for entry in entries]
 
     def stop(self) -> None:
         """Listen no more, and forget what was heard."""
@@ -116,3 +108,13 @@ class Ear:
     def _leave_if_stopped(self) -> None:
         if self._stopped and self._fanout is not None:
             self._fanout.leave(self)
+
+
+def _with_heard(entry: Entry, heard: Sequence[Event]) -> Entry:
+    """Return what a socket gets of a channel on which an ear has heard these messages."""
+    if not heard:
+        return entry
+    numbers = {(event.epoch, event.offset) for event in heard if event.offset}
+    before = [e for e in entry.reading.replay() if (e.epoch, e.offset) not in numbers]
+    # What has come since the reading is among what was heard.
+    return Entry(entry.reading._replace(stored=before), heard)

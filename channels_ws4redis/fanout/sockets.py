@@ -139,13 +139,15 @@ class Socket:
             return
         self.replayed = True
         stored = [event for events in outcomes for event in events if isinstance(event, Event)]
+        foreign: dict[str, list[bytes]] = {}
         for event in stored:
             self.deliver(event, stored=True)
+            if not event.offset:
+                foreign.setdefault(event.channel, []).append(event.payload)
         known = _known(entries)
         for reading, after in entries:
-            twice = [e.payload for e in stored if e.channel == reading.channel and not e.offset]
             # A legacy server publishes what it stores in two steps, so both may have reached us.
-            for event in _without(after, twice, known):
+            for event in _without(after, foreign.get(reading.channel, ()), known):
                 self.deliver(event)
 
     def go_on(self, entries: Sequence[Entry]) -> None:

@@ -14,7 +14,7 @@ from channels_ws4redis.layers import connection_arguments
 from channels_ws4redis.protocol.messages import EVENT_TYPE, QUESTION_TYPE, Event, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import make_client
-from channels_ws4redis.store.outages import address_of
+from channels_ws4redis.store.outages import server_address
 
 _LEGAL_NAME = re.compile(r"[A-Za-z0-9._-]{1,99}", re.ASCII)
 _ILLEGAL = re.compile(rb"[^A-Za-z0-9.-]")
@@ -37,7 +37,7 @@ def place_of(layer: Any) -> str:
     with contextlib.suppress(Exception):  # whatever its configuration may be
         hosts = getattr(layer, "hosts", None) or layer._kwargs["hosts"]
         client = make_client(connection_arguments(hosts))
-        return f"{name} at {address_of(client.connection_pool)}"
+        return f"{name} at {server_address(client.connection_pool)}"
     return name
 
 

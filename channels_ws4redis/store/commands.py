@@ -158,9 +158,8 @@ def question_command(question: Question, prefix: str) -> Command:
 
     :param prefix: see `events_channel`.
     """
-    envelope = f"{_QUESTION_MARK} {question.token}\n"
-    arguments = [events_channel(question.channel, prefix), question.channel, envelope]
-    return Command(_QUESTION, [], arguments)
+    name, envelope = question.channel, f"{_QUESTION_MARK} {question.token}\n"
+    return Command(_QUESTION, [], [events_channel(name, prefix), name, envelope])
 
 
 def answer_command(question: Question, sockets: int) -> Command:

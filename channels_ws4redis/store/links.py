@@ -11,11 +11,11 @@ from typing import Any, Protocol
 
 import redis
 
-from channels_ws4redis.store.asked import Asked
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.fairness import let_others
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import Outage
+from channels_ws4redis.store.unanswered import Unanswered
 
 #: Seconds without a sign of life from Redis after which the link is tested, and after the same
 #: time again given up.
@@ -31,7 +31,7 @@ CONNECT_TIMEOUT = 3.0
 MAX_READ, MAX_BYTES_READ = 200, 8 * 1024 * 1024
 
 
-class Hearer(Protocol):
+class LinkOwner(Protocol):
     """What is told of all that happens on a link."""
 
     def wanted(self) -> Iterable[str]:
@@ -57,7 +57,7 @@ class Link:
     """A connection that hears pub/sub channels.
 
     One task connects, subscribes and reads. However that task ends, the link is lost and a new task
-    begins. A task may end without an error: what the hearer calls runs in this task, and may cancel
+    begins. A task may end without an error: what the owner calls runs in this task, and may cancel
     it. Only `end` and `close` are the end of the link.
 
     :param make_connection: returns an asyncio connection of redis-py, without a timeout for
@@ -66,10 +66,10 @@ class Link:
     """
 
     def __init__(
-        self, make_connection: Callable[[], Any], hearer: Hearer, where: Callable[[], str]
+        self, make_connection: Callable[[], Any], owner: LinkOwner, where: Callable[[], str]
     ) -> None:
         self._make_connection = make_connection
-        self._hearer = hearer
+        self._owner = owner
         self._outage = Outage(lambda: f"link to Redis at {where()}")
         self._connection: Any = None
         self._task: asyncio.Task[None] | None = None
@@ -79,7 +79,7 @@ class Link:
         #: Tests in a row between which nothing was heard.
         self._silent_tests = 0
         #: On the present connection.
-        self._asked = Asked()
+        self._unanswered = Unanswered()
         #: After a loss, what the new connection began with and that is not answered.
         self._relinking: set[str] | None = None
 
@@ -114,7 +114,7 @@ class Link:
         redis-py closes a connection when sending is broken off, and all would be deaf without it.
         """
         if self._connection is not None:  # the next one begins with what is wanted then
-            packed = self._asked.add(command, names)
+            packed = self._unanswered.add(command, names)
             this_loop().spawn(self._send(self._connection, packed), "ws4redis-command")
 
     async def _send(self, connection: Any, packed: list[bytes]) -> None:
@@ -142,7 +142,7 @@ class Link:
             _widen(connection)
             self._silent_tests = 0
             self._test_later()
-            names = list(self._hearer.wanted())
+            names = list(self._owner.wanted())
             # Not also those that join later: there may always be somebody who does.
             self._relinking = None if self._relinking is None else set(names)
             self.subscribe(*names)
@@ -159,7 +159,7 @@ class Link:
             reply = await _read_reply(connection)
             self._silent_tests = 0
             if isinstance(reply, list) and reply[0] == b"message":
-                self._hearer.hear(reply[1].decode(), reply[2])
+                self._owner.hear(reply[1].decode(), reply[2])
                 size += len(reply[2])
             else:
                 self._take_answer(reply)
@@ -169,13 +169,13 @@ class Link:
                 await let_others(1)  # reading does not wait while there is something to read
 
     def _take_answer(self, reply: Any) -> None:
-        name = self._asked.take()
+        name = self._unanswered.take()
         if name is None:
             return
         if isinstance(reply, redis.exceptions.NoPermissionError):
-            self._hearer.refuse(name, reply)
+            self._owner.refuse(name, reply)
         else:
-            self._hearer.confirm(name)
+            self._owner.confirm(name)
         if self._relinking is None:
             self._outage.end()
             return
@@ -183,7 +183,7 @@ class Link:
         if not self._relinking:
             self._relinking = None
             self._outage.end()
-            self._hearer.relink()
+            self._owner.relink()
 
     def _test_later(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(SILENCE / 2, self._test)
@@ -209,7 +209,7 @@ class Link:
             return  # ended by ourselves
         self._forget()
         self._relinking = set()
-        self._hearer.lose(redis.exceptions.ConnectionError(str(reason) or repr(reason)))
+        self._owner.lose(redis.exceptions.ConnectionError(str(reason) or repr(reason)))
         # Jitter, or all processes of a site would come back in the same instant.
         pause = self._delay * random.uniform(0.5, 1.0)  # noqa: S311 # no secret
         self._delay = min(2 * self._delay, BACKOFF[1])
@@ -234,7 +234,7 @@ class Link:
         if self._timer is not None:
             self._timer.cancel()
         self._task = self._timer = self._connection = None
-        self._asked = Asked()
+        self._unanswered = Unanswered()
 
     def end(self) -> asyncio.Task[None] | None:
         """Give up the link for good, or until it is opened again.

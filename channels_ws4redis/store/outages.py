@@ -63,7 +63,7 @@ class Outage:
         logger.warning("The %s is back after %s s", self._what(), away)
 
 
-def address_of(pool: Any) -> str:
+def server_address(pool: Any) -> str:
     """Return host and port to which a connection pool of redis-py leads, without a password.
 
     That of a Sentinel's pool is the primary, or the name of the service until one is known.

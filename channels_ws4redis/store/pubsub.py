@@ -17,11 +17,11 @@ from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import disconnect, make_async_client
 from channels_ws4redis.store.inbox import Inbox
 from channels_ws4redis.store.links import Link
-from channels_ws4redis.store.outages import address_of
+from channels_ws4redis.store.outages import server_address
 from channels_ws4redis.store.refusals import explained
 from channels_ws4redis.store.runner import Runner
 from channels_ws4redis.store.scripts import Command
-from channels_ws4redis.store.topics import Heard, Kind, Topic, Topics
+from channels_ws4redis.store.topics import Arrival, Kind, Topic, Topics
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Listener:
         # The link waits for messages for as long as it takes; it watches over silence by itself.
         self._client = make_async_client(connection, socket_timeout=None)
         pool: Any = self._client.connection_pool
-        self._link = Link(pool.make_connection, self, lambda: address_of(pool))
+        self._link = Link(pool.make_connection, self, lambda: server_address(pool))
         self._inbox = Inbox(self._hand_on, self._give_up, self._link.lose)
         self._queues: dict[str, asyncio.Queue[Message]] = {}
         #: By channel, the fan-outs of this process.
@@ -213,15 +213,15 @@ class Listener:
     def hear(self, name: str, data: bytes) -> None:
         """Take what was published on a pub/sub channel, and hand it on, now or in its turn."""
         try:
-            heard = self._topics.read(name, data)
+            arrival = self._topics.read(name, data)
         except Exception:
             logger.exception("A message on %s cannot be understood", shown(name))
             return
-        if heard is not None:
-            self._inbox.put(heard.topic.lane, heard, len(data))
+        if arrival is not None:
+            self._inbox.put(arrival.topic.lane, arrival, len(data))
 
-    def _hand_on(self, heard: Heard) -> None:
-        topic, content = heard
+    def _hand_on(self, arrival: Arrival) -> None:
+        topic, content = arrival
         try:
             if topic.kind is Kind.MESSAGE:
                 # Unpacked per channel, as each consumer may change what it gets.
@@ -243,9 +243,9 @@ class Listener:
             except asyncio.QueueFull:
                 logger.warning("Channel %s is full; a message was dropped", channel)
 
-    def _give_up(self, items: Sequence[Heard]) -> None:
+    def _give_up(self, items: Sequence[Arrival]) -> None:
         """Have fan-outs read in the history what is not handed on; other consumers miss it."""
-        for topic in {heard.topic for heard in items}:
+        for topic in {arrival.topic for arrival in items}:
             for channel in list(topic.channels):
                 if channel in self.receivers:
                     self.receivers[channel]({"type": MISSED_TYPE, "group": topic.group})

@@ -19,7 +19,7 @@ from channels_ws4redis.store.clients import (
     make_async_client,
 )
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.outages import Outage, address_of
+from channels_ws4redis.store.outages import Outage, server_address
 from channels_ws4redis.store.process import this_process
 from channels_ws4redis.store.scripts import Batch, Command, Reply, Request, Result, pack
 
@@ -86,7 +86,7 @@ class Runner:
         self.generation = this_process().generation
         self._client = make_async_client(connection, max_connections=2)
         pool = self._client.connection_pool
-        self._outage = Outage(lambda: f"connection for commands to Redis at {address_of(pool)}")
+        self._outage = Outage(lambda: f"connection for commands to Redis at {server_address(pool)}")
         #: When the connection was last used, by `time.monotonic`; 0 if it was not.
         self._used = 0.0
         #: What waits to be sent, and what has been sent and not been answered.

@@ -68,7 +68,7 @@ class Topic:
             self.confirmed.exception()  # nobody need be waiting
 
 
-class Heard(NamedTuple):
+class Arrival(NamedTuple):
     """A message that is to be handed on."""
 
     topic: Topic
@@ -145,7 +145,7 @@ class Topics:
             topic.fail(error)
             topic.renew()
 
-    def read(self, name: str, data: bytes) -> Heard | None:
+    def read(self, name: str, data: bytes) -> Arrival | None:
         """Return what was published on a pub/sub channel, None if it is not for us.
 
         :raises ValueError: if it is an envelope that was not written by ``publish.lua``.
@@ -154,16 +154,16 @@ class Topics:
         if topic is None or not topic.confirmed.done():
             return None  # for one who has left, though somebody may be about to come back
         if topic.kind is Kind.MESSAGE:
-            return Heard(topic, data)
+            return Arrival(topic, data)
         if topic.kind is Kind.EVENT:
             event, mirrored = parse_envelope(topic.group, data)
             if mirrored:
                 self._expect_mirror(topic.group)
-            return Heard(topic, event)
+            return Arrival(topic, event)
         if topic.mirrors:
             topic.mirrors -= 1
             return None
-        return Heard(topic, Event(topic.group, data))
+        return Arrival(topic, Event(topic.group, data))
 
     def _expect_mirror(self, group: str) -> None:
         """Note that the event just heard follows a second time, as a bare payload.

@@ -17,7 +17,7 @@ from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.stock_layers import place_of
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.clients import make_async_client, make_client
-from channels_ws4redis.store.outages import Outage, address_of
+from channels_ws4redis.store.outages import Outage, server_address
 from channels_ws4redis.store.pubsub import RELINKED_TYPE, Listener
 from channels_ws4redis.store.topics import Kind
 from testproject.embedded import RedisServer
@@ -168,7 +168,7 @@ def test_addresses(connection, address) -> None:
     """Every form of the settings has one, without what is secret."""
     with override_settings(WS4REDIS_CONNECTION=connection):
         for client in (make_client(), make_async_client()):
-            assert address_of(client.connection_pool) == address
+            assert server_address(client.connection_pool) == address
 
 
 def test_a_primary_that_a_sentinel_has_named() -> None:
@@ -176,7 +176,7 @@ def test_a_primary_that_a_sentinel_has_named() -> None:
     with override_settings(WS4REDIS_CONNECTION={"sentinels": [("h", 1)]}):
         pool = make_async_client().connection_pool
     pool.master_address = "10.0.0.1", 6380
-    assert address_of(pool) == "10.0.0.1:6380 (mymaster)"
+    assert server_address(pool) == "10.0.0.1:6380 (mymaster)"
 
 
 def test_a_layer_that_does_not_tell_where_it_is() -> None:

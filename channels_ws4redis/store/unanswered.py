@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from channels_ws4redis.store.scripts import pack
 
 
-class Asked:
+class Unanswered:
     """The commands of one connection that Redis has not answered.
 
     Each command names one pub/sub channel at most, and so has one answer. Answers come in the order
