@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Any, Self
 
@@ -16,7 +16,7 @@ from wsproto.extensions import PerMessageDeflate
 
 from tests.site.streams import Order
 
-#: Bytes that are read at a time.
+#: As many bytes are read at a time.
 PIECES = [1, 2, 3, 10, 127, 1000, 4096, 2**16]
 
 
@@ -26,6 +26,7 @@ class Stream:
     :param where: a port of this machine, or the path of a Unix socket.
     :param tls: the context for a server with TLS.
     :param compressed: whether to offer permessage-deflate.
+    :param pieces: bytes that are read at a time, one or another of these.
     :param slow: whether the client reads so little at once that a server has to wait for it.
     """
 
@@ -36,10 +37,12 @@ class Stream:
         *,
         tls: ssl.SSLContext | None = None,
         compressed: bool = False,
+        pieces: Sequence[int] = PIECES,
         slow: bool = False,
     ) -> None:
         self._chance = Random(order.seed)
-        self._slow, self._compressed = slow, compressed
+        self._pieces = pieces
+        self._slow = slow
         # A server may answer a ping even after its close frame, which is none of our matter.
         self._busy = order.end == "report"
         self._connection = WSConnection(ConnectionType.CLIENT)
@@ -82,7 +85,7 @@ class Stream:
             if self._slow and self._chance.random() < 0.02:
                 time.sleep(0.02)
             try:
-                data = self._socket.recv(self._chance.choice(PIECES))
+                data = self._socket.recv(self._chance.choice(self._pieces))
             except ConnectionResetError:
                 return
             if not data:
@@ -123,6 +126,5 @@ class Stream:
         """Ping, and send a message in pieces, with a ping between them."""
         self.send(events.Ping(b"are you there"))
         self.send(events.Message("a text in ", message_finished=False))
-        if not self._compressed:  # wsproto as a server gives up on a ping between such pieces
-            self.send(events.Ping(b""))
+        self.send(events.Ping(b""))
         self.send(events.Message("pieces"))

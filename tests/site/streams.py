@@ -59,6 +59,7 @@ async def application(scope: Any, receive: Any, send: Send) -> None:
     if scope["type"] != "websocket":
         raise NotImplementedError
     peer = behind(send)
+    peer.limit_messages(2**20)  # as the consumer does; on wsproto there is no compression then
     await receive()
     await send({"type": "websocket.accept"})
     order = Order(**json.loads((await receive())["text"]))
