@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import partial
 from typing import Any
 
 import redis
@@ -17,7 +16,7 @@ from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import servers
 from channels_ws4redis.conf import OWN_LAYER, settings
-from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT, TOO_BIG, EndingConsumer
+from channels_ws4redis.ending import TOO_BIG, EndingConsumer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.hooks import REFUSALS, Calls
@@ -199,8 +198,8 @@ class WS4RedisConsumer(EndingConsumer):
             self._peer,
             settings.WS4REDIS_OUTBOX_MESSAGES,
             settings.WS4REDIS_OUTBOX_BYTES,
-            partial(self._end, codes.TOO_SLOW, "its client reads too slowly", SLOW_CLOSE_TIMEOUT),
-            partial(self._end, codes.SERVER_ERROR),
+            self._end_too_slow,
+            self._end_undeliverable,
         )
 
     async def accept(
