@@ -23,7 +23,11 @@ _LOGIN_FIELDS = {"last_login"}
 
 
 def connect() -> None:
-    """Listen to Django."""
+    """Listen to Django.
+
+    Nobody listens for the deletion of sessions: Django deletes rows in one go only where nobody
+    does, and else ``clearsessions`` would load each of millions. They are found by `sweeping`.
+    """
     user_logged_out.connect(on_logout, dispatch_uid="ws4redis.logout")
     user_logged_in.connect(on_login, dispatch_uid="ws4redis.login")
     user_model = get_user_model()

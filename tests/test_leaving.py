@@ -17,12 +17,12 @@ from channels.testing import WebsocketCommunicator
 
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.fanout.groups import get_fanout
-from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import router
 from channels_ws4redis.servers import turns
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.communicators import GONE, PATIENCE, ended, leave, publish
+from tests.listeners import sockets_here
 from tests.servers import COMMANDS
 from tests.silent import short_frame
 
@@ -153,7 +153,7 @@ async def test_a_client_that_has_sent_something_before_it_was_let_in(
     assert stored() == [str(number) for number in range(5)]
     assert Released.count == 1
     assert caplog.messages == []
-    assert not _listening()
+    assert not sockets_here()
 
 
 class Released(RedisSubscriber):
@@ -293,12 +293,7 @@ async def test_a_client_that_reads_too_slowly_has_sent_what_it_has_sent(stored, 
 
 
 def _overflown() -> bool:
-    return all(socket.outbox.closed for socket in _listening())
-
-
-def _listening() -> list[Socket]:
-    """Return the sockets on the fan-out, where the package listens for itself as well."""
-    return [each for each in get_fanout(get_channel_layer())._sockets if isinstance(each, Socket)]
+    return all(socket.outbox.closed for socket in sockets_here())
 
 
 async def test_a_channel_that_cannot_be_joined_costs_no_message(stored, settings):
@@ -405,7 +400,7 @@ async def test_nobody_waits_for_a_socket_that_may_not_go_on(stored, slow, caplog
     client.scope["consumer"]._end(4401, "")
     at_once = turns.LEAVE_PATIENCE / 2
     assert await client.receive_output(at_once) == {"type": "websocket.close", "code": 4401}
-    assert not _listening()
+    assert not sockets_here()
     slow.may_end.set()
     await ended(client)
     assert stored() == ["0"]  # its thread could not be stopped
@@ -449,11 +444,11 @@ async def test_there_is_an_end_to_it(stored, slow, monkeypatch, caplog):
     for number in range(3):
         await client.send_to(text_data=str(number))
     await begun(slow)
-    (only,) = _listening()
+    (only,) = sockets_here()
     only.outbox.overflow()
     assert await client.receive_output(PATIENCE) == {"type": "websocket.close", "code": 4002}
     assert asyncio.get_running_loop().time() - consumer_ends < PATIENCE / 2
-    assert not _listening()
+    assert not sockets_here()
     assert slow.released == []
     slow.may_end.set()
     await ended(client)

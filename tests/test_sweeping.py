@@ -12,12 +12,15 @@ from typing import Any
 
 import pytest
 from channels.testing import WebsocketCommunicator
+from django.contrib.auth.models import User
 
-from channels_ws4redis import sweeping
+from channels_ws4redis import revoking, sweeping
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.handshake.facts import Claim
+from channels_ws4redis.handshake.identity import marks_of
+from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import LOOK_AT_ALL
 from channels_ws4redis.publisher import RedisPublisher
@@ -277,6 +280,28 @@ async def test_no_timer_is_left(connect, policy) -> None:
     await this_loop().close()
     assert sweep._timer is not None
     assert sweep._timer.cancelled()
+
+
+JOHN, NOBODY = User(pk=7, username="john"), None
+
+
+@pytest.mark.parametrize(
+    ("engine", "user", "cookie", "code"),
+    [
+        ("db", JOHN, [], codes.REVOKED),
+        ("db", NOBODY, [], codes.TRY_AGAIN_LATER),
+        ("signed_cookies", JOHN, [], codes.TRY_AGAIN_LATER),
+        ("signed_cookies", JOHN, [(b"cookie", b"sessionid=x")], codes.REVOKED),
+    ],
+    ids=["a user's session", "a visitor's session", "a cookie that is too old", "a user"],
+)
+def test_who_comes_back(settings, engine, user, cookie, code) -> None:
+    """Whoever has lost no more than a session without a user, or may have a newer cookie."""
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    scope = {"type": "websocket", "path": "/ws/foo", "headers": [(b"cookie", b"sessionid=x")]}
+    before = marks_of(WebSocketRequest({**scope, "user": user}), "", [])
+    now = marks_of(WebSocketRequest({**scope, "headers": cookie, "user": None}), "", [])
+    assert revoking._code_for_another(before, now) == code
 
 
 # Rounds

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import shutil
 import time
+from datetime import timedelta
 from importlib import import_module
 
 import pytest
 from django.contrib.auth import login, logout
 from django.contrib.auth.models import Group, User
+from django.contrib.sessions.models import Session
 from django.core.exceptions import ImproperlyConfigured
+from django.core.management import call_command
 from django.db import transaction
 from django.test import RequestFactory
 from django.test.utils import isolate_apps
+from django.utils import timezone
 
 from channels_ws4redis import ordering, wiring
 from channels_ws4redis.conf import settings as package_settings
@@ -200,6 +204,19 @@ def test_what_concerns_no_socket_gives_no_order(session_request, redis_client) -
     user.groups.add(group)
     group.user_set.add(user)
     assert orders(redis_client) == [Action.REFRESH]
+
+
+@pytest.mark.django_db
+def test_many_old_sessions_are_deleted_in_one_go(django_assert_num_queries) -> None:
+    """Nobody has Django load them to be told of each."""
+    old = timezone.now() - timedelta(days=1)
+    Session.objects.bulk_create(
+        Session(session_key=f"key{number}", session_data="", expire_date=old)
+        for number in range(10)
+    )
+    with django_assert_num_queries(1):
+        call_command("clearsessions")
+    assert not Session.objects.exists()
 
 
 @pytest.mark.django_db(transaction=True)
