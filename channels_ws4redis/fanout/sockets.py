@@ -214,17 +214,19 @@ class Socket:
         """
         if self._held is not None:
             self._hold(event, self._held)
-        elif event.sender == self.id and not self.echo:
+            return
+        if event.sender == self.id and not self.echo:
             self._send_position("position", event.channel, Position(event.epoch, event.offset))
-        elif self.labels is None:
-            if event.payload:
-                self._send(event, None, stored)
-        elif (label := self.labels.get(event.channel)) is not None:
-            self._send(event, label, stored)
-
-    def _send(self, event: Event, label: str | None, stored: bool) -> None:
-        """Put a message into the outbox; a stored one is encoded only once the client takes it."""
+            return
+        label = None
+        if self.labels is not None:
+            label = self.labels.get(event.channel)
+            if label is None:
+                return
+        elif not event.payload:
+            return
         if stored and self.outbox.busy:
+            # It is encoded only once the client takes it.
             self.outbox.put_stored(event.later(label), len(event.payload))
         else:
             self.outbox.put(event.frame(label))

@@ -53,7 +53,6 @@ class DaphnePeer(KnownPeer):
     """
 
     __slots__ = (
-        "_at_once",
         "_bytes",
         "_full",
         "_messages",
@@ -67,7 +66,8 @@ class DaphnePeer(KnownPeer):
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send, protocol, own)
         self._transport = protocol.transport
-        self._at_once = _writes_at_once(self._transport)
+        bare = _is_bare(self._transport)
+        self._write_straight = self._write_at_once if bare else self._transport.write
         self._full = False
         #: Messages that have been read and wait for the socket's task, and their bytes, which are
         #: counted until none waits any more.
@@ -143,7 +143,7 @@ class DaphnePeer(KnownPeer):
             else:
                 self._transport.pauseProducing()
 
-    def _write_straight(self, wire: bytes) -> None:
+    def _write_at_once(self, wire: bytes) -> None:
         """Hand a frame to the connection itself, unless something waits before it.
 
         Twisted would write it in its next turn, and have the reactor watch each single connection
@@ -151,7 +151,7 @@ class DaphnePeer(KnownPeer):
         Twisted's. To be deleted when Twisted's ``write`` tries at once.
         """
         transport = self._transport
-        if self._at_once and transport.connected and not _waits_in(transport):
+        if transport.connected and not (transport.dataBuffer or transport._tempDataBuffer):
             taken = transport.writeSomeData(wire)
             if taken == len(wire):
                 return
@@ -216,10 +216,11 @@ class DaphnePeer(KnownPeer):
         for name in ("onClose", "onMessage"):
             vars(self._protocol).pop(name, None)
         self._transport.unregisterProducer()
+        self._write_straight = self._transport.write  # no circle through the peer is left
         self.resumeProducing()
 
 
-def _writes_at_once(transport: Any) -> bool:
+def _is_bare(transport: Any) -> bool:
     """Tell whether Twisted's transport is a bare connection, of which the buffers are known."""
     kind = type(transport)
     return (
@@ -229,10 +230,6 @@ def _writes_at_once(transport: Any) -> bool:
         and hasattr(transport, "_tempDataBuffer")
         and written_in("twisted", transport.writeSomeData)
     )
-
-
-def _waits_in(transport: Any) -> bool:
-    return bool(transport.dataBuffer or transport._tempDataBuffer)
 
 
 class _Shutdown:

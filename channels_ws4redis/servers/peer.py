@@ -99,7 +99,7 @@ class KnownPeer(Peer):
         server would wait, which is nearly never and costs no task switch.
     """
 
-    __slots__ = ("_own", "_protocol", "_room")
+    __slots__ = ("_own", "_protocol", "_room", "_write_straight")
 
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send)
@@ -107,6 +107,8 @@ class KnownPeer(Peer):
         self._own = self.writable = own
         #: Tells which frames may be written past ``send`` at the moment; None if never any.
         self._room = room_of(protocol) if own else None
+        #: Hands the bytes of a frame to the transport, behind all that it has been handed before.
+        self._write_straight: Callable[[bytes], object]
         if own:
             self.context = None
 
@@ -136,10 +138,6 @@ class KnownPeer(Peer):
         except StopIteration:
             return None
         return _rest(sending, waiting_for)
-
-    def _write_straight(self, wire: bytes) -> None:
-        """Hand a frame to the transport, behind whatever it has been handed before."""
-        self._protocol.transport.write(wire)
 
 
 @types.coroutine

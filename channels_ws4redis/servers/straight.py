@@ -1,12 +1,11 @@
 """When a frame may be written straight to the transport of a server, past the server's ``send``.
 
 For a message to a socket at rest a server's ``send`` makes a frame and hands it to the transport.
-The frame is the same for all sockets, so it is made once, and the peer hands it over. That takes
-half of the time on uvicorn, and a sixth on daphne. Whenever ``send`` might do anything else, it is
-called: if the client reads too slowly, if the connection is being closed, if the implementation is
-not exactly as expected, or if somebody has changed it. The transport keeps what it is given in its
-order, so either way may follow on the other. To be deleted when servers take a message for many
-sockets at once.
+The frame is the same for all sockets, so it is made once, and the peer hands it over. Whenever
+``send`` might do anything else it is called: if the client reads too slowly, if the connection is
+being closed, if the implementation is not exactly as expected, or if somebody has changed it. The
+transport keeps what it is given in its order, so either way may follow on the other. To be deleted
+when servers take one message for many sockets.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ def room_of(protocol: Any) -> Room | None:
     try:
         strange = "not known" if known is None else known.strange(protocol)
         if known is not None and not strange:
-            return known.room()
-    except (AttributeError, ImportError) as error:
+            return known.room(attrgetter(known.open_state)(protocol))
+    except AttributeError as error:
         strange = str(error)
     logger.debug("All messages take the send of %s, which is not as expected: %s", name, strange)
     return None
@@ -52,8 +51,10 @@ def room_of(protocol: Any) -> Room | None:
 class _Implementation(NamedTuple):
     """What is expected of one implementation of a server. Names begin at the protocol object."""
 
-    #: Makes what tells the room. It may import what another server does not have installed.
-    room: Callable[[], Room]
+    #: Makes what tells the room, of the state in which a socket is open.
+    room: Callable[[Any], Room]
+    #: Where that state is found; what it belongs to need not be installed.
+    open_state: str
     #: What `room` looks at.
     looked_at: tuple[str, ...]
     #: What has to be false. With any of these the server does more for each frame, such as logging.
@@ -81,13 +82,11 @@ def written_in(package: str, function: Any) -> bool:
 
 
 @functools.cache
-def _on_sansio() -> Room:
-    from websockets.protocol import State  # noqa: PLC0415 # uvicorn may have another one installed
-
+def _on_sansio(open_state: Any) -> Room:
     def room(protocol: Any) -> float:
         connection = protocol.conn
         if (
-            connection.state is not State.OPEN
+            connection.state is not open_state
             or connection.expect_continuation_frame
             or protocol.disconnected
             or protocol.transport.is_closing()
@@ -100,12 +99,10 @@ def _on_sansio() -> Room:
 
 
 @functools.cache
-def _on_wsproto() -> Room:
-    from wsproto.connection import ConnectionState  # noqa: PLC0415 # as above
-
+def _on_wsproto(open_state: Any) -> Room:
     def room(protocol: Any) -> float:
         if (
-            protocol.conn.state is not ConnectionState.OPEN
+            protocol.conn.state is not open_state
             or protocol.disconnected
             or protocol.transport.is_closing()
             or not protocol.writable.is_set()
@@ -117,12 +114,10 @@ def _on_wsproto() -> Room:
 
 
 @functools.cache
-def _on_websockets() -> Room:
-    from websockets.protocol import State  # noqa: PLC0415 # as above
-
+def _on_websockets(open_state: Any) -> Room:
     def room(protocol: Any) -> float:
         if (
-            protocol.state is not State.OPEN
+            protocol.state is not open_state
             or protocol.transfer_data_task.done()  # a task that begins as the socket opens
             or protocol._fragmented_message_waiter is not None
             or protocol._paused
@@ -134,20 +129,25 @@ def _on_websockets() -> Room:
     return room
 
 
-def _on_daphne(protocol: Any) -> float:
-    if (
-        protocol.state != protocol.STATE_OPEN
-        or protocol.send_state != protocol.SEND_STATE_GROUND  # a message is begun, but not ended
-        or protocol.send_queue  # pieces that autobahn has yet to hand to the transport
-        or protocol._perMessageCompress is not None
-    ):
-        return NONE
-    return protocol.maxMessagePayloadSize or ANY
+@functools.cache
+def _on_daphne(open_state: Any) -> Room:
+    def room(protocol: Any) -> float:
+        if (
+            protocol.state != open_state
+            or protocol.send_state != protocol.SEND_STATE_GROUND  # a message is not yet ended
+            or protocol.send_queue  # pieces that autobahn has yet to hand to the transport
+            or protocol._perMessageCompress is not None
+        ):
+            return NONE
+        return protocol.maxMessagePayloadSize or ANY
+
+    return room
 
 
 _IMPLEMENTATIONS = {
     "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": _Implementation(
         _on_sansio,
+        "conn.state.__class__.OPEN",
         looked_at=(
             "conn.state",
             "conn.expect_continuation_frame",
@@ -169,6 +169,7 @@ _IMPLEMENTATIONS = {
     ),
     "uvicorn.protocols.websockets.wsproto_impl.WSProtocol": _Implementation(
         _on_wsproto,
+        "conn.state.__class__.OPEN",
         looked_at=(
             "conn.state",
             "config.ws_per_message_deflate",
@@ -181,6 +182,7 @@ _IMPLEMENTATIONS = {
     ),
     "uvicorn.protocols.websockets.websockets_impl.WebSocketProtocol": _Implementation(
         _on_websockets,
+        "state.__class__.OPEN",
         looked_at=(
             "state",
             "_fragmented_message_waiter",
@@ -195,10 +197,10 @@ _IMPLEMENTATIONS = {
         },
     ),
     "daphne.ws_protocol.WebSocketProtocol": _Implementation(
-        lambda: _on_daphne,
+        _on_daphne,
+        "STATE_OPEN",
         looked_at=(
             "state",
-            "STATE_OPEN",
             "send_state",
             "SEND_STATE_GROUND",
             "send_queue",

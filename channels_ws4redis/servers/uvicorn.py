@@ -28,6 +28,7 @@ class UvicornPeer(KnownPeer):
         # the buffer of the transport. To be deleted when uvicorn's ``pause_writing`` does that.
         self._gate = gate = _gate_of(protocol)
         if gate is not None:
+            self._write_straight = gate.write
             protocol.pause_writing = gate.pause_writing
             protocol.resume_writing = gate.resume_writing
 
