@@ -17,6 +17,7 @@ from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.handshake.admission import Admission
 from channels_ws4redis.handshake.limits import Place
 from channels_ws4redis.protocol import codes
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.registering import Registration
@@ -194,7 +195,7 @@ class OpenSocket(Revocable):
         """Send the heartbeat, if there is one."""
         heartbeat = settings.WS4REDIS_HEARTBEAT
         if heartbeat is not None:
-            self._outbox.put({"type": "websocket.send", "text": heartbeat})
+            self._outbox.put(Frame(heartbeat))
 
     def pong(self) -> None:
         """Answer the client's ping."""

@@ -11,7 +11,8 @@ from typing import Any
 from channels_ws4redis.conf import settings
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.fanout.sockets import Socket
-from channels_ws4redis.protocol.messages import Event, Frame
+from channels_ws4redis.protocol.frames import Frame
+from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.store.loops import this_loop
 
 #: Seconds that a hook's ``websocket.send`` waits for a client that takes nothing meanwhile.
@@ -123,12 +124,10 @@ class HookSocket:
     def _frame(self, payload: bytes, binary: bool | None) -> Frame:
         event = Event("", payload)
         if self._socket.labels is not None:
-            return event.protocol_frame("other")
+            return event.frame("other")
         if binary is None:
-            return event.raw_frame
-        if binary:
-            return {"type": "websocket.send", "bytes": payload}
-        return {"type": "websocket.send", "text": payload.decode()}
+            return event.frame(None)
+        return Frame(payload if binary else payload.decode())
 
 
 class _Places:

@@ -33,7 +33,7 @@ COMMANDS = {
     "uvicorn-websockets": [*_UVICORN, "websockets"],
 }
 
-_LISTENING = re.compile(r"(?:Listening on TCP address |running on http://)127\.0\.0\.1:(\d+)")
+_LISTENING = re.compile(r"(?:Listening on TCP address |running on https?://)127\.0\.0\.1:(\d+)")
 
 
 class AsgiServer:

@@ -15,7 +15,7 @@ PACKAGE = "channels_ws4redis"
 ORDER = ["conf", "protocol", "store", "layers", "fanout", "handshake"]
 
 #: Rooms that know only those named, whatever the order says.
-KNOWS_ONLY = {"protocol": set(), "servers": {"conf"}}
+KNOWS_ONLY = {"protocol": set(), "servers": {"conf", "protocol"}}
 
 #: Rooms that may import `servers`, which stands beside the order.
 ABOVE_SERVERS = {"fanout", "handshake"}

@@ -83,7 +83,7 @@ def test_an_envelope_is_read_or_refused(data: bytes) -> None:
     except ValueError:
         return
     assert data.endswith(event.payload)
-    assert event.raw_frame
+    assert event.frame(None)
 
 
 # Through real servers. One socket takes many frames, as a connection is what costs time.

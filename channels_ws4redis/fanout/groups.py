@@ -22,6 +22,7 @@ from channels_ws4redis.fanout.counting import answer
 from channels_ws4redis.fanout.memberships import Memberships
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
 from channels_ws4redis.fanout.sockets import Recipient, Socket
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.messages import Event, is_heartbeat, json_frame
 from channels_ws4redis.protocol.texts import escaped
 from channels_ws4redis.store.clients import UNREACHABLE
@@ -168,6 +169,7 @@ class FanOut:
         for due in group.track.receive(event):
             for socket in list(group.live):
                 socket.deliver(due)
+            due.forget_wire()
         if group.track.behind:
             self._catch_up_soon()
 
@@ -237,12 +239,12 @@ class FanOut:
     def _send_heartbeats(self) -> None:
         heartbeat = settings.WS4REDIS_HEARTBEAT
         if heartbeat is not None:
-            self._send_to_all({"type": "websocket.send", "text": heartbeat}, speak_protocol=False)
+            self._send_to_all(Frame(heartbeat), speak_protocol=False)
 
     def _send_pings(self) -> None:
         self._send_to_all(json_frame({"type": "ping"}), speak_protocol=True)
 
-    def _send_to_all(self, frame: dict[str, Any], speak_protocol: bool) -> None:
+    def _send_to_all(self, frame: Frame, speak_protocol: bool) -> None:
         for socket in list(self._sockets):
             if not isinstance(socket, Socket) or not socket.replayed:
                 continue

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import sys
 from collections import deque
 from collections.abc import Awaitable, Callable
 
-from channels_ws4redis.protocol.messages import Frame
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.servers import Peer
 
 logger = logging.getLogger(__name__)
@@ -45,7 +44,7 @@ class _Waiting:
     def take(self) -> Frame:
         frame, size = self.frames.popleft()
         self.bytes -= size
-        return frame if isinstance(frame, dict) else frame()
+        return frame if isinstance(frame, Frame) else frame()
 
     def live(self) -> tuple[int, int]:
         """Return the number and the bytes that count against the bounds."""
@@ -109,7 +108,7 @@ class Outbox:
 
     def put(self, frame: Frame) -> None:
         """Write a frame, now or as soon as the server takes it."""
-        if self._waiting is None and self._peer.writable and frame["type"] == "websocket.send":
+        if self._waiting is None and self._peer.writable:
             try:
                 rest = self._peer.write(frame)
             except Exception as error:  # noqa: BLE001 # whatever a server raises
@@ -118,7 +117,7 @@ class Outbox:
                 if rest is not None:
                     self._start_writer(rest)
         else:
-            self._put_off(frame, _size(frame))
+            self._put_off(frame, frame.size)
 
     def put_stored(self, make: MakeFrame, size: int) -> None:
         """Have a frame made and written as soon as the server takes it.
@@ -206,16 +205,3 @@ class Outbox:
 
     def __len__(self) -> int:
         return 0 if self._waiting is None else len(self._waiting.frames)
-
-
-def _size(frame: Frame) -> int:
-    """Return the bytes of a frame on the wire, or in memory where these are more.
-
-    Python takes four bytes for each character of a text with a single emoji in it.
-    """
-    text = frame.get("text")
-    if text is None:
-        return len(frame.get("bytes") or b"")
-    if text.isascii():
-        return len(text)
-    return max(len(text.encode("utf-8", "surrogatepass")), sys.getsizeof(text))

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol import codes
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
 from channels_ws4redis.protocol.messages import Event, Position, json_frame
 
@@ -151,7 +152,7 @@ class Socket:
         entries: Sequence[Entry],
         outcomes: Sequence[Outcome],
         positions: Mapping[str, Position],
-    ) -> dict[str, object]:
+    ) -> Frame:
         channels = {}
         for (reading, _), outcome in zip(entries, outcomes, strict=True):
             label = (self.labels or {}).get(reading.channel)
@@ -192,17 +193,19 @@ class Socket:
         """
         if self._held is not None:
             self._hold(event, self._held)
-        elif event.sender == self.id and not self.echo:
+            return
+        if event.sender == self.id and not self.echo:
             self._send_position("position", event.channel, Position(event.epoch, event.offset))
-        elif self.labels is None:
-            if event.payload:
-                self._send(event, None, stored)
-        elif (label := self.labels.get(event.channel)) is not None:
-            self._send(event, label, stored)
-
-    def _send(self, event: Event, label: str | None, stored: bool) -> None:
-        """Put a message into the outbox; a stored one is encoded only once the client takes it."""
+            return
+        label = None
+        if self.labels is not None:
+            label = self.labels.get(event.channel)
+            if label is None:
+                return
+        elif not event.payload:
+            return
         if stored and self.outbox.busy:
+            # It is encoded only once the client takes it.
             self.outbox.put_stored(event.later(label), len(event.payload))
         else:
             self.outbox.put(event.frame(label))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any, Final, NamedTuple
 
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.texts import shown
 
 #: The WebSocket subprotocol that carries positions; every other client gets raw frames.
@@ -24,8 +25,6 @@ EVENT_TYPE: Final = "ws4redis.event"
 MAX_SMALL_FRAME: Final = 64 * 1024
 
 _PAYLOAD = {"type", "data", "base64"}
-
-Frame = dict[str, Any]
 
 
 def is_heartbeat(payload: bytes | bytearray | memoryview | str, heartbeat: str | None) -> bool:
@@ -78,32 +77,37 @@ class Event:
             return None
 
     @cached_property
-    def raw_frame(self) -> Frame:
-        """The ASGI event with the payload alone: text if it is UTF-8, binary otherwise."""
-        if self.text is None:
-            return {"type": "websocket.send", "bytes": self.payload}
-        return {"type": "websocket.send", "text": self.text}
-
-    def protocol_frame(self, label: str) -> Frame:
-        """The ASGI event in the package's own protocol, under the client's label of the channel."""
-        frames: dict[str, Frame] = self.__dict__.setdefault("frames", {})
-        if label not in frames:
-            body: dict[str, Any] = {"type": "message", "channel": label}
-            if self.offset:
-                body |= {"epoch": self.epoch, "offset": self.offset}
-            if self.text is None:
-                body["base64"] = base64.b64encode(self.payload).decode()
-            else:
-                body["data"] = self.text
-            frames[label] = json_frame(body)
-        return frames[label]
+    def _frames(self) -> dict[str | None, Frame]:
+        """The frames that have been made, by label."""
+        return {}
 
     def frame(self, label: str | None) -> Frame:
-        """Return the ASGI event for a client.
+        """Return the frame for a client.
 
-        :param label: the client's label of the channel, None for a raw frame.
+        :param label: what the client calls the channel, in the package's own protocol; None for a
+            raw frame, which is the payload alone: text if it is UTF-8, binary otherwise.
         """
-        return self.raw_frame if label is None else self.protocol_frame(label)
+        frame = self._frames.get(label)
+        if frame is None:
+            frame = self._frames[label] = self._make(label)
+        return frame
+
+    def _make(self, label: str | None) -> Frame:
+        if label is None:
+            return Frame(self.payload if self.text is None else self.text)
+        body: dict[str, Any] = {"type": "message", "channel": label}
+        if self.offset:
+            body |= {"epoch": self.epoch, "offset": self.offset}
+        if self.text is None:
+            body["base64"] = base64.b64encode(self.payload).decode()
+        else:
+            body["data"] = self.text
+        return json_frame(body)
+
+    def forget_wire(self) -> None:
+        """Let go of the bytes that were made for connections; frames may wait for slow clients."""
+        for frame in self._frames.values():
+            frame.forget_wire()
 
     def bare(self) -> Event:
         """Return the message without the frames that have been made of it."""
@@ -119,8 +123,8 @@ class Event:
 
 
 def json_frame(body: dict[str, Any]) -> Frame:
-    """Return the ASGI event that sends ``body`` as JSON text."""
-    return {"type": "websocket.send", "text": json.dumps(body, separators=(",", ":"))}
+    """Return the frame that sends ``body`` as JSON text."""
+    return Frame(json.dumps(body, separators=(",", ":")))
 
 
 class ProtocolError(ValueError):

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from channels_ws4redis.servers.incoming import AsgiEvent
-from channels_ws4redis.servers.peer import KnownPeer, Send, made_by, written_in
+from channels_ws4redis.servers.peer import KnownPeer, Send, made_by
+from channels_ws4redis.servers.straight import written_in
 
 #: Messages, and bytes, of a client that may wait for its socket's task before no more is read. The
 #: client notices nothing of that but that it has to wait.

@@ -8,11 +8,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from contextvars import Context, copy_context
 from typing import Any
 
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.servers.incoming import AsgiEvent
+from channels_ws4redis.servers.straight import room_of
 
-#: What is sent to a client, as an event of ASGI.
-Frame = dict[str, Any]
-Send = Callable[[Frame], Awaitable[None]]
+Send = Callable[[AsgiEvent], Awaitable[None]]
 
 
 class Peer:
@@ -29,19 +29,19 @@ class Peer:
 
     def __init__(self, send: Send) -> None:
         self._send = send
-        #: True while `write` may be called from any task. It is for ``websocket.send`` alone.
+        #: True while `write` may be called from any task.
         self.writable = False
         #: What the tasks that write run in; None where the server does not care.
         self.context: Context | None = copy_context()
 
     def write(self, frame: Frame) -> Awaitable[None] | None:
-        """Hand an ASGI event to the server.
+        """Hand a frame to the server.
 
-        :returns: None if the server has taken the event, or what must be awaited, in a task of the
+        :returns: None if the server has taken the frame, or what must be awaited, in a task of the
             socket's own and before anything else is written, until the server has.
         :raises Exception: whatever a server raises for a socket that is gone.
         """
-        return self._send(frame)
+        return self._send(frame.event)
 
     async def drained(self) -> None:
         """Wait until the server has room. A plain server makes ``send`` itself wait."""
@@ -99,12 +99,16 @@ class KnownPeer(Peer):
         server would wait, which is nearly never and costs no task switch.
     """
 
-    __slots__ = ("_own", "_protocol")
+    __slots__ = ("_own", "_protocol", "_room", "_write_straight")
 
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send)
         self._protocol = protocol
         self._own = self.writable = own
+        #: Tells which frames may be written past ``send`` at the moment; None if never any.
+        self._room = room_of(protocol) if own else None
+        #: Hands the bytes of a frame to the transport, behind all that it has been handed before.
+        self._write_straight: Callable[[bytes], object]
         if own:
             self.context = None
 
@@ -119,8 +123,14 @@ class KnownPeer(Peer):
         raise NotImplementedError
 
     def write(self, frame: Frame) -> Awaitable[None] | None:
-        """Run the server's own ``send`` up to where it would wait."""
-        sending: Any = self._send(frame)
+        """Write a frame straight to the transport, or else as the server does.
+
+        The server's own ``send`` is run up to where it would wait.
+        """
+        if self._room is not None and frame.size <= self._room(self._protocol):
+            self._write_straight(frame.wire)
+            return None
+        sending: Any = self._send(frame.event)
         if not self._own:
             return sending  # type: ignore[no-any-return] # an awaitable of any kind
         try:
@@ -148,9 +158,3 @@ def _rest(sending: Coroutine[Any, Any, None], waiting_for: Any) -> Generator[Any
 def made_by(package: str, thing: object) -> bool:
     """Tell whether an object's class, or a base of it, comes from a package."""
     return any(base.__module__.partition(".")[0] == package for base in type(thing).__mro__)
-
-
-def written_in(package: str, function: Any) -> bool:
-    """Tell whether the very code of a function is a package's; decorators copy ``__module__``."""
-    module: str = getattr(function, "__globals__", {}).get("__name__", "")
-    return module.partition(".")[0] == package

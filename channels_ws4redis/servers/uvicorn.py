@@ -10,7 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.servers.peer import KnownPeer, Send, made_by, written_in
+from channels_ws4redis.servers.peer import KnownPeer, Send, made_by
+from channels_ws4redis.servers.straight import written_in
 
 
 class UvicornPeer(KnownPeer):
@@ -27,6 +28,7 @@ class UvicornPeer(KnownPeer):
         # the buffer of the transport. To be deleted when uvicorn's ``pause_writing`` does that.
         self._gate = gate = _gate_of(protocol)
         if gate is not None:
+            self._write_straight = gate.write
             protocol.pause_writing = gate.pause_writing
             protocol.resume_writing = gate.resume_writing
 
@@ -127,7 +129,7 @@ class _Gate:
     the other one has done.
     """
 
-    __slots__ = ("_paused", "_protocol", "_transport", "write")
+    __slots__ = ("_paused", "_protocol", "_transport", "is_closing", "write")
 
     def __init__(self, protocol: Any) -> None:
         self._protocol = protocol
@@ -135,7 +137,8 @@ class _Gate:
         # A message may have come with the very handshake.
         is_paused = self._is_open and not transport.is_reading()
         self._paused = _Who.SERVER if is_paused else _Who.NOBODY
-        self.write = transport.write  # once for each message, so without the way round below
+        # Once for each message, so without the way round below.
+        self.write, self.is_closing = transport.write, transport.is_closing
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)

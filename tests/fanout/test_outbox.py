@@ -15,6 +15,7 @@ import pytest
 
 from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT
 from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.messages import SUBPROTOCOL, json_frame
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.servers import Peer, Send, behind
@@ -25,7 +26,7 @@ from tests.silent import forget_peak, peak
 #: Megabytes; WS4REDIS_TEST_FLOOD=300 makes it thorough.
 FLOOD = int(os.environ.get("WS4REDIS_TEST_FLOOD", "48"))
 
-FRAME = {"type": "websocket.send", "text": "x" * 100}
+FRAME = Frame("x" * 100)
 
 
 class Server:
@@ -89,15 +90,15 @@ def opened(peer: Peer, *rest) -> Outbox:
     return outbox
 
 
-def number(index: int) -> dict:
-    return {"type": "websocket.send", "text": str(index)}
+def number(index: int) -> Frame:
+    return Frame(str(index))
 
 
 async def test_a_frame_is_sent_on_the_spot(server, overflow) -> None:
     """Without a task switch, while the server takes it."""
     outbox = opened(WAYS["own"](server.send), 10, 1000, overflow)
     outbox.put(FRAME)
-    assert server.sent == [FRAME]
+    assert server.sent == [FRAME.event]
     assert len(outbox) == 0
     assert len(asyncio.all_tasks()) == 1
 
@@ -217,13 +218,13 @@ async def test_bytes_are_counted_and_not_characters(server, peer, overflow, text
     """A snowman takes three bytes on the wire; with an emoji every character takes four here."""
     server.writable.clear()
     outbox = opened(peer, 100, 9000, overflow)
-    outbox.put({"type": "websocket.send", "text": text})
+    outbox.put(Frame(text))
     await asyncio.sleep(0)
     for _ in range(2):
-        outbox.put({"type": "websocket.send", "text": text})
+        outbox.put(Frame(text))
     assert not overflow.count
     for _ in range(2):
-        outbox.put({"type": "websocket.send", "text": text})
+        outbox.put(Frame(text))
     assert overflow.count == 1
     await asyncio.sleep(0)
 
@@ -232,7 +233,7 @@ async def test_what_is_stored_is_encoded_when_the_client_takes_it(server, peer, 
     """One at a time, and nothing of it for a client that never reads."""
     made = []
 
-    def make(index: int) -> dict:
+    def make(index: int) -> Frame:
         made.append(index)
         return number(index)
 
@@ -254,7 +255,7 @@ async def test_the_history_does_not_count_against_the_bounds(server, peer, overf
     server.writable.clear()
     outbox = opened(peer, 3, 250, overflow)
     for _ in range(20):
-        outbox.put_stored(FRAME.copy, 100)
+        outbox.put_stored(lambda: FRAME, 100)
     for _ in range(2):
         outbox.put(FRAME)
     assert not overflow.count
@@ -266,7 +267,7 @@ async def test_the_history_does_not_count_against_the_bounds(server, peer, overf
 async def test_a_client_may_take_its_time_for_a_history(server, peer, overflow) -> None:
     """What is published while it reads on finds the room of what it has read."""
 
-    def make(index: int) -> dict:
+    def make(index: int) -> Frame:
         if index == 10:
             server.writable.clear()
         return number(index)
@@ -288,7 +289,7 @@ async def test_room_for_the_history_is_made_once(server, peer, overflow) -> None
     server.writable.clear()
     outbox = opened(peer, 3, 10**6, overflow)
     for _ in range(20):
-        outbox.put_stored(FRAME.copy, 100)
+        outbox.put_stored(lambda: FRAME, 100)
     server.writable.set()
     await outbox.flush()
     server.writable.clear()
@@ -337,7 +338,7 @@ async def test_closing_leaves_no_task(server, peer, overflow) -> None:
 # Whatever awaitable a send returns, and whatever it does meanwhile
 
 
-def put_by_another(outbox: Outbox, *frames: dict) -> asyncio.Task[None]:
+def put_by_another(outbox: Outbox, *frames: Frame) -> asyncio.Task[None]:
     """Put frames in a task that goes on to wait, as the one does that listens for all sockets."""
 
     async def listen() -> None:
@@ -360,7 +361,7 @@ async def test_a_timeout_around_send_ends_this_socket_and_nothing_else(server, o
     await listener
     assert not listener.cancelled()
     assert outbox.closed
-    assert server.sent == [FRAME]
+    assert server.sent == [FRAME.event]
 
 
 async def test_a_send_that_is_cancelled_from_within_ends_this_socket_only(overflow) -> None:
@@ -433,24 +434,6 @@ async def test_a_send_that_raises_before_it_returns_anything_closes_the_outbox(o
     outbox.put(FRAME)
     await outbox.flush()
     assert outbox.closed
-
-
-async def test_only_messages_are_written_on_the_spot(server, overflow) -> None:
-    """The end of a socket may need a task of its own: servers give a client time to answer."""
-    tasks = []
-
-    async def send(frame: dict) -> None:
-        await server.send(frame)
-        tasks.append(asyncio.current_task())
-
-    outbox = opened(WAYS["own"](send), 10, 1000, overflow)
-    close = {"type": "websocket.close", "code": 4002}
-    outbox.put(FRAME)
-    outbox.put(close)
-    await outbox.flush()
-    assert server.sent == [FRAME, close]
-    assert tasks[0] is asyncio.current_task()
-    assert tasks[1] is not asyncio.current_task()
 
 
 # Real servers

@@ -363,7 +363,7 @@ def test_what_is_kept_for_a_newcomer_is_no_larger_than_what_is_counted() -> None
     track = live_at(0)
     asked = track.ask()
     (due,) = track.receive(event(1))
-    assert due.raw_frame
+    assert due.frame(None)
     (kept,) = track.take(reading(0), asked).newcomer or ()
     assert (kept.offset, kept.payload, vars(kept)) == (1, b"1", {})
 

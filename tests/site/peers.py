@@ -15,9 +15,8 @@ from typing import Any
 from channels.sessions import InstanceSessionWrapper
 
 from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.servers import Send, behind
-
-Frame = dict[str, Any]
+from channels_ws4redis.protocol.frames import Frame
+from channels_ws4redis.servers import AsgiEvent, Send, behind
 
 #: Set around an application, as request ids of logging are.
 request_id: ContextVar[str] = ContextVar("request_id")
@@ -29,7 +28,7 @@ SCOPE = {"type": "websocket", "cookies": {}, "session": {}}
 class Talkative(InstanceSessionWrapper):
     """Session middleware of a project's own, which may do anything."""
 
-    async def send(self, frame: Frame) -> None:
+    async def send(self, frame: AsgiEvent) -> None:
         """Pass a frame on."""
         await asyncio.sleep(0)
         await self.real_send(frame)
@@ -38,7 +37,7 @@ class Talkative(InstanceSessionWrapper):
 def timeout(send: Send) -> Send:
     """Give each frame ten seconds."""
 
-    async def wrapped(frame: Frame) -> None:
+    async def wrapped(frame: AsgiEvent) -> None:
         async with asyncio.timeout(10):
             await asyncio.sleep(0)
             await send(frame)
@@ -49,7 +48,7 @@ def timeout(send: Send) -> Send:
 def variables(send: Send) -> Send:
     """Look at one context variable, and set and reset another around each frame."""
 
-    async def wrapped(frame: Frame) -> None:
+    async def wrapped(frame: AsgiEvent) -> None:
         assert request_id.get() == "mine"
         token = depth.set(depth.get() + 1)
         await asyncio.sleep(0)
@@ -101,7 +100,7 @@ async def application(scope: Any, receive: Any, send: Send) -> None:
     assert task is not None
     peer.on_stop(task, task.cancel)
     outbox = Outbox(peer, 100_000, 10**9, lambda: None)
-    outbox.put(text(json.dumps([type(peer).__name__, peer.writable])))
+    outbox.put(Frame(json.dumps([type(peer).__name__, peer.writable])))
     await receive()
     await send({"type": "websocket.accept"})
     outbox.open()
@@ -122,11 +121,6 @@ async def application(scope: Any, receive: Any, send: Send) -> None:
 async def count(outbox: Outbox, top: int) -> None:
     """Send numbers, with pauses in which what waits may go out."""
     for number in range(top):
-        outbox.put(text(f"{number:06}" + "x" * 1000))
+        outbox.put(Frame(f"{number:06}" + "x" * 1000))
         if number % 100 == 0:
             await asyncio.sleep(0.001)
-
-
-def text(payload: str) -> Frame:
-    """Return a text frame."""
-    return {"type": "websocket.send", "text": payload}
