@@ -38,7 +38,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:remove second argument of ws_han
 APPLICATION = "tests.site.streams:application"
 
 #: The servers to which frames are written straight.
-KINDS = ["uvicorn", "uvicorn-wsproto", "uvicorn-websockets"]
+KINDS = ["daphne", "uvicorn", "uvicorn-wsproto", "uvicorn-websockets"]
 #: Uvicorn's classes for connections.
 UVICORNS = [WebSocketsSansIOProtocol, WSProtocol, WebSocketProtocol]
 
@@ -127,9 +127,23 @@ def server(request: pytest.FixtureRequest) -> Iterator[AsgiServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The path of a Unix socket at which daphne listens."""
+    path = str(tmp_path_factory.mktemp("unix") / "socket")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(COMMANDS, "daphne-unix", [*COMMANDS["daphne"], "-u", path])
+        with AsgiServer("daphne-unix", application=APPLICATION):
+            yield path
+
+
 @pytest.fixture(scope="module", params=KINDS)
 def tls_server(request: pytest.FixtureRequest, certificate: Path) -> Iterator[AsgiServer]:
     command = [*COMMANDS[request.param], "--ssl-certfile", str(certificate)]
+    if request.param == "daphne":
+        files = f"privateKey={certificate}:certKey={certificate}"
+        endpoint = f"ssl:{{port}}:interface=127.0.0.1:{files}"
+        command = ["daphne", "-e", endpoint, "{application}"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(COMMANDS, f"{request.param}-tls", command)
         with AsgiServer(f"{request.param}-tls", application=APPLICATION) as running:
@@ -159,10 +173,16 @@ def test_messages_are_whole_and_in_order(server, seed: int) -> None:
 @pytest.mark.parametrize("seed", SEEDS)
 def test_messages_that_are_not_compressed_stand_among_those_that_are(server, seed: int) -> None:
     """Larger ones are compressed by the server, with a memory of what it has compressed before."""
-    if server.kind == "uvicorn-wsproto":
+    if server.kind in {"daphne", "uvicorn-wsproto"}:
         pytest.skip("no compression is agreed on")
     order = Order(seed)
     check(Stream(server.port, order, compressed=True), order)
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("order", [Order(), LARGE], ids=["small", "large"])
+def test_order_is_kept_through_a_unix_socket(path, order: Order) -> None:
+    check(Stream(path, order, slow=order.top > 10_000), order)
 
 
 @pytest.mark.server

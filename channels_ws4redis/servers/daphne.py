@@ -16,6 +16,9 @@ from channels_ws4redis.servers.straight import written_in
 #: client notices nothing of that but that it has to wait.
 MAX_MESSAGES_READ, MAX_BYTES_READ = 32, 64 * 1024
 
+#: Twisted's transports that may be written to at once.
+_BARE = {("twisted.internet.tcp", "Server"), ("twisted.internet.unix", "Server")}
+
 
 def running_server() -> Any:
     """Return daphne's server object if this process is run by daphne, or None."""
@@ -63,6 +66,8 @@ class DaphnePeer(KnownPeer):
     def __init__(self, send: Send, protocol: Any, own: bool) -> None:
         super().__init__(send, protocol, own)
         self._transport = protocol.transport
+        bare = _is_bare(self._transport)
+        self._write_straight = self._write_at_once if bare else self._transport.write
         self._full = False
         #: Messages that have been read and wait for the socket's task, and their bytes, which are
         #: counted until none waits any more.
@@ -138,6 +143,22 @@ class DaphnePeer(KnownPeer):
             else:
                 self._transport.pauseProducing()
 
+    def _write_at_once(self, wire: bytes) -> None:
+        """Hand a frame to the connection itself, unless something waits before it.
+
+        Twisted would write it in its next turn, and have the reactor watch each single connection
+        until then, which takes four times as long. Whatever the connection does not take is
+        Twisted's. To be deleted when Twisted's ``write`` tries at once.
+        """
+        transport = self._transport
+        if transport.connected and not (transport.dataBuffer or transport._tempDataBuffer):
+            taken = transport.writeSomeData(wire)
+            if taken == len(wire):
+                return
+            if isinstance(taken, int):  # else the connection is lost, as Twisted finds by itself
+                wire = wire[taken:]
+        transport.write(wire)
+
     async def drained(self) -> None:
         """Wait until the buffer has room."""
         while self._full:
@@ -195,7 +216,20 @@ class DaphnePeer(KnownPeer):
         for name in ("onClose", "onMessage"):
             vars(self._protocol).pop(name, None)
         self._transport.unregisterProducer()
+        self._write_straight = self._transport.write  # no circle through the peer is left
         self.resumeProducing()
+
+
+def _is_bare(transport: Any) -> bool:
+    """Tell whether Twisted's transport is a bare connection, of which the buffers are known."""
+    kind = type(transport)
+    return (
+        (kind.__module__, kind.__name__) in _BARE
+        and not transport.TLS
+        and hasattr(transport, "dataBuffer")
+        and hasattr(transport, "_tempDataBuffer")
+        and written_in("twisted", transport.writeSomeData)
+    )
 
 
 class _Shutdown:

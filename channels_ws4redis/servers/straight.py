@@ -129,6 +129,21 @@ def _on_websockets(open_state: Any) -> Room:
     return room
 
 
+@functools.cache
+def _on_daphne(open_state: Any) -> Room:
+    def room(protocol: Any) -> float:
+        if (
+            protocol.state != open_state
+            or protocol.send_state != protocol.SEND_STATE_GROUND  # a message is not yet ended
+            or protocol.send_queue  # pieces that autobahn has yet to hand to the transport
+            or protocol._perMessageCompress is not None
+        ):
+            return NONE
+        return protocol.maxMessagePayloadSize or ANY
+
+    return room
+
+
 _IMPLEMENTATIONS = {
     "uvicorn.protocols.websockets.websockets_sansio_impl.WebSocketsSansIOProtocol": _Implementation(
         _on_sansio,
@@ -179,6 +194,23 @@ _IMPLEMENTATIONS = {
         passed_over={
             "uvicorn": ("asgi_send",),
             "websockets": ("send", "ensure_open", "write_frame", "write_frame_sync", "drain"),
+        },
+    ),
+    "daphne.ws_protocol.WebSocketProtocol": _Implementation(
+        _on_daphne,
+        "STATE_OPEN",
+        looked_at=(
+            "state",
+            "send_state",
+            "SEND_STATE_GROUND",
+            "send_queue",
+            "_perMessageCompress",
+            "maxMessagePayloadSize",
+        ),
+        off=("logOctets", "logFrames", "maskServerFrames", "autoFragmentSize", "trackedTimings"),
+        passed_over={
+            "daphne": ("handle_reply", "serverSend"),
+            "autobahn": ("sendMessage", "sendFrame", "sendData"),
         },
     ),
 }
