@@ -65,6 +65,10 @@ class Rights(NamedTuple):
         gone = frozenset(channels)
         return Rights(self.hears - gone, self.publishes - gone)
 
+    def beyond(self, hears: frozenset[str], publishes: frozenset[str]) -> Rights:
+        """Return those of the rights that are not among others."""
+        return Rights(self.hears - hears, self.publishes - publishes)
+
     def __bool__(self) -> bool:
         return bool(self.hears or self.publishes)
 
@@ -77,6 +81,13 @@ class Rights(NamedTuple):
         gone = [name for name in hooks.channels if name not in self.hears]
         if gone:
             subscriber._subscription.unsubscribe(*gone)
+
+    def give(self, hooks: SubscriberHooks) -> None:
+        """Have a subscriber use all of these, too."""
+        subscriber = hooks.subscriber
+        known = {as_text(name) for name in subscriber._publishers}
+        subscriber._publishers = {*subscriber._publishers, *(self.publishes - known)}
+        subscriber._subscription.subscribe(*self.hears.difference(hooks.channels))
 
 
 class Revoked(NamedTuple):
@@ -111,15 +122,20 @@ def _auth_groups(hooks: SubscriberHooks) -> dict[str, str | None]:
     return {name: auth_group_of(hooks.prefix, name) for name in rights.hears | rights.publishes}
 
 
-async def ask_again(hooks: SubscriberHooks, marks: bytes) -> bytes | Revoked | Unknown:
+async def ask_again(
+    hooks: SubscriberHooks, marks: bytes, doubt: Doubt
+) -> bytes | Revoked | Unknown:
     """Find out anew who a socket is, and have its subscriber give up what it may not use any more.
 
     Nothing is added. The subscriber's own changes are followed no more until somebody does.
 
     :param marks: of the socket until now.
+    :param doubt: if the socket is only due, it keeps what its subscriber has added since the last
+        admission, as code of the project does at any time: an admission does not tell of that.
     :returns: the marks of the socket now, if it may stay.
     """
     before, calls = Rights.of(hooks), hooks.calls
+    added = before.beyond(*(hooks.granted if doubt is Doubt.DUE else before))
     scope = calls.scope
     hooks.follow(None)
     calls.failed = False
@@ -138,6 +154,7 @@ async def ask_again(hooks: SubscriberHooks, marks: bytes) -> bytes | Revoked | U
         return Unknown()
     finally:
         before.limit(hooks)
+        added.give(hooks)
     if calls.failed:
         return Unknown()
     now = marks_of(admission.request, hooks.prefix, hooks.channels)
@@ -231,10 +248,10 @@ class Revocable(ABC):
         if self._outbox.closed:
             return
         hooks, control = self._subscriber, get_control()
-        before, publishers = hooks.channels, hooks.subscriber._publishers
+        before = Rights.of(hooks)
         self._standing.looked_at = True
         try:
-            found = await ask_again(hooks, control.marks_of(self))
+            found = await ask_again(hooks, control.marks_of(self), doubt)
         finally:
             self._standing.looked_at = False
         if isinstance(found, Revoked):
@@ -242,15 +259,14 @@ class Revocable(ABC):
             return
         if isinstance(found, bytes):
             control.renew(self, found)
-        elif doubt is Doubt.DUE:  # which it will be again
+        elif doubt is Doubt.DUE and not hooks.is_setting:  # it will be due again
             self._tell("Keeping", found.error)
-            hooks.subscriber._publishers = publishers
-            hooks.subscriber._subscription.subscribe(*before)
+            before.give(hooks)
         else:
             self._close(codes.TRY_AGAIN_LATER, found.error)
             return
         self._subscriber.follow(self._on_change)
-        gone = set(before).difference(self._subscriber.channels)
+        gone = set(before.hears).difference(self._subscriber.channels)
         if gone:
             self._give_up(gone)
             self._on_change()

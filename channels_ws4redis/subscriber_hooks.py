@@ -14,7 +14,7 @@ from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.handshake.refusals import BusyError, few_lines
-from channels_ws4redis.redis_store import RedisMessage
+from channels_ws4redis.redis_store import RedisMessage, as_text
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
@@ -31,7 +31,7 @@ class SubscriberHooks:
     :param calls: run what may block for this socket.
     """
 
-    __slots__ = ("_ear", "calls", "prefix", "subscriber")
+    __slots__ = ("_ear", "calls", "granted", "is_setting", "prefix", "subscriber")
 
     def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
         self.subscriber = subscriber
@@ -40,6 +40,10 @@ class SubscriberHooks:
         self._ear: Ear | None = None
         #: What the names of its channels begin with; an overridden method has said so in a thread.
         self.prefix = ""
+        #: The names of the channels that it was to hear and to publish to when they were set last.
+        self.granted: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
+        #: True while the channels are being set, also if nobody waits for it any more.
+        self.is_setting = False
 
     def _overrides(self, *names: str) -> bool:
         return overrides(self.subscriber, RedisSubscriber, *names)
@@ -99,6 +103,13 @@ class SubscriberHooks:
             self._set_channels(request, flags)
 
     def _set_channels(self, request: Any, flags: Collection[str]) -> None:
+        self.is_setting = True
+        try:
+            self._set(request, flags)
+        finally:
+            self.is_setting = False
+
+    def _set(self, request: Any, flags: Collection[str]) -> None:
         self.subscriber._policy_facility = getattr(request, "facility", None)
         ear = self._ear
         if ear is not None:
@@ -106,6 +117,10 @@ class SubscriberHooks:
         self.subscriber.set_pubsub_channels(request, flags)
         self.follow(None)
         self.subscriber._subscription.settle()
+        self.granted = (
+            frozenset(self.channels),
+            frozenset(map(as_text, self.subscriber._publishers)),
+        )
         self.prefix = self.subscriber.get_prefix()
         tell_if_elsewhere(self.subscriber)
 

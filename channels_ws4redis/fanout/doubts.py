@@ -77,9 +77,6 @@ class Doubts:
     def __len__(self) -> int:
         return len(self._urgent) + len(self._waiting) + len(self._under_way)
 
-    def _waits(self, socket: Guarded) -> bool:
-        return socket in self._urgent or socket in self._waiting
-
     def _begin(self) -> None:
         for _ in range(AT_ONCE - len(self._under_way)):
             due = self._next()
@@ -115,7 +112,7 @@ class Doubts:
                 raise
             finally:
                 self._under_way.pop(socket, None)
-            if not self._waits(socket):
+            if socket not in self._urgent:  # of another doubt, nothing is held back
                 socket.hold(False)
             await asyncio.sleep(0)
             due = self._next()

@@ -15,7 +15,7 @@ from channels_ws4redis.fanout import control as control_module
 from channels_ws4redis.fanout import doubts
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.fanout.control import KEPT, channel, get_control
-from channels_ws4redis.fanout.doubts import AT_ONCE, UNHURRIED
+from channels_ws4redis.fanout.doubts import AT_ONCE, UNHURRIED, Doubt
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import (
@@ -411,6 +411,22 @@ async def test_who_is_doubtful_again_and_again_keeps_nobody_waiting(control, mon
     john.may_end.set()
     assert await mary.next() == "look"
     assert await john.next() == "look"
+
+
+async def test_a_look_for_an_order_is_the_end_of_its_pause(control):
+    """Also if the socket is doubtful for another reason by then, which may wait for long."""
+    john, others = await let_in(), [Guarded() for _ in range(UNHURRIED)]
+    for socket in (john, *others):
+        socket.may_end.clear()
+    control.doubts.add(others, Doubt.DUE)
+    await face.arefresh(users="john")
+    assert [await john.next(), await john.next()] == ["pause", "look"]
+    control.doubts.add([john], Doubt.DUE)
+    john.may_end.set()
+    assert await john.next() == "go on"
+    for socket in others:
+        socket.may_end.set()
+    assert [await john.next(), await john.next()] == ["look", "go on"]
 
 
 async def test_a_look_that_fails_ends_the_socket(control, caplog, monkeypatch):

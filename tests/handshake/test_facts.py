@@ -302,3 +302,31 @@ def lazy() -> Any:
     """Return a user whom nobody has loaded."""
     functional = import_module("django.utils.functional")
     return functional.SimpleLazyObject(lambda: pytest.fail("it was loaded"))
+
+
+class Picky(ModelBackend):
+    """Fails for one user."""
+
+    def user_can_authenticate(self, user: Any) -> bool:
+        """Tell, if it is not that one."""
+        if user.get_username() == "mary":
+            raise LookupError("nobody knows")
+        return super().user_can_authenticate(user)
+
+
+def test_who_cannot_be_judged_keeps_no_other_from_it(settings, paul) -> None:
+    """Nothing is said of that one, in whose batch there may be any others."""
+    settings.AUTHENTICATION_BACKENDS = [f"{__name__}.Picky"]
+    mary, backend = User.objects.create_user("mary"), settings.AUTHENTICATION_BACKENDS[0]
+    by_mary = session_of(mary, backend)
+    claims = [claimed(session_of(paul, backend)), claimed(session_of())]
+    unsure = claims[0]._replace(session=by_mary.session_key)
+    assert still_true([unsure, *claims]) == [False, True, True]
+
+
+def test_groups_that_are_no_relation(monkeypatch, paul) -> None:
+    """Of who hears any, nothing is said; all others are what they are."""
+    session = session_of(paul)
+    claims = [claimed(session, names) for names in (["staff"], [])]
+    monkeypatch.setattr(User, "groups", property(lambda user: Group.objects.all()))
+    assert still_true(claims) == [False, True]

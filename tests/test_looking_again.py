@@ -1,0 +1,102 @@
+"""A look at a socket leaves to it what nobody has taken away, and gives nothing back that was."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from channels.testing import WebsocketCommunicator
+
+from channels_ws4redis import revoking
+from channels_ws4redis.protocol import codes
+from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.routing import router
+from channels_ws4redis.subscriber import RedisSubscriber
+
+#: Django looks at the connections of a worker thread before it runs anything there, and they may be
+#: left over from a test that has used the database.
+pytestmark = pytest.mark.django_db
+
+PATIENCE = 30
+
+
+@pytest.fixture
+async def connect(settings, redis_url, no_policies) -> AsyncIterator[Any]:
+    """Open sockets, and close them in the end."""
+    settings.WS4REDIS_CLOSE_WINDOW = 0
+    settings.WS4REDIS_REAUTHORIZE = 0.2
+    clients = []
+
+    async def opened(query: str) -> WebsocketCommunicator:
+        client = WebsocketCommunicator(router, f"/ws/foo?{query}")
+        clients.append(client)
+        assert (await client.connect(PATIENCE))[0]
+        return client
+
+    yield opened
+    for client in clients:
+        await client.send_input({"type": "websocket.disconnect", "code": 1006})
+        await client.wait(PATIENCE)
+
+
+async def publish(message: str, facility: str = "foo") -> None:
+    """Publish to everybody."""
+    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, expire=0)
+
+
+class Rooms(RedisSubscriber):
+    """Subscribes to the rooms that its client names; counts how often it is asked for channels."""
+
+    asked: threading.Semaphore
+
+    def set_pubsub_channels(self, request, channels) -> None:
+        """Count."""
+        super().set_pubsub_channels(request, channels)
+        self.asked.release()
+
+    def publish_message(self, message, expire=None) -> None:
+        """Enter a room."""
+        self._subscription.subscribe(f"broadcast:{message.decode()}")
+        RedisPublisher(facility=message.decode(), broadcast=True).publish_message("entered")
+
+
+@pytest.mark.parametrize("query", ["subscribe-broadcast", "publish-broadcast", ""])
+async def test_what_a_subscriber_has_subscribed_to_stays(connect, settings, query) -> None:
+    """As nobody says that anything has changed; also where it is all that the socket hears."""
+    settings.WS4REDIS_SUBSCRIBER = Rooms
+    Rooms.asked = threading.Semaphore(0)
+    client = await connect(query)
+    await client.send_to(text_data="kitchen")
+    assert await client.receive_from(PATIENCE) == "entered"
+    for _ in range(5):
+        await asyncio.to_thread(Rooms.asked.acquire, timeout=PATIENCE)
+    await publish("still there", "kitchen")
+    assert await client.receive_from(PATIENCE) == "still there"
+
+
+class Slow(RedisSubscriber):
+    """Takes its time to set its channels, as the test says."""
+
+    may_go_on: threading.Event
+
+    def set_pubsub_channels(self, request, channels) -> None:
+        """Wait."""
+        self.may_go_on.wait(PATIENCE)
+        super().set_pubsub_channels(request, channels)
+
+
+async def test_who_is_late_gives_nothing_back(connect, settings, monkeypatch) -> None:
+    """Channels that are set after the look has given up may be those that an order took away."""
+    monkeypatch.setattr(revoking, "PATIENCE", 0.1)
+    settings.WS4REDIS_SUBSCRIBER = Slow
+    Slow.may_go_on = threading.Event()
+    Slow.may_go_on.set()
+    client = await connect("subscribe-broadcast")
+    Slow.may_go_on.clear()
+    try:
+        assert (await client.receive_output(PATIENCE))["code"] == codes.TRY_AGAIN_LATER
+    finally:
+        Slow.may_go_on.set()
