@@ -25,9 +25,6 @@ CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 #: Distributions that are a part of another one, whose objects we handle.
 BROUGHT_BY = {"asgiref": "django", "autobahn": "daphne", "twisted": "daphne"}
 
-#: Imported only where a server runs that uses it, and so has it installed.
-USED_BY_UVICORN = {"websockets", "wsproto"}
-
 #: What is declared although nothing imports it, and why.
 NOT_IMPORTED = {"channels-redis": "its layers are part of what the package promises to work with"}
 
@@ -61,7 +58,7 @@ def test_what_is_imported_is_declared() -> None:
     """A package that comes in by another one may stop coming in."""
     declared = {normal(requirement) for requirement in PROJECT["dependencies"]}
     undeclared = {module for module, names in imported().items() if not names & declared}
-    assert undeclared == USED_BY_UVICORN
+    assert undeclared == set()
     used = set().union(*imported().values())
     assert declared - used <= NOT_IMPORTED.keys()
 
