@@ -160,7 +160,7 @@ async def ask_again(
     now = marks_of(admission.request, hooks.prefix, hooks.channels)
     if changed := what_changed(marks, now):
         return Revoked(_code_for_another(marks, now), changed)
-    has_lost_all = before and not Rights.of(hooks)
+    has_lost_all = before.beyond(*added) and not Rights.of(hooks).beyond(*added)
     return Revoked(codes.REVOKED, "it is granted nothing that it had") if has_lost_all else now
 
 

@@ -77,6 +77,19 @@ async def test_what_a_subscriber_has_subscribed_to_stays(connect, settings, quer
     assert await client.receive_from(PATIENCE) == "still there"
 
 
+async def test_who_is_granted_nothing_any_more_keeps_nothing(connect, settings) -> None:
+    """A subscriber subscribes for those alone who may be there."""
+    settings.WS4REDIS_SUBSCRIBER = Rooms
+    Rooms.asked = threading.Semaphore(0)
+    allowed = ["subscribe-broadcast"]
+    settings.WS4REDIS_ALLOWED_CHANNELS = lambda request, channels: allowed
+    client = await connect("subscribe-broadcast")
+    await client.send_to(text_data="kitchen")
+    assert await client.receive_from(PATIENCE) == "entered"
+    allowed.clear()
+    assert (await client.receive_output(PATIENCE))["code"] == codes.REVOKED
+
+
 class Slow(RedisSubscriber):
     """Takes its time to set its channels, as the test says."""
 
