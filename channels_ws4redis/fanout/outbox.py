@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 
 from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.servers import Peer
+from channels_ws4redis.store.fairness import TimeSlice
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +169,12 @@ class Outbox:
         self._writer = loop.create_task(self._write(rest), context=self._peer.context)
 
     async def _write(self, rest: Awaitable[None] | None) -> None:
-        """Write what waits, after the rest of a frame that has been begun."""
+        """Write what waits, after the rest of a frame that has been begun.
+
+        A client that reads as fast as we write never makes us wait. So that a long history does not
+        hold up the event loop, others have their turn in between.
+        """
+        time_slice, clock = TimeSlice(), asyncio.get_running_loop().time
         try:
             if rest is not None:
                 await rest
@@ -177,9 +183,12 @@ class Outbox:
                 if not waiting.frames:
                     self._waiting = None
                     return
-                rest = self._peer.write(waiting.take())
+                begun, frame = clock(), waiting.take()
+                rest = self._peer.write(frame)
                 if rest is not None:
                     await rest
+                time_slice.spend(frame.size, clock() - begun)
+                await time_slice.end_if_due(turns=1)
         except Exception as error:  # noqa: BLE001 # whatever a server raises
             self._fail(error)
         except asyncio.CancelledError:

@@ -61,6 +61,8 @@ class _Implementation(NamedTuple):
     off: tuple[str, ...]
     #: By package, the functions that are passed over, and have to be the package's own.
     passed_over: Mapping[str, tuple[str, ...]]
+    #: The logger to which the server tells each frame at the level DEBUG, where `off` has no sign.
+    log: str = ""
 
     def strange(self, protocol: Any) -> str:
         """Return what is not as expected, or nothing.
@@ -72,6 +74,8 @@ class _Implementation(NamedTuple):
         strange = [name for name in self.off if attrgetter(name)(protocol)]
         for package, names in self.passed_over.items():
             strange += [n for n in names if not written_in(package, attrgetter(n)(protocol))]
+        if self.log and logging.getLogger(self.log).isEnabledFor(logging.DEBUG):
+            strange.append(f"{self.log} logs each frame")
         return ", ".join(strange)
 
 
@@ -212,5 +216,6 @@ _IMPLEMENTATIONS = {
             "daphne": ("handle_reply", "serverSend"),
             "autobahn": ("sendMessage", "sendFrame", "sendData"),
         },
+        log="daphne.ws_protocol",
     ),
 }

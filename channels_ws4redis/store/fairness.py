@@ -44,10 +44,10 @@ class TimeSlice:
         self._bytes.clear()
         self._seconds = 0.0
 
-    async def end_if_due(self) -> None:
-        """Let others have their turns if the slice is used up."""
+    async def end_if_due(self, turns: int = TURNS_OF_OTHERS) -> None:
+        """Let others have their turns, so many each, if the slice is used up."""
         if self.is_over_for():
-            await let_others(TURNS_OF_OTHERS)
+            await let_others(turns)
             self.renew()
 
 

@@ -285,6 +285,19 @@ async def test_a_client_may_take_its_time_for_a_history(server, peer, overflow) 
     await asyncio.sleep(0)
 
 
+async def test_a_long_history_leaves_time_to_others(server, peer, overflow) -> None:
+    """Also if its client reads as fast as the server writes, and nothing ever makes us wait."""
+    outbox = opened(peer, 3, 250, overflow)
+    for _ in range(10_000):
+        outbox.put_stored(lambda: FRAME, 100)
+    at_once, before = 0, 0
+    while len(outbox):
+        await asyncio.sleep(0)
+        at_once, before = max(at_once, len(server.sent) - before), len(server.sent)
+    assert at_once < 500
+    assert len(server.sent) == 10_000
+
+
 async def test_room_for_the_history_is_made_once(server, peer, overflow) -> None:
     server.writable.clear()
     outbox = opened(peer, 3, 10**6, overflow)

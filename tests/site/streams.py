@@ -9,6 +9,7 @@ import asyncio
 import functools
 import itertools
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -144,6 +145,11 @@ def tamper(protocol: Any) -> Iterator[tuple[str, bool]]:
         yield name, straight.room_of(protocol) is None
         vars(owner).pop(attribute)
         vars(owner).update(before)
+    if known.log:
+        logger = logging.getLogger(known.log)
+        logger.setLevel(logging.DEBUG)
+        yield known.log, straight.room_of(protocol) is None
+        logger.setLevel(logging.NOTSET)
     yield "nothing", straight.room_of(protocol) is not None
 
 
