@@ -282,25 +282,28 @@ async def test_no_timer_is_left(connect, policy) -> None:
     assert sweep._timer.cancelled()
 
 
-JOHN, NOBODY = User(pk=7, username="john"), None
+JOHN, RENAMED, NOBODY = User(pk=7, username="john"), User(pk=7, username="paul"), None
+COOKIE = [(b"cookie", b"sessionid=x")]
 
 
 @pytest.mark.parametrize(
-    ("engine", "user", "cookie", "code"),
+    ("engine", "users", "cookie", "code"),
     [
-        ("db", JOHN, [], codes.REVOKED),
-        ("db", NOBODY, [], codes.TRY_AGAIN_LATER),
-        ("signed_cookies", JOHN, [], codes.TRY_AGAIN_LATER),
-        ("signed_cookies", JOHN, [(b"cookie", b"sessionid=x")], codes.REVOKED),
+        ("db", (JOHN, NOBODY), [], codes.REVOKED),
+        ("db", (NOBODY, NOBODY), [], codes.TRY_AGAIN_LATER),
+        ("db", (JOHN, RENAMED), COOKIE, codes.TRY_AGAIN_LATER),
+        ("db", (JOHN, User(pk=8, username="john")), COOKIE, codes.REVOKED),
+        ("signed_cookies", (JOHN, NOBODY), [], codes.TRY_AGAIN_LATER),
+        ("signed_cookies", (JOHN, NOBODY), COOKIE, codes.REVOKED),
     ],
-    ids=["a user's session", "a visitor's session", "a cookie that is too old", "a user"],
+    ids=["user's session", "visitor's session", "renamed", "another", "too old cookie", "user"],
 )
-def test_who_comes_back(settings, engine, user, cookie, code) -> None:
-    """Whoever has lost no more than a session without a user, or may have a newer cookie."""
+def test_who_comes_back(settings, engine, users, cookie, code) -> None:
+    """Whoever has lost no more than a session without a user, or a name, or has a newer cookie."""
     settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
-    scope = {"type": "websocket", "path": "/ws/foo", "headers": [(b"cookie", b"sessionid=x")]}
-    before = marks_of(WebSocketRequest({**scope, "user": user}), "", [])
-    now = marks_of(WebSocketRequest({**scope, "headers": cookie, "user": None}), "", [])
+    scope = {"type": "websocket", "path": "/ws/foo"}
+    before = marks_of(WebSocketRequest({**scope, "headers": COOKIE, "user": users[0]}), "", [])
+    now = marks_of(WebSocketRequest({**scope, "headers": cookie, "user": users[1]}), "", [])
     assert revoking._code_for_another(before, now) == code
 
 

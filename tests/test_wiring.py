@@ -102,10 +102,22 @@ async def test_a_user_who_is_saved(start) -> None:
     site = start()
     john = Visitor(site).login("john")
     async with john.socket(PATH) as socket:
-        await change(site, "rename")
+        await change(site, "call")
         for number in range(20):
             await publish(str(number), users=["john"])
         assert await socket.receive_many(20) == [str(number) for number in range(20)]
+
+
+async def test_a_user_who_is_renamed_comes_back(start) -> None:
+    """The channels have another name now, which is no reason to stay away."""
+    site = start()
+    john = Visitor(site).login("john")
+    async with john.socket(PATH) as socket:
+        await change(site, "rename")
+        assert await socket.close_code() == codes.TRY_AGAIN_LATER
+    async with john.socket(PATH) as socket:
+        await publish("after", users=["paul"])
+        assert await socket.receive() == "after"
 
 
 @pytest.mark.parametrize("how", ["leave", "clear", "expel", "dissolve"])

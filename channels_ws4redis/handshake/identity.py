@@ -82,6 +82,12 @@ def what_changed(before: bytes, now: bytes) -> str:
     return "its user is another one now, or has another name"
 
 
+def is_same_account(before: bytes, now: bytes) -> bool:
+    """Tell whether the same user is logged in as before, perhaps under another name."""
+    account = _person(now)[2]
+    return account not in (_NONE, _UNSEEN) and account == _person(before)[2]
+
+
 def had_user(marks: bytes) -> bool:
     """Tell whether somebody was logged in on a socket, as far as anybody has looked."""
     return any(each not in (_NONE, _UNSEEN) for each in _person(marks)[1:])

@@ -103,8 +103,13 @@ def _set_password(user):
     user.save()
 
 
-def _rename(user):
+def _call(user):
     user.first_name = "Somebody"
+    user.save()
+
+
+def _rename(user):
+    user.username = "paul"
     user.save()
 
 
@@ -115,6 +120,7 @@ def _chatters():
 CHANGES = {
     "deactivate": _deactivate,
     "password": _set_password,
+    "call": _call,
     "rename": _rename,
     "delete": lambda user: user.delete(),
     "leave": lambda user: user.groups.set([]),
