@@ -5,6 +5,7 @@ What a client reads is understood by wsproto, which none of the writers has.
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
@@ -17,6 +18,8 @@ from random import Random
 from typing import Any
 
 import pytest
+from channels.sessions import InstanceSessionWrapper
+from daphne.server import Server as DaphneServer
 from hypothesis import given
 from hypothesis import strategies as st
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
@@ -26,9 +29,10 @@ from wsproto.connection import Connection, ConnectionType
 
 from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.servers import Send, behind
+from channels_ws4redis.servers.daphne import DaphnePeer
 from tests.servers import COMMANDS, AsgiServer
 from tests.silent import forget_peak, peak
-from tests.site.streams import Order
+from tests.site.streams import Likeness, Order
 from tests.streams import PIECES, Stream
 from tests.test_servers import WebSocketProtocol, uvicorn_protocol
 
@@ -308,6 +312,24 @@ async def expect_send(send: Send, caplog: pytest.LogCaptureFixture, reason: str)
     assert peer.writable
     (line,) = caplog.messages
     assert reason in line
+
+
+@pytest.mark.parametrize("kind", UVICORNS)
+async def test_a_send_that_looks_like_the_servers_own_is_not_passed_over(kind) -> None:
+    """Wrappers of tools that trace have all attributes of what they wrap."""
+    _, send = connected(kind)
+    within_sessions = InstanceSessionWrapper({"type": "websocket", "cookies": {}}, send).send
+    assert behind(within_sessions).writable
+    for wrapped in (Likeness(send), Likeness(within_sessions)):
+        peer = behind(wrapped)
+        assert not peer.writable
+        assert peer._room is None
+
+
+def test_a_likeness_of_daphnes_send_is_not_its_own() -> None:
+    send = functools.partial(DaphneServer.handle_reply, None)
+    assert DaphnePeer.is_own(send)
+    assert not DaphnePeer.is_own(Likeness(send))
 
 
 @pytest.mark.parametrize("kind", UVICORNS)

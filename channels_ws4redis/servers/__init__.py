@@ -11,6 +11,7 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis.servers.daphne import DaphnePeer, running_protocol, running_server
 from channels_ws4redis.servers.incoming import AsgiEvent, ClientGoneError, Incoming
 from channels_ws4redis.servers.peer import KnownPeer, Peer, Send
+from channels_ws4redis.servers.straight import written_in
 from channels_ws4redis.servers.turns import Turns
 from channels_ws4redis.servers.uvicorn import UvicornPeer
 
@@ -79,7 +80,8 @@ def _innermost(send: Any) -> tuple[Any, bool]:
     passed_on = True
     wrapper: Any = getattr(send, "__self__", None)
     while hasattr(wrapper, "real_send"):
-        passed_on = passed_on and type(wrapper) is InstanceSessionWrapper
+        is_channels = type(wrapper) is InstanceSessionWrapper and written_in("channels", send)
+        passed_on = passed_on and is_channels
         send = wrapper.real_send
         wrapper = getattr(send, "__self__", None)
     return send, passed_on

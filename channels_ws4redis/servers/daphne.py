@@ -90,7 +90,7 @@ class DaphnePeer(KnownPeer):
     @staticmethod
     def is_own(send: Any) -> bool:
         """Tell whether a ``send`` that leads to daphne is daphne's own."""
-        return written_in("daphne", send.func)
+        return type(send) is functools.partial and written_in("daphne", send.func)
 
     def pauseProducing(self) -> None:  # noqa: N802 # Twisted's name
         """Called by Twisted when its buffer is full.
@@ -228,6 +228,7 @@ def _is_bare(transport: Any) -> bool:
         and not transport.TLS
         and hasattr(transport, "dataBuffer")
         and hasattr(transport, "_tempDataBuffer")
+        and written_in("twisted", transport.write)
         and written_in("twisted", transport.writeSomeData)
     )
 

@@ -15,6 +15,7 @@ import logging
 import math
 from collections.abc import Callable, Mapping
 from operator import attrgetter
+from types import FunctionType, MethodType
 from typing import Any, NamedTuple
 
 logger = logging.getLogger(__name__)
@@ -80,8 +81,15 @@ class _Implementation(NamedTuple):
 
 
 def written_in(package: str, function: Any) -> bool:
-    """Tell whether the very code of a function is a package's; decorators copy ``__module__``."""
-    module: str = getattr(function, "__globals__", {}).get("__name__", "")
+    """Tell whether the very code of a function is a package's.
+
+    Decorators copy ``__module__``. Other wrappers, as tools for tracing use them, have all
+    attributes of what they wrap, so its type is what tells.
+    """
+    inner = function.__func__ if type(function) is MethodType else function
+    if type(inner) is not FunctionType:
+        return False
+    module: str = inner.__globals__.get("__name__", "")
     return module.partition(".")[0] == package
 
 

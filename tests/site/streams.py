@@ -131,18 +131,19 @@ async def ping(protocol: Any) -> None:
 def tamper(protocol: Any) -> Iterator[tuple[str, bool]]:
     """Change what has to be as it is about a server, and yield each change and whether it counts.
 
-    Functions are decorated, and what logs each frame is switched on.
+    Functions are wrapped in both ways, and what logs each frame is switched on.
     """
     known = straight._IMPLEMENTATIONS[f"{type(protocol).__module__}.{type(protocol).__qualname__}"]
-    changes: dict[str, Any] = dict.fromkeys(known.off, True)
+    changes: list[tuple[str, Any]] = [(name, True) for name in known.off]
     for name in itertools.chain(*known.passed_over.values()):
-        changes[name] = watched(attrgetter(name)(protocol))
-    for name, change in changes.items():
+        function = attrgetter(name)(protocol)
+        changes += [(name, watched(function)), (name, Likeness(function))]
+    for name, change in changes:
         path, _, attribute = name.rpartition(".")
         owner = attrgetter(path)(protocol) if path else protocol
         before = vars(owner).copy()
         setattr(owner, attribute, change)
-        yield name, straight.room_of(protocol) is None
+        yield f"{name}: {change}", straight.room_of(protocol) is None
         vars(owner).pop(attribute)
         vars(owner).update(before)
     if known.log:
@@ -161,3 +162,20 @@ def watched(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(*args)
 
     return call
+
+
+class Likeness:
+    """Wraps a function and has all its attributes and its class, as wrappers of wrapt have."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    @property
+    def __class__(self) -> type:
+        return type(self._function)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._function, name)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._function(*args)
