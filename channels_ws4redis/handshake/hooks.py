@@ -125,15 +125,19 @@ class Calls:
     async def _await(self, function: Callable[..., Any], awaitable: Awaitable[Any]) -> Any:
         # In a task of its own, or the socket could not end with a hook that swallows cancellation.
         context = copy_context()
-        task = asyncio.create_task(_finish(awaitable), context=context)
+        task = this_loop().spawn(_outcome(awaitable), "ws4redis-hook", context)
         try:
             async with self._not_for_ever(function):
-                result = await asyncio.shield(task)
+                await asyncio.wait([task])
         finally:
             if not task.done():
                 task.cancel()
-                this_loop().spawn(_outlive(task), "ws4redis-hook")
                 await asyncio.wait([task], timeout=LAST_PATIENCE)
+        if task.cancelled():  # before its first step
+            raise HookError("its task was cancelled")
+        result, error = task.result()
+        if error is not None:
+            raise error
         for variable, value in context.items():  # the next hook finds what this one has set
             if variable.get(None) is not value:
                 variable.set(value)
@@ -210,32 +214,6 @@ class Calls:
             timer.cancel()
             if self._patience is not None:  # or the handshake is over, and this call is not its own
                 self._patience -= job.waited
-
-
-async def _outlive(task: asyncio.Task[Any]) -> None:
-    """Keep a task that nobody waits for any more: an event loop has only a weak reference to it."""
-    await asyncio.wait([task])
-
-
-async def _finish(awaitable: Awaitable[Any]) -> Any:
-    """Await what a hook does; only the task's own cancellation passes as such.
-
-    The hook has a task of its own: one that takes no notice of being cancelled must not keep its
-    socket from being refused.
-    """
-    task = this_loop().spawn(_outcome(awaitable), "ws4redis-hook")
-    try:
-        await asyncio.wait([task])
-    except asyncio.CancelledError:
-        task.cancel()
-        await asyncio.wait([task], timeout=LAST_PATIENCE)
-        raise
-    if task.cancelled():  # before its first step
-        raise HookError("its task was cancelled")
-    result, error = task.result()
-    if error is not None:
-        raise error
-    return result
 
 
 async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, Exception | None]:

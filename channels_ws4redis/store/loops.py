@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import logging
 from collections.abc import AsyncGenerator, Callable, Coroutine, Hashable
+from contextvars import Context
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -26,15 +27,21 @@ class Loop:
         with contextlib.suppress(StopIteration):
             anext(self._end).send(None)
 
-    def spawn(self, work: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
+    def spawn(
+        self,
+        work: Coroutine[Any, Any, T],
+        name: str | None = None,
+        context: Context | None = None,
+    ) -> asyncio.Task[T]:
         """Start a task that nobody need await; a failure is logged.
 
         The event loop itself keeps only a weak reference to a task, which may disappear in the
         middle of its work.
 
         :param name: of the task, for the log.
+        :param context: what it runs in; None for a copy of that of the caller.
         """
-        task = asyncio.get_running_loop().create_task(work, name=name)
+        task = asyncio.get_running_loop().create_task(work, name=name, context=context)
         self._tasks.add(task)
         task.add_done_callback(self._on_done)
         return task
