@@ -23,7 +23,7 @@ from channels_ws4redis.handshake.identity import (
     had_user,
     has_renewable,
     has_session,
-    is_same_account,
+    is_renamed,
     marks_of,
     renewed,
     what_changed,
@@ -169,11 +169,11 @@ def _code_for_another(marks: bytes, now: bytes) -> int:
     """Return the code that closes a socket whose session or user has changed.
 
     Whoever was not logged in has lost no more than the channels of the session, and comes back for
-    the others; so does a user who has another name or session now, whose channels have it too. A
-    session that is too old and a cookie itself may have a newer one in the browser.
+    the others; so does a user who has another name now, which the channels have too. A session that
+    is too old and a cookie itself may have a newer one in the browser.
     """
     has_other_cookie = not has_session(now) and are_in_cookies()
-    is_gone = had_user(marks) and not is_same_account(marks, now) and not has_other_cookie
+    is_gone = had_user(marks) and not is_renamed(marks, now) and not has_other_cookie
     return codes.REVOKED if is_gone else codes.TRY_AGAIN_LATER
 
 

@@ -82,10 +82,11 @@ def what_changed(before: bytes, now: bytes) -> str:
     return "its user is another one now, or has another name"
 
 
-def is_same_account(before: bytes, now: bytes) -> bool:
-    """Tell whether the same user is logged in as before, perhaps under another name."""
-    account = _person(now)[2]
-    return account not in (_NONE, _UNSEEN) and account == _person(before)[2]
+def is_renamed(before: bytes, now: bytes) -> bool:
+    """Tell whether the same session logs the same user in, who may have another name."""
+    session, _, account = _person(now)
+    was_in, _, was = _person(before)
+    return (session, account) == (was_in, was) and account not in (_NONE, _UNSEEN)
 
 
 def had_user(marks: bytes) -> bool:
