@@ -11,6 +11,7 @@ import logging
 import os
 import ssl
 import subprocess
+import time
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -138,6 +139,10 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(COMMANDS, "daphne-unix", [*COMMANDS["daphne"], "-u", path])
         with AsgiServer("daphne-unix", application=APPLICATION):
+            deadline = time.monotonic() + 30
+            while not Path(path).exists():  # daphne opens its port first
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
             yield path
 
 
