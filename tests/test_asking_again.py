@@ -14,8 +14,8 @@ from channels_ws4redis import control
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.handshake.refusals import counted
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
+from tests.communicators import opening, publish
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
@@ -50,23 +50,8 @@ def policy(no_policies, redis_url) -> Policy:
 async def connect(settings, redis_url) -> AsyncIterator[Any]:
     """Open sockets, and close them in the end."""
     settings.WS4REDIS_CLOSE_WINDOW = 0
-    clients = []
-
-    async def opened(path: str = PATH, **kwargs: Any) -> WebsocketCommunicator:
-        client = WebsocketCommunicator(router, path, **kwargs)
-        clients.append(client)
-        assert (await client.connect(PATIENCE))[0]
-        return client
-
-    yield opened
-    for client in clients:
-        await client.send_input({"type": "websocket.disconnect", "code": 1006})
-        await client.wait(PATIENCE)
-
-
-async def publish(message: str) -> None:
-    """Publish to everybody."""
-    await RedisPublisher(facility="foo", broadcast=True).apublish_message(message, expire=0)
+    async with opening(PATH) as opened:
+        yield opened
 
 
 def fail(request) -> None:

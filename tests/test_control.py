@@ -30,6 +30,7 @@ from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
 from testproject.embedded import RedisServer
 from tests.clients import Socket, Visitor
+from tests.communicators import ended, leave, opening, publish
 from tests.torture.proxy import Proxy
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
@@ -49,12 +50,6 @@ def kind(request) -> str:
     """A kind of server."""
     name: str = request.param
     return name
-
-
-async def publish(message: str, facility: str = "foo", **kwargs: Any) -> None:
-    """Publish to everybody, or to others."""
-    publisher = RedisPublisher(facility=facility, **(kwargs or {"broadcast": True}))
-    await publisher.apublish_message(message, expire=0)
 
 
 def at(site, visitor: Visitor) -> Visitor:
@@ -320,22 +315,23 @@ def project(settings, redis_url) -> Site:
 @pytest.fixture
 async def connect(project):
     """Open sockets, and close them in the end."""
-    clients = []
+    async with opening("/ws/foo?subscribe-broadcast&subscribe-group") as opened:
 
-    async def opened(
-        path: str = "/ws/foo?subscribe-broadcast&subscribe-group", application=router, **kwargs
-    ) -> WebsocketCommunicator:
-        client = WebsocketCommunicator(application, path, **kwargs)
-        clients.append(client)
-        assert (await client.connect(PATIENCE))[0]
-        while not project.asked.empty():
-            project.asked.get_nowait()
-        return client
+        async def connected(*args, **kwargs) -> WebsocketCommunicator:
+            client = await opened(*args, **kwargs)
+            while not project.asked.empty():
+                project.asked.get_nowait()
+            return client
 
-    yield opened
-    for client in clients:
-        await client.send_input({"type": "websocket.disconnect", "code": 1006})
-        await client.wait(PATIENCE)
+        yield connected
+
+
+async def order_kept() -> None:
+    """Wait until an order is kept for the one socket whose handshake is under way."""
+    (newcomer,) = get_control()._newcomers
+    async with asyncio.timeout(PATIENCE):
+        while not newcomer._orders:  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
 
 
 def closing(code: int, reason: str = "") -> dict[str, Any]:
@@ -351,15 +347,11 @@ async def test_an_order_during_the_handshake(project, settings) -> None:
     await client.send_input({"type": "websocket.connect"})
     await project.is_asked()
     await control.adisconnect(users="john", reason="Bye")
-    (newcomer,) = get_control()._newcomers
-    async with asyncio.timeout(PATIENCE):
-        while not newcomer._orders:  # noqa: ASYNC110 # nobody tells
-            await asyncio.sleep(0.01)
+    await order_kept()
     project.may_answer.set()
     assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
     assert await client.receive_output(PATIENCE) == closing(codes.REVOKED, "Bye")
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
-    await client.wait(PATIENCE)
+    await leave(client)
     assert not get_control()._marks
 
 
@@ -380,8 +372,7 @@ async def test_an_order_while_a_handshake_waits_for_its_turn(project, settings) 
         while (output := await client.receive_output(PATIENCE))["type"] == "websocket.accept":
             pass
         assert output == closing(codes.REVOKED)
-        await client.send_input({"type": "websocket.disconnect", "code": 1006})
-        await client.wait(PATIENCE)
+        await leave(client)
 
 
 async def test_a_refresh_during_the_handshake(project, settings) -> None:
@@ -400,10 +391,7 @@ async def test_a_refresh_during_the_handshake(project, settings) -> None:
     await client.send_input({"type": "websocket.connect"})
     await project.is_asked()
     await control.arefresh(users="john")
-    (newcomer,) = get_control()._newcomers
-    async with asyncio.timeout(PATIENCE):
-        while not newcomer._orders:  # noqa: ASYNC110 # nobody tells
-            await asyncio.sleep(0.01)
+    await order_kept()
     project.may_answer.set()
     assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
     going_on.set()
@@ -412,8 +400,7 @@ async def test_a_refresh_during_the_handshake(project, settings) -> None:
             await asyncio.sleep(0.01)
     await publish("for john", users=["john"])
     assert await client.receive_from(PATIENCE) == "for john"
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
-    await client.wait(PATIENCE)
+    await leave(client)
 
 
 @pytest.mark.parametrize("subprotocol", [None, SUBPROTOCOL])
@@ -427,10 +414,7 @@ async def test_nothing_is_sent_to_a_newcomer_in_doubt(project, connect, subproto
     await client.send_input({"type": "websocket.connect"})
     await project.is_asked()
     await control.arefresh(users="john")
-    (newcomer,) = get_control()._newcomers
-    async with asyncio.timeout(PATIENCE):
-        while not newcomer._orders:  # noqa: ASYNC110 # nobody tells
-            await asyncio.sleep(0.01)
+    await order_kept()
     first, project.may_answer = project.may_answer, asyncio.Event()
     first.set()
     assert (await client.receive_output(PATIENCE))["type"] == "websocket.accept"
@@ -446,8 +430,7 @@ async def test_nothing_is_sent_to_a_newcomer_in_doubt(project, connect, subproto
     assert "stored, to all" in await client.receive_from(PATIENCE)
     assert "to all" in await client.receive_from(PATIENCE)
     assert await client.receive_nothing(0.2)
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
-    await client.wait(PATIENCE)
+    await leave(client)
 
 
 async def test_a_user_object_is_found_by_its_key(connect) -> None:
@@ -703,8 +686,7 @@ async def test_a_subscriber_that_publishes_nothing_is_asked_once_more(settings, 
             await asyncio.sleep(0.01)
     await publish("after")
     assert await client.receive_from(PATIENCE) == "after"
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
-    await client.wait(PATIENCE)
+    await leave(client)
     assert calls == ["set", "set", "release"]
 
 
@@ -721,7 +703,7 @@ async def test_a_user_who_has_no_name_to_tell(project, caplog) -> None:
     client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
     await client.send_input({"type": "websocket.connect"})
     with pytest.raises(RuntimeError, match="no name"):
-        await client.wait(PATIENCE)
+        await ended(client)
     assert not get_control()._newcomers
     assert not len(get_control())
 

@@ -19,6 +19,7 @@ from channels_ws4redis.handshake.refusals import counted
 from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import END, Visitor
+from tests.communicators import leave
 from tests.silent import forget_peak, peak
 from tests.test_starvation import ALL_SERVERS, SERVERS, SOON, crowd, seconds_to_get_in
 
@@ -228,12 +229,6 @@ async def closed(client: WebsocketCommunicator) -> dict:
     return await client.receive_output(PATIENCE)
 
 
-async def ended(client: WebsocketCommunicator) -> None:
-    """Wait until the consumer has ended, after the client has gone."""
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
-    await client.wait(PATIENCE)
-
-
 @pytest.mark.server
 @pytest.mark.django_db
 async def test_every_place_is_given_back(settings):
@@ -255,9 +250,9 @@ async def test_every_place_is_given_back(settings):
         "code": 1013,
         "reason": "retry-after=10",
     }
-    await ended(second)
+    await leave(second)
     assert limits().sockets == len(released) == counted()["sockets"] == 1
-    await ended(first)
+    await leave(first)
     assert limits().sockets == 0
     assert len(released) == 2
 
@@ -279,8 +274,8 @@ async def test_a_user_whom_a_hook_has_loaded_counts(settings):
     first, second = (WebsocketCommunicator(router, PATH) for _ in range(2))
     assert (await first.connect(PATIENCE))[0]
     assert (await closed(second))["code"] == 1013
-    await ended(second)
-    await ended(first)
+    await leave(second)
+    await leave(first)
 
 
 @pytest.mark.server
@@ -302,7 +297,7 @@ async def test_a_subscriber_that_is_made_too_late_is_released(settings, monkeypa
     settings.WS4REDIS_SUBSCRIBER = Slow
     client = WebsocketCommunicator(router, PATH)
     assert (await closed(client))["code"] == 1013
-    await ended(client)
+    await leave(client)
     assert not released.is_set()
     may_end.set()
     async with asyncio.timeout(PATIENCE):

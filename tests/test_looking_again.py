@@ -8,13 +8,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
-from channels.testing import WebsocketCommunicator
 
 from channels_ws4redis import revoking
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.publisher import RedisPublisher
-from channels_ws4redis.routing import router
 from channels_ws4redis.subscriber import RedisSubscriber
+from tests.communicators import opening, publish
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
@@ -28,23 +27,8 @@ async def connect(settings, redis_url, no_policies) -> AsyncIterator[Any]:
     """Open sockets, and close them in the end."""
     settings.WS4REDIS_CLOSE_WINDOW = 0
     settings.WS4REDIS_REAUTHORIZE = 0.2
-    clients = []
-
-    async def opened(query: str) -> WebsocketCommunicator:
-        client = WebsocketCommunicator(router, f"/ws/foo?{query}")
-        clients.append(client)
-        assert (await client.connect(PATIENCE))[0]
-        return client
-
-    yield opened
-    for client in clients:
-        await client.send_input({"type": "websocket.disconnect", "code": 1006})
-        await client.wait(PATIENCE)
-
-
-async def publish(message: str, facility: str = "foo") -> None:
-    """Publish to everybody."""
-    await RedisPublisher(facility=facility, broadcast=True).apublish_message(message, expire=0)
+    async with opening("/ws/foo?subscribe-broadcast") as opened:
+        yield opened
 
 
 class Rooms(RedisSubscriber):
@@ -68,7 +52,7 @@ async def test_what_a_subscriber_has_subscribed_to_stays(connect, settings, quer
     """As nobody says that anything has changed; also where it is all that the socket hears."""
     settings.WS4REDIS_SUBSCRIBER = Rooms
     Rooms.asked = threading.Semaphore(0)
-    client = await connect(query)
+    client = await connect(f"/ws/foo?{query}")
     await client.send_to(text_data="kitchen")
     assert await client.receive_from(PATIENCE) == "entered"
     for _ in range(5):
@@ -83,7 +67,7 @@ async def test_who_is_granted_nothing_any_more_keeps_nothing(connect, settings) 
     Rooms.asked = threading.Semaphore(0)
     allowed = ["subscribe-broadcast"]
     settings.WS4REDIS_ALLOWED_CHANNELS = lambda request, channels: allowed
-    client = await connect("subscribe-broadcast")
+    client = await connect()
     await client.send_to(text_data="kitchen")
     assert await client.receive_from(PATIENCE) == "entered"
     allowed.clear()
@@ -107,7 +91,7 @@ async def test_who_is_late_gives_nothing_back(connect, settings, monkeypatch) ->
     settings.WS4REDIS_SUBSCRIBER = Slow
     Slow.may_go_on = threading.Event()
     Slow.may_go_on.set()
-    client = await connect("subscribe-broadcast")
+    client = await connect()
     Slow.may_go_on.clear()
     try:
         assert (await client.receive_output(PATIENCE))["code"] == codes.TRY_AGAIN_LATER

@@ -11,7 +11,6 @@ from contextlib import closing
 from typing import Any
 
 import pytest
-from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 
 from channels_ws4redis import revoking, sweeping
@@ -23,12 +22,11 @@ from channels_ws4redis.handshake.identity import marks_of
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import LOOK_AT_ALL
-from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.revoking import Revocable
-from channels_ws4redis.routing import router
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.sweeping import BATCH, Sweep, get_sweep
 from tests.clients import Visitor
+from tests.communicators import leave, opening, publish
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be
 #: left over from a test that has used the database.
@@ -38,12 +36,6 @@ PATIENCE = 30
 PATH = "/ws/foo?subscribe-broadcast&subscribe-user&subscribe-group&subscribe-session"
 
 Write = Callable[[str], None]
-
-
-async def publish(message: str, **kwargs: Any) -> None:
-    """Publish to everybody, or to others."""
-    publisher = RedisPublisher(facility="foo", **(kwargs or {"broadcast": True}))
-    await publisher.apublish_message(message, expire=0)
 
 
 # Under real servers
@@ -174,18 +166,8 @@ def policy(no_policies, redis_url, settings) -> Policy:
 async def connect(settings, redis_url) -> AsyncIterator[Any]:
     """Open sockets, and close them in the end."""
     settings.WS4REDIS_CLOSE_WINDOW = 0
-    clients = []
-
-    async def opened(query: str = "subscribe-broadcast") -> WebsocketCommunicator:
-        client = WebsocketCommunicator(router, f"/ws/foo?{query}")
-        clients.append(client)
-        assert (await client.connect(PATIENCE))[0]
-        return client
-
-    yield opened
-    for client in clients:
-        await client.send_input({"type": "websocket.disconnect", "code": 1006})
-        await client.wait(PATIENCE)
+    async with opening("/ws/foo?subscribe-broadcast") as opened:
+        yield opened
 
 
 async def test_a_policy_is_asked_again(connect, policy, caplog) -> None:
@@ -204,7 +186,7 @@ async def test_a_policy_is_asked_again(connect, policy, caplog) -> None:
 
 async def test_a_policy_that_fails_says_nothing(connect, policy) -> None:
     """The socket goes on with what it has, both ways, and is looked at again."""
-    client = await connect("subscribe-broadcast&publish-broadcast&echo")
+    client = await connect("/ws/foo?subscribe-broadcast&publish-broadcast&echo")
     await policy.is_asked()
     policy.answer = LookupError("the database is away")
     await policy.is_asked(5)
@@ -270,8 +252,7 @@ async def test_no_timer_is_left(connect, policy) -> None:
     """Neither when the last socket has gone nor at the end of a loop."""
     client = await connect()
     sweep = get_sweep()
-    await client.send_input({"type": "websocket.disconnect", "code": 1006})
-    await client.wait(PATIENCE)
+    await leave(client)
     async with asyncio.timeout(PATIENCE):
         while sweep._running:  # noqa: ASYNC110 # nobody is told
             await asyncio.sleep(0.01)
