@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import time
 import warnings
 from collections.abc import Iterator
 
@@ -254,6 +255,24 @@ async def test_a_socket_is_aborted_without_a_word(server, wrapper: str) -> None:
         with pytest.raises(websockets.ConnectionClosedError) as caught:
             await client.receive()
     assert caught.value.rcvd is None
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("wrapper", ["own", "session"])
+async def test_a_client_has_its_whole_time_to_answer_on_daphne(
+    serve, silent_client, wrapper: str
+) -> None:
+    """Of the second that the peer is told, autobahn would leave it none to all."""
+    server = serve("daphne", application="tests.site.peers:application")
+    clients = [silent_client(server.port, f"/{wrapper}") for _ in range(2)]
+    for client in clients:
+        client.say("close 1000")
+        frames = client.frames()
+        while next(frames)[0] != 8:
+            pass
+        begun = time.monotonic()
+        assert next(frames, None) is None
+        assert time.monotonic() - begun > 0.95
 
 
 @pytest.mark.server

@@ -16,6 +16,10 @@ from channels_ws4redis.servers.straight import written_in
 #: client notices nothing of that but that it has to wait.
 MAX_MESSAGES_READ, MAX_BYTES_READ = 32, 64 * 1024
 
+#: Autobahn rounds the end of its patience down to a whole second, so a client might be dropped in
+#: the moment in which it is told to go. To be deleted when txaio rounds up.
+_ROUNDED_OFF = 1
+
 #: Twisted's transports that may be written to at once.
 _BARE = {("twisted.internet.tcp", "Server"), ("twisted.internet.unix", "Server")}
 
@@ -74,6 +78,7 @@ class DaphnePeer(KnownPeer):
         self._messages = self._bytes = 0
         self._reading = True
         protocol.onMessage = self._on_message
+        protocol.closeHandshakeTimeout += _ROUNDED_OFF  # if it is closed by daphne's own ``send``
         self._resumed: asyncio.Future[None] | None = None
         self.released = False
         # Twisted's HTTP channel, from which daphne took the transport over, is still registered,
@@ -174,7 +179,7 @@ class DaphnePeer(KnownPeer):
         ``sendClose`` of autobahn takes what RFC 6455 lets servers send.
         """
         protocol = self._protocol
-        protocol.closeHandshakeTimeout = patience
+        protocol.closeHandshakeTimeout = patience + _ROUNDED_OFF
         if (code >= 3000 and not reason) or protocol.state == protocol.STATE_CONNECTING:
             await super().close(code, patience, reason)
         elif protocol.state == protocol.STATE_OPEN:

@@ -118,11 +118,15 @@ def configuration(language: str, replacements: dict[str, str], index: int = 0) -
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A certificate with its key, in one file."""
+    """A certificate with its key, in one file.
+
+    It names the address, or Caddy makes one of its own, and listens before it has it.
+    """
     path = tmp_path / "certificate.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=front"]
+    name = ["-addext", "subjectAltName=IP:127.0.0.1"]
     subprocess.run(
-        [*command, "-keyout", str(path), "-out", str(tmp_path / "crt.pem")],
+        [*command, *name, "-keyout", str(path), "-out", str(tmp_path / "crt.pem")],
         check=True,
         capture_output=True,
     )
