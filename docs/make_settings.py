@@ -18,7 +18,7 @@ TYPES = {
     "Hook": "callable, or `str` with its dotted path",
     "Mapping[str, Any] | str": "`dict` or `str`",
     "Networks | int | None": "list of `str`, `int` or `None`",
-    "Sequence[str]": "list of `str`",
+    "Collection[str]": "list of `str`",
     "bool": "`bool`",
     "bool | None": "`bool` or `None`",
     "float": "`float`",

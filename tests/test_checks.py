@@ -8,12 +8,15 @@ import types
 import pytest
 import redis.connection
 from channels.layers import channel_layers
+from django.conf import global_settings
 from django.contrib.sessions.backends.cached_db import SessionStore as CachedStore
 from django.core.checks import run_checks
 from django.core.checks.registry import registry
 
+from channels_ws4redis.conf import NAMES
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
+from tests.test_conf import VALUES, refusal
 
 OWN = {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}
 CORE = {"BACKEND": "channels_redis.core.RedisChannelLayer"}
@@ -72,7 +75,7 @@ def test_no_layer(settings, layers):
 
 @pytest.mark.parametrize("name", ["ALLOWED_CHANNELS", "PROCESS_REQUEST", "SUBSCRIBER"])
 @pytest.mark.parametrize(
-    "value", ["common.redis", "tests.test_checks.missing", "tests.test_checks.OWN", "nodots", 7]
+    "value", ["common.redis", "tests.test_checks.missing", "tests.test_checks.OWN", "nodots"]
 )
 def test_hooks(settings, name, value):
     """E002: a hook cannot be imported, or is not what it must be."""
@@ -144,6 +147,18 @@ def test_values(settings, name, value):
     problems = found()
     assert list(problems) == ["ws4redis.E004"]
     assert name in problems["ws4redis.E004"]
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("name", [name for name in NAMES if not hasattr(global_settings, name)])
+def test_a_value_of_any_type(settings, no_policies, name, value):
+    """E004 alone tells of it, whatever other checks rest on the setting."""
+    facility("<path:x>")(lambda request, x: True)
+    setattr(settings, name, value)
+    problems = found(deploy=True)
+    if text := refusal(name):
+        assert list(problems) == ["ws4redis.E004"]
+        assert problems["ws4redis.E004"].startswith(text)
 
 
 @pytest.mark.parametrize("value", [-1, -60])

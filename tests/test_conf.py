@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_network
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.test import override_settings
 
-from channels_ws4redis.conf import Settings
+from channels_ws4redis.checks.values import check_settings
+from channels_ws4redis.conf import NAMES, PROPERTIES, Settings
 from channels_ws4redis.conf import settings as conf
 from tests.servers import ROOT
 
@@ -128,6 +132,13 @@ def test_values(name, value, read):
         ("WEBSOCKET_URL", "/ws/#", "must be the path of an address"),
         ("WS4REDIS_CONNECTION", 6379, "must be a dict or a redis:// URL"),
         ("WS4REDIS_CONNECTION", ["localhost"], "must be a dict or a redis:// URL"),
+        ("WS4REDIS_CONNECTION", "localhost:6379", "must be a dict or a redis:// URL"),
+        ("WS4REDIS_PREFIX", 7, "a text, such as 'mysite', or None"),
+        ("WS4REDIS_ALLOWED_ORIGINS", 7, "a list of origins, such as 'https://app.example.com'"),
+        ("WS4REDIS_SUBSCRIBER", [], "a subclass of RedisSubscriber, or its dotted path"),
+        ("WS4REDIS_PROCESS_REQUEST", 7, "a function, its dotted path, or None"),
+        ("WS4REDIS_LEGACY_SERVERS", "False", "True or False"),
+        ("CSRF_TRUSTED_ORIGINS", "https://a.example", "a list of texts"),
         ("WS4REDIS_EXPIRE", -1, "at least 0"),
         ("WS4REDIS_EXPIRE", "3600", "at least 0"),
         ("WS4REDIS_EXPIRE", True, "at least 0"),
@@ -167,6 +178,53 @@ def test_wrong_values(settings, name, value, complaint):
         getattr(conf, name)
     assert name in str(caught.value)
     assert repr(value) in str(caught.value)
+
+
+#: Of such types, whatever a setting is.
+VALUES = {"None": None, "7": 7, "nan": float("nan"), "text": "x", "bytes": b"\xff", "list": [],
+          "numbers": [7], "dict": {}, "object": object()}  # fmt: skip
+
+
+def is_of_type(value: Any, kind: Any) -> bool:
+    """Tell whether a value is what an annotation says."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, UnionType):
+        return any(is_of_type(value, each) for each in arguments)
+    if origin is Callable:
+        return callable(value)
+    if origin is Collection:
+        is_list = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
+        return is_list and all(is_of_type(each, *arguments) for each in value)
+    return isinstance(value, (int, float) if kind is float else origin or kind)
+
+
+def refusal(name: str) -> str:
+    """Return what is said about the value of a setting; nothing if it is taken."""
+    try:
+        getattr(conf, name)
+    except ImproperlyConfigured as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_value_of_any_type(settings, name, value):
+    """It is read as what the setting is, or refused with the name, the value and a remedy."""
+    setattr(settings, name, value)
+    text = refusal(name)
+    if text:
+        assert text.startswith(f"{name} is {value!r}; it must be ")
+    else:
+        assert is_of_type(getattr(conf, name), get_type_hints(PROPERTIES[name].fget)["return"])
+    assert [problem.msg for problem in check_settings(None)] == [text] * bool(text)
+
+
+def test_a_password_is_not_shown(settings):
+    """The log is read by more people than the settings."""
+    settings.WS4REDIS_CONNECTION = "http://:secret@localhost"
+    with pytest.raises(ImproperlyConfigured, match="is 'localhost'; it must be a dict or a redis"):
+        _ = conf.WS4REDIS_CONNECTION
 
 
 def test_overrides(settings):

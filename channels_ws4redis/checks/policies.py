@@ -8,7 +8,6 @@ from typing import Any
 
 from django.core import checks
 from django.core.checks import CheckMessage
-from django.core.exceptions import ImproperlyConfigured
 
 from channels_ws4redis.checks.values import usable_subscriber
 from channels_ws4redis.conf import settings
@@ -19,12 +18,9 @@ from channels_ws4redis.subscriber import RedisSubscriber
 def check_clients_publish(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
     """Find that anybody may publish to everybody, where nothing says that this is meant (W005)."""
     subscriber = usable_subscriber()
-    try:
-        is_open = settings.WS4REDIS_ALLOW_PUBLISH is None and settings.WS4REDIS_FACILITIES == "open"
-    except ImproperlyConfigured:
-        return []  # E004 says so
     if (
-        not is_open
+        settings.WS4REDIS_ALLOW_PUBLISH is not None
+        or settings.WS4REDIS_FACILITIES != "open"
         or settings.WS4REDIS_ALLOWED_CHANNELS is not None
         or subscriber is None
         or not subscriber.publish_channels
@@ -53,11 +49,7 @@ def check_routes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
         )
         for policy, problem in _never_asked(policies)
     ]
-    try:
-        is_strict = settings.WS4REDIS_FACILITIES == "strict"
-    except ImproperlyConfigured:
-        return problems
-    if is_strict and not policies:
+    if settings.WS4REDIS_FACILITIES == "strict" and not policies:
         problems.append(
             checks.Warning(
                 "WS4REDIS_FACILITIES is 'strict' and there is no policy: every socket is refused.",
@@ -70,10 +62,7 @@ def check_routes(app_configs: Any, **kwargs: Any) -> list[CheckMessage]:
 
 def _never_asked(asked: Sequence[Policy]) -> Iterator[tuple[Policy, str]]:
     """Yield policies that are never asked, and why that is."""
-    try:
-        begins = not settings.WEBSOCKET_URL.endswith("/")
-    except ImproperlyConfigured:
-        return  # E004 says so
+    begins = not settings.WEBSOCKET_URL.endswith("/")
     first: dict[str, Policy] = {}
     for index, policy in enumerate(asked):
         route = policy.route

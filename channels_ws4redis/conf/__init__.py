@@ -10,13 +10,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-
 from channels_ws4redis.conf.limits import Limits
 from channels_ws4redis.conf.permissions import Permissions
+from channels_ws4redis.conf.reading import improper
 
 DEFAULT_CONNECTION = {"host": "localhost", "port": 6379, "db": 0, "password": None}
 DEFAULT_SUBSCRIBER = "channels_ws4redis.subscriber.RedisSubscriber"
+
+#: What the URLs begin with that redis-py understands.
+SCHEMES = ("redis://", "rediss://", "unix://")
 
 #: What a project writes to have the package's own channel layer.
 OWN_LAYER = (
@@ -38,9 +40,7 @@ class Settings(Permissions, Limits):
         """
         value = self._get("WEBSOCKET_URL", "/ws/")
         if not isinstance(value, str) or re.search(r"[?#]|://", value):
-            raise ImproperlyConfigured(
-                f"WEBSOCKET_URL is {value!r}; it must be the path of an address, such as '/ws/'."
-            )
+            raise improper("WEBSOCKET_URL", value, "the path of an address, such as '/ws/'")
         return "/" + value.lstrip("/")
 
     @property
@@ -60,17 +60,19 @@ class Settings(Permissions, Limits):
         value: Mapping[str, Any] | str | None = self._get("WS4REDIS_CONNECTION", None)
         if value is None:
             return DEFAULT_CONNECTION
-        if not isinstance(value, str | Mapping):
-            raise ImproperlyConfigured(
-                f"WS4REDIS_CONNECTION is {value!r}; it must be a dict or a redis:// URL."
-            )
-        return value
+        if isinstance(value, Mapping) or (isinstance(value, str) and value.startswith(SCHEMES)):
+            return value
+        # Without the password that may stand before the place.
+        shown = value.rpartition("@")[2] if isinstance(value, str) else value
+        raise improper("WS4REDIS_CONNECTION", shown, "a dict or a redis:// URL")
 
     @property
     def WS4REDIS_PREFIX(self) -> str | None:
         """Put before every channel name, with a colon, to share one Redis with other services."""
         value: str | None = self._get("WS4REDIS_PREFIX", None)
-        return value
+        if value is None or isinstance(value, str):
+            return value
+        raise improper("WS4REDIS_PREFIX", value, "a text, such as 'mysite', or None")
 
     @property
     def WS4REDIS_EXPIRE(self) -> int:
@@ -120,9 +122,12 @@ class Settings(Permissions, Limits):
         of their own.
         """
         value: str | bytes | None = self._get("WS4REDIS_HEARTBEAT", None)
-        if isinstance(value, bytes):
-            return value.decode()
-        return value or None
+        if value is None or isinstance(value, str):
+            return value or None
+        try:
+            return value.decode() or None
+        except (AttributeError, UnicodeDecodeError):
+            raise improper("WS4REDIS_HEARTBEAT", value, "a text, or None") from None
 
     @property
     def WS4REDIS_SUBSCRIBER(self) -> str | type:
@@ -130,8 +135,12 @@ class Settings(Permissions, Limits):
 
         See [the subscriber](hooks.md#the-subscriber).
         """
-        value: str | type = self._get("WS4REDIS_SUBSCRIBER", None) or DEFAULT_SUBSCRIBER
-        return value
+        value: str | type | None = self._get("WS4REDIS_SUBSCRIBER", None)
+        if value is None or isinstance(value, str | type):
+            return value or DEFAULT_SUBSCRIBER
+        raise improper(
+            "WS4REDIS_SUBSCRIBER", value, "a subclass of RedisSubscriber, or its dotted path"
+        )
 
     @property
     def WS4REDIS_CLOSE_WINDOW(self) -> float:
@@ -149,7 +158,11 @@ class Settings(Permissions, Limits):
         Messages then go both ways, once. It costs a second ``PUBLISH`` for each message, and needs
         ``channels_ws4redis.layers.RedisChannelLayer`` without ``hosts`` of its own.
         """
-        return bool(self._get("WS4REDIS_LEGACY_SERVERS", False))
+        value = self._get("WS4REDIS_LEGACY_SERVERS", False)
+        if value in (True, False):
+            return bool(value)
+        # A text from the environment, such as "False", would be true.
+        raise improper("WS4REDIS_LEGACY_SERVERS", value, "True or False")
 
 
 settings = Settings()

@@ -5,9 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 
-from django.core.exceptions import ImproperlyConfigured
-
-from channels_ws4redis.conf.reading import Reader
+from channels_ws4redis.conf.reading import Reader, improper
 
 Networks = tuple[IPv4Network | IPv6Network, ...]
 
@@ -141,10 +139,8 @@ class Limits(Reader):
         try:
             return _networks((value,) if isinstance(value, str) else tuple(value))
         except (TypeError, ValueError) as error:
-            raise ImproperlyConfigured(
-                f"WS4REDIS_TRUSTED_PROXIES is {value!r}; it must be a list of addresses and "
-                f"networks, or the number of proxies, at least 1. ({error})"
-            ) from None
+            remedy = "a list of addresses and networks, or the number of proxies, at least 1"
+            raise improper("WS4REDIS_TRUSTED_PROXIES", value, f"{remedy} ({error})") from None
 
 
 @lru_cache(maxsize=8)

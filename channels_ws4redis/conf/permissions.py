@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
-
-from channels_ws4redis.conf.reading import Reader
+from channels_ws4redis.conf.reading import Reader, improper
 
 #: What may end a socket, or have it looked at again.
 CAUSES = ("logout", "login", "user", "groups")
@@ -27,8 +25,7 @@ class Permissions(Reader):
         With None every socket gets the flags it asks for. See
         [WS4REDIS_ALLOWED_CHANNELS](hooks.md#which-flags-a-socket-gets).
         """
-        value: Hook = self._get("WS4REDIS_ALLOWED_CHANNELS", None)
-        return value
+        return self._hook("WS4REDIS_ALLOWED_CHANNELS")
 
     @property
     def WS4REDIS_FACILITIES(self) -> str:
@@ -40,7 +37,7 @@ class Permissions(Reader):
         value: str = self._get("WS4REDIS_FACILITIES", "open")
         if value in ("open", "strict"):
             return value
-        raise ImproperlyConfigured(f"WS4REDIS_FACILITIES is {value!r}; write 'open' or 'strict'.")
+        raise improper("WS4REDIS_FACILITIES", value, "'open' or 'strict'")
 
     @property
     def WS4REDIS_ALLOW_PUBLISH(self) -> bool | None:
@@ -52,7 +49,7 @@ class Permissions(Reader):
         value: bool | None = self._get("WS4REDIS_ALLOW_PUBLISH", None)
         if value is None or isinstance(value, bool):
             return value
-        raise ImproperlyConfigured(f"WS4REDIS_ALLOW_PUBLISH is {value!r}; write True or False.")
+        raise improper("WS4REDIS_ALLOW_PUBLISH", value, "True or False")
 
     @property
     def WS4REDIS_PROCESS_REQUEST(self) -> Hook:
@@ -61,24 +58,32 @@ class Permissions(Reader):
         It replaces the authentication by session cookie. See
         [WS4REDIS_PROCESS_REQUEST](hooks.md#who-a-socket-is).
         """
-        value: Hook = self._get("WS4REDIS_PROCESS_REQUEST", None)
-        return value
+        return self._hook("WS4REDIS_PROCESS_REQUEST")
+
+    def _hook(self, name: str) -> Hook:
+        value: Hook = self._get(name, None)
+        if value is None or isinstance(value, str) or callable(value):
+            return value
+        raise improper(name, value, "a function, its dotted path, or None")
 
     @property
-    def WS4REDIS_ALLOWED_ORIGINS(self) -> Sequence[str]:
+    def WS4REDIS_ALLOWED_ORIGINS(self) -> Collection[str]:
         """Origins besides the server's own whose pages may open a socket; ``["*"]`` means all.
 
         For example ``"https://app.example.com"``, or ``"https://*.example.com"`` for a domain and
         all below it. ``CSRF_TRUSTED_ORIGINS`` counts as well. A client that sends no ``Origin`` is
         no browser and is let in.
         """
-        value: Sequence[str] | str | None = self._get("WS4REDIS_ALLOWED_ORIGINS", None)
+        value = self._get("WS4REDIS_ALLOWED_ORIGINS", None)
+        if value is None:
+            return ()
         if isinstance(value, str):
             return [value]
-        return value or ()
+        remedy = "a list of origins, such as 'https://app.example.com'"
+        return self._texts("WS4REDIS_ALLOWED_ORIGINS", (), remedy)
 
     @property
-    def WS4REDIS_REVOKE_ON(self) -> Sequence[str]:
+    def WS4REDIS_REVOKE_ON(self) -> Collection[str]:
         """What ends sockets, or has them looked at again: some of the four below, all by default.
 
         ``"logout"`` closes the sockets of the session that is logged out. ``"login"`` has those of
@@ -88,13 +93,10 @@ class Permissions(Reader):
         of the last login, also for new sockets. What is left out is found all the same by
         ``WS4REDIS_REAUTHORIZE``, unless that is 0.
         """
-        value: Sequence[str] = self._get("WS4REDIS_REVOKE_ON", CAUSES)
-        is_list = isinstance(value, Collection) and not isinstance(value, str)
-        if not is_list or any(cause not in CAUSES for cause in value):
-            raise ImproperlyConfigured(
-                f"WS4REDIS_REVOKE_ON is {value!r}; it must be a list of some of these: "
-                f"{', '.join(CAUSES)}."
-            )
+        remedy = f"a list of some of these: {', '.join(CAUSES)}"
+        value = self._texts("WS4REDIS_REVOKE_ON", CAUSES, remedy)
+        if any(cause not in CAUSES for cause in value):
+            raise improper("WS4REDIS_REVOKE_ON", value, remedy)
         return value
 
     @property
@@ -110,16 +112,14 @@ class Permissions(Reader):
         return self._seconds("WS4REDIS_REAUTHORIZE", 300.0)
 
     @property
-    def AUTHENTICATION_BACKENDS(self) -> Sequence[str]:
+    def AUTHENTICATION_BACKENDS(self) -> Collection[str]:
         """Django's backends, by which a session's user is found."""
-        value: Sequence[str] = self._get("AUTHENTICATION_BACKENDS", DEFAULT_BACKENDS)
-        return value
+        return self._texts("AUTHENTICATION_BACKENDS", DEFAULT_BACKENDS)
 
     @property
-    def CSRF_TRUSTED_ORIGINS(self) -> Sequence[str]:
+    def CSRF_TRUSTED_ORIGINS(self) -> Collection[str]:
         """Django's list of origins that may send unsafe requests; their pages may open sockets."""
-        value: Sequence[str] = self._get("CSRF_TRUSTED_ORIGINS", ())
-        return value
+        return self._texts("CSRF_TRUSTED_ORIGINS", ())
 
     @property
     def DEBUG(self) -> bool:
@@ -133,17 +133,14 @@ class Permissions(Reader):
     @property
     def SESSION_COOKIE_NAME(self) -> str:
         """Django's name of the session cookie, by which a socket is authenticated."""
-        value: str = self._get("SESSION_COOKIE_NAME", "sessionid")
-        return value
+        return self._text("SESSION_COOKIE_NAME", "sessionid")
 
     @property
     def SESSION_ENGINE(self) -> str:
         """Django's session engine, from which the session of a socket is loaded."""
-        value: str = self._get("SESSION_ENGINE", "django.contrib.sessions.backends.db")
-        return value
+        return self._text("SESSION_ENGINE", "django.contrib.sessions.backends.db")
 
     @property
     def SESSION_CACHE_ALIAS(self) -> str:
         """Django's name of the cache that keeps sessions; check W009 looks at it."""
-        value: str = self._get("SESSION_CACHE_ALIAS", "default")
-        return value
+        return self._text("SESSION_CACHE_ALIAS", "default")

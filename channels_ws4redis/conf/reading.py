@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from math import isfinite
 from typing import Any
 
 from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import empty
+
+
+def improper(name: str, value: Any, remedy: str) -> ImproperlyConfigured:
+    """Return the error of a setting whose value makes no sense.
+
+    :param remedy: what the value must be.
+    """
+    return ImproperlyConfigured(f"{name} is {value!r}; it must be {remedy}.")
 
 
 class Reader:
@@ -33,9 +43,7 @@ class Reader:
     def _whole_number(self, name: str, default: int, minimum: int) -> int:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise ImproperlyConfigured(
-                f"{name} is {value!r}; it must be a whole number of at least {minimum}."
-            )
+            raise improper(name, value, f"a whole number of at least {minimum}")
         return value
 
     def _limit(self, name: str, default: int | None) -> int | None:
@@ -44,7 +52,23 @@ class Reader:
         return self._whole_number(name, default or 1, minimum=1)
 
     def _seconds(self, name: str, default: float) -> float:
+        value: float = self._get(name, default)
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not is_number or not isfinite(value) or value < 0:
+            raise improper(name, value, "a number of seconds")
+        return value
+
+    def _text(self, name: str, default: str) -> str:
         value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-            raise ImproperlyConfigured(f"{name} is {value!r}; it must be a number of seconds.")
+        if not isinstance(value, str):
+            raise improper(name, value, "a text")
+        return value
+
+    def _texts(
+        self, name: str, default: Collection[str], remedy: str = "a list of texts"
+    ) -> Collection[str]:
+        value: Collection[str] = self._get(name, default)
+        is_list = isinstance(value, list | tuple | set | frozenset)
+        if not is_list or not all(isinstance(each, str) for each in value):
+            raise improper(name, value, remedy)
         return value
