@@ -771,11 +771,18 @@ def test_many_users_are_several_orders(redis_client) -> None:
     assert redis_client.xlen(f"{{{channel()}}}:history") == 3
 
 
-def test_commands(redis_client) -> None:
-    """They do what the functions do."""
+def test_commands(redis_client, capsys) -> None:
+    """They do what the functions do, and say so."""
     call_command("ws4redis", "disconnect", "--user", "john", "--user=mary", "--code", "4600")
+    assert capsys.readouterr().out.startswith("Ordered: disconnect sockets. Each process does so")
     call_command("ws4redis", "refresh", "--group", "staff", "--facility", "foo")
-    assert redis_client.xlen(f"{{{channel()}}}:history") == 2
+    assert capsys.readouterr().out.startswith("Ordered: refresh sockets. Each process does so")
+    call_command("ws4redis", "refresh", "--user", "john", "--verbosity", "0")
+    call_command("ws4redis", "refresh", "--user", "john", verbosity=0)
+    assert capsys.readouterr().out == ""
+    assert redis_client.xlen(f"{{{channel()}}}:history") == 4
+    with pytest.raises(CommandError, match="nothing was ordered"):
+        call_command("ws4redis", "disconnect", "--user", "")
     with pytest.raises(CommandError, match="--session"):
         call_command("ws4redis", "disconnect")
     with pytest.raises(CommandError, match="close code"):

@@ -47,13 +47,20 @@ class OrderSubcommand(Subcommand):
         arguments = ("users", "sessions", "groups", "facility", "code", "reason")
         chosen = {name: options[name] for name in arguments if name in options}
         try:
-            send(make_orders(self.action, **chosen))
+            orders = make_orders(self.action, **chosen)
+            send(orders)
         except TypeError:
             raise CommandError(
                 "Name the sockets by at least one of --user, --session, --group and --facility."
             ) from None
         except (ValueError, *UNREACHABLE) as error:
             raise CommandError(reason_of(error)) from error
+        if not orders:
+            raise CommandError("A name is empty and chooses no sockets; nothing was ordered.")
+        if options["verbosity"]:
+            command.stdout.write(
+                f"Ordered: {self.action.value} sockets. Each process does so, and logs how many."
+            )
 
 
 class Disconnect(OrderSubcommand):

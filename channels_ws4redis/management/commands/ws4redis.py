@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import SUPPRESS
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
@@ -25,6 +26,8 @@ class Command(BaseCommand):
             text = subcommand.help
             own: CommandParser = subparsers.add_parser(subcommand.name, help=text, description=text)
             subcommand.add_arguments(own)
+            # Django's own option, which would have to stand before the subcommand.
+            own.add_argument("-v", "--verbosity", type=int, choices=range(4), default=SUPPRESS)
             own.set_defaults(subcommand=subcommand)
 
     def handle(self, *args: Any, subcommand: Subcommand, **options: Any) -> None:
