@@ -78,10 +78,7 @@ class Doubts:
         return len(self._urgent) + len(self._waiting) + len(self._under_way)
 
     def _begin(self) -> None:
-        for _ in range(AT_ONCE - len(self._under_way)):
-            due = self._next()
-            if due is None:
-                return
+        while (due := self._next()) is not None:
             task = this_loop().spawn(self._look_again(due), "ws4redis-look-again")
             task.add_done_callback(self._on_done)
 
@@ -93,6 +90,8 @@ class Doubts:
 
     def _next(self) -> tuple[Guarded, Doubt] | None:
         """Return the socket that is to be looked at next, and why; None for none at present."""
+        if len(self._under_way) >= AT_ONCE:
+            return None
         unhurried = sum(doubt is not Doubt.ORDERED for doubt in self._under_way.values())
         for waiting in (self._urgent, self._waiting if unhurried < UNHURRIED else {}):
             for socket in waiting:

@@ -396,6 +396,30 @@ async def test_few_are_looked_at_at_the_same_time(control):
     assert await sockets[last].next() == "go on"
 
 
+async def test_never_more_are_looked_at_than_may_be(control, monkeypatch):
+    """Also if more become doubtful in the moment between two looks of the same task."""
+    monkeypatch.setattr(doubts, "AT_ONCE", 2)
+    most, looking = 0, 0
+
+    class Looked(Guarded):
+        async def look_again(self, doubt) -> None:
+            nonlocal most, looking
+            looking += 1
+            most = max(most, looking)
+            for _ in range(3):
+                await asyncio.sleep(0)
+            looking -= 1
+
+    sockets = [Looked() for _ in range(50)]
+    for socket in sockets:
+        control.doubts.add([socket], Doubt.ORDERED)
+        await asyncio.sleep(0)
+    async with asyncio.timeout(PATIENCE):
+        while len(control.doubts):  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
+    assert most == 2
+
+
 async def test_who_is_doubtful_again_and_again_keeps_nobody_waiting(control, monkeypatch):
     """Each has its turn after those that came before it."""
     monkeypatch.setattr(doubts, "AT_ONCE", 1)
