@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Final, NamedTuple, Protocol
 
 import redis
@@ -34,7 +33,6 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import auth_group_of
 from channels_ws4redis.protocol.orders import Action, Order, Trait, mark
 from channels_ws4redis.protocol.texts import shown
-from channels_ws4redis.redis_store import as_text
 from channels_ws4redis.standing import Standing
 from channels_ws4redis.subscriber_hooks import SubscriberHooks
 
@@ -46,49 +44,6 @@ PATIENCE: Final = 10.0
 
 #: What says nothing about what a socket may use.
 UNSURE = (PolicyFailedError, BusyError, TimeoutError, redis.exceptions.RedisError, OSError)
-
-
-class Rights(NamedTuple):
-    """What a socket may use at a moment: names of channels."""
-
-    hears: frozenset[str]
-    #: Those to which its client publishes.
-    publishes: frozenset[str]
-
-    @classmethod
-    def of(cls, hooks: SubscriberHooks) -> Rights:
-        """Return the rights of a socket, as its subscriber has them now."""
-        publishes = map(as_text, hooks.subscriber._publishers)
-        return cls(frozenset(map(str, hooks.channels)), frozenset(publishes))
-
-    def without(self, channels: Iterable[str]) -> Rights:
-        """Return the rights without those on some channels."""
-        gone = frozenset(channels)
-        return Rights(self.hears - gone, self.publishes - gone)
-
-    def beyond(self, hears: frozenset[str], publishes: frozenset[str]) -> Rights:
-        """Return those of the rights that are not among others."""
-        return Rights(self.hears - hears, self.publishes - publishes)
-
-    def __bool__(self) -> bool:
-        return bool(self.hears or self.publishes)
-
-    def limit(self, hooks: SubscriberHooks) -> None:
-        """Have a subscriber give up what is not among these rights."""
-        subscriber = hooks.subscriber
-        subscriber._publishers = {
-            name for name in subscriber._publishers if as_text(name) in self.publishes
-        }
-        gone = [name for name in hooks.channels if name not in self.hears]
-        if gone:
-            subscriber._subscription.unsubscribe(*gone)
-
-    def give(self, hooks: SubscriberHooks) -> None:
-        """Have a subscriber use all of these, too."""
-        subscriber = hooks.subscriber
-        known = {as_text(name) for name in subscriber._publishers}
-        subscriber._publishers = {*subscriber._publishers, *(self.publishes - known)}
-        subscriber._subscription.subscribe(*self.hears.difference(hooks.channels))
 
 
 class Revoked(NamedTuple):
@@ -119,7 +74,7 @@ def named_channels(order: Order, hooks: SubscriberHooks) -> set[str]:
 
 def _auth_groups(hooks: SubscriberHooks) -> dict[str, str | None]:
     """Return the auth group of each channel of a socket; None for one of another audience."""
-    rights = Rights.of(hooks)
+    rights = hooks.rights
     return {name: auth_group_of(hooks.prefix, name) for name in rights.hears | rights.publishes}
 
 
@@ -135,8 +90,8 @@ async def ask_again(
         admission, as code of the project does at any time: an admission does not tell of that.
     :returns: the marks of the socket now, if it may stay.
     """
-    before, calls = Rights.of(hooks), hooks.calls
-    added = before.beyond(*(hooks.granted if doubt is Doubt.DUE else before))
+    before, calls = hooks.rights, hooks.calls
+    added = before.beyond(hooks.granted if doubt is Doubt.DUE else before)
     scope = calls.scope
     hooks.follow(None)
     calls.failed = False
@@ -154,14 +109,14 @@ async def ask_again(
         logger.exception("It cannot be told what the socket %s may use", shown(scope["path"]))
         return Unknown()
     finally:
-        before.limit(hooks)
-        added.give(hooks)
+        hooks.limit(before)
+        hooks.give(added)
     if calls.failed:
         return Unknown()
     now = marks_of(admission.request, hooks.prefix, hooks.channels)
     if changed := what_changed(marks, now):
         return Revoked(_code_for_another(marks, now), changed)
-    has_lost_all = before.beyond(*added) and not Rights.of(hooks).beyond(*added)
+    has_lost_all = before.beyond(added) and not hooks.rights.beyond(added)
     return Revoked(codes.REVOKED, "it is granted nothing that it had") if has_lost_all else now
 
 
@@ -213,11 +168,11 @@ class Revocable(ABC):
             self._revoke(Revoked(codes.TRY_AGAIN_LATER))
             return
         gone = named_channels(order, self._subscriber)
-        left = Rights.of(self._subscriber).without(gone)
+        left = self._subscriber.rights.without(gone)
         if gone and not left:
             self._revoke(Revoked(order.code, reason=order.reason))
         elif gone:
-            left.limit(self._subscriber)
+            self._subscriber.limit(left)
             self._give_up(gone)
 
     def hold(self, held: bool) -> None:
@@ -251,7 +206,7 @@ class Revocable(ABC):
         if self._outbox.closed:
             return
         hooks, control = self._subscriber, get_control()
-        before = Rights.of(hooks)
+        before = hooks.rights
         self._standing.looked_at = True
         try:
             found = await ask_again(hooks, control.marks_of(self), doubt)
@@ -264,7 +219,7 @@ class Revocable(ABC):
             control.renew(self, found)
         elif doubt is Doubt.DUE and not hooks.is_setting:  # it will be due again
             self._tell("Keeping", found.error)
-            before.give(hooks)
+            hooks.give(before)
         else:
             self._close(codes.TRY_AGAIN_LATER, found.error)
             return

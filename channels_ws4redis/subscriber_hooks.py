@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial, update_wrapper
-from typing import Any
+from typing import Any, NamedTuple
 
 from channels_ws4redis.fanout.ears import Ear
 from channels_ws4redis.fanout.sockets import Entry
@@ -21,6 +21,26 @@ from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
+
+
+class Rights(NamedTuple):
+    """What a socket may use at a moment: names of channels."""
+
+    hears: frozenset[str] = frozenset()
+    #: Those to which its client publishes.
+    publishes: frozenset[str] = frozenset()
+
+    def without(self, channels: Iterable[str]) -> Rights:
+        """Return the rights without those on some channels."""
+        gone = frozenset(channels)
+        return Rights(self.hears - gone, self.publishes - gone)
+
+    def beyond(self, others: Rights) -> Rights:
+        """Return those of the rights that are not among others."""
+        return Rights(self.hears - others.hears, self.publishes - others.publishes)
+
+    def __bool__(self) -> bool:
+        return bool(self.hears or self.publishes)
 
 
 class SubscriberHooks:
@@ -40,8 +60,8 @@ class SubscriberHooks:
         self._ear: Ear | None = None
         #: What the names of its channels begin with; an overridden method has said so in a thread.
         self.prefix = ""
-        #: The names of the channels that it was to hear and to publish to when they were set last.
-        self.granted: tuple[frozenset[str], frozenset[str]] = frozenset(), frozenset()
+        #: What it was to use when its channels were set last.
+        self.granted = Rights()
         #: True while the channels are being set, also if nobody waits for it any more.
         self.is_setting = False
 
@@ -117,16 +137,34 @@ class SubscriberHooks:
         self.subscriber.set_pubsub_channels(request, flags)
         self.follow(None)
         self.subscriber._subscription.settle()
-        self.granted = (
-            frozenset(self.channels),
-            frozenset(map(as_text, self.subscriber._publishers)),
-        )
+        self.granted = self.rights
         self.prefix = self.subscriber.get_prefix()
         tell_if_elsewhere(self.subscriber)
 
     def follow(self, on_change: Callable[[], None] | None) -> None:
         """Have a function called when the subscriber changes its channels; None ends that."""
         self.subscriber._subscription.on_change = on_change
+
+    @property
+    def rights(self) -> Rights:
+        """What the socket may use, as its subscriber has it now."""
+        publishes = map(as_text, self.subscriber._publishers)
+        return Rights(frozenset(map(str, self.channels)), frozenset(publishes))
+
+    def limit(self, rights: Rights) -> None:
+        """Have the subscriber give up what is not among these rights."""
+        publishers = self.subscriber._publishers
+        self.subscriber._publishers = {e for e in publishers if as_text(e) in rights.publishes}
+        gone = [name for name in self.channels if name not in rights.hears]
+        if gone:
+            self.subscriber._subscription.unsubscribe(*gone)
+
+    def give(self, rights: Rights) -> None:
+        """Have the subscriber use all of these, too."""
+        added = rights.beyond(self.rights)
+        self.subscriber._publishers = {*self.subscriber._publishers, *added.publishes}
+        if added.hears:
+            self.subscriber._subscription.subscribe(*added.hears)
 
     @property
     def audience(self) -> Collection[str]:
