@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from typing import Final, NamedTuple, Protocol
 
 import redis
@@ -83,17 +84,16 @@ async def ask_again(
 ) -> bytes | Revoked | Unknown:
     """Find out anew who a socket is, and have its subscriber give up what it may not use any more.
 
-    Nothing is added. The subscriber's own changes are followed no more until somebody does.
+    Nothing is added.
 
     :param marks: of the socket until now.
     :param doubt: if the socket is only due, it keeps what its subscriber has added since the last
-        admission, as code of the project does at any time: an admission does not tell of that.
+        admission, or adds meanwhile: an admission does not tell of that.
     :returns: the marks of the socket now, if it may stay.
     """
-    before, calls = hooks.rights, hooks.calls
-    added = before.beyond(hooks.granted if doubt is Doubt.DUE else before)
-    scope = calls.scope
-    hooks.follow(None)
+    calls, scope = hooks.calls, hooks.calls.scope
+    hooks.keeps_added = doubt is Doubt.DUE
+    had = hooks.rights.within(hooks.granted) if hooks.keeps_added else hooks.rights
     calls.failed = False
     try:
         async with asyncio.timeout(PATIENCE):
@@ -108,15 +108,12 @@ async def ask_again(
     except Exception:
         logger.exception("It cannot be told what the socket %s may use", shown(scope["path"]))
         return Unknown()
-    finally:
-        hooks.limit(before)
-        hooks.give(added)
     if calls.failed:
         return Unknown()
     now = marks_of(admission.request, hooks.prefix, hooks.channels)
     if changed := what_changed(marks, now):
         return Revoked(_code_for_another(marks, now), changed)
-    has_lost_all = before.beyond(added) and not hooks.rights.beyond(added)
+    has_lost_all = had and not hooks.rights.within(hooks.granted)
     return Revoked(codes.REVOKED, "it is granted nothing that it had") if has_lost_all else now
 
 
@@ -172,7 +169,7 @@ class Revocable(ABC):
         if gone and not left:
             self._revoke(Revoked(order.code, reason=order.reason))
         elif gone:
-            self._subscriber.limit(left)
+            self._subscriber.use(left)
             self._give_up(gone)
 
     def hold(self, held: bool) -> None:
@@ -219,17 +216,17 @@ class Revocable(ABC):
             control.renew(self, found)
         elif doubt is Doubt.DUE and not hooks.is_setting:  # it will be due again
             self._tell("Keeping", found.error)
-            hooks.give(before)
         else:
             self._close(codes.TRY_AGAIN_LATER, found.error)
             return
-        self._subscriber.follow(self._on_change)
-        gone = set(before.hears).difference(self._subscriber.channels)
-        if gone:
+        hooks.follow(self._on_change)
+        hears = hooks.rights.hears
+        if gone := before.hears - hears:
             self._give_up(gone)
+        if hears != before.hears:  # also for what was added while nobody followed
             self._on_change()
 
-    def _give_up(self, gone: set[str]) -> None:
+    def _give_up(self, gone: Collection[str]) -> None:
         """Hear some channels no more, from this moment on, nor what has been published there."""
         if len(self._outbox) or self._is_replayed_by_hook:
             # What waits may be of these channels. The client comes back, and recovers the rest.

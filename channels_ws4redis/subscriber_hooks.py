@@ -35,9 +35,17 @@ class Rights(NamedTuple):
         gone = frozenset(channels)
         return Rights(self.hears - gone, self.publishes - gone)
 
+    def within(self, others: Rights) -> Rights:
+        """Return those of the rights that are among others."""
+        return Rights(self.hears & others.hears, self.publishes & others.publishes)
+
     def beyond(self, others: Rights) -> Rights:
         """Return those of the rights that are not among others."""
         return Rights(self.hears - others.hears, self.publishes - others.publishes)
+
+    def beside(self, others: Rights) -> Rights:
+        """Return the rights together with others."""
+        return Rights(self.hears | others.hears, self.publishes | others.publishes)
 
     def __bool__(self) -> bool:
         return bool(self.hears or self.publishes)
@@ -51,7 +59,7 @@ class SubscriberHooks:
     :param calls: run what may block for this socket.
     """
 
-    __slots__ = ("_ear", "calls", "granted", "is_setting", "prefix", "subscriber")
+    __slots__ = ("_ear", "calls", "granted", "is_setting", "keeps_added", "prefix", "subscriber")
 
     def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
         self.subscriber = subscriber
@@ -62,6 +70,9 @@ class SubscriberHooks:
         self.prefix = ""
         #: What it was to use when its channels were set last.
         self.granted = Rights()
+        #: Whether an open socket that is looked at again keeps what its subscriber has added by
+        #: itself, as code of the project does at any time. None until it is looked at.
+        self.keeps_added: bool | None = None
         #: True while the channels are being set, also if nobody waits for it any more.
         self.is_setting = False
 
@@ -125,9 +136,28 @@ class SubscriberHooks:
     def _set_channels(self, request: Any, flags: Collection[str]) -> None:
         self.is_setting = True
         try:
-            self._set(request, flags)
+            if self.keeps_added is None:
+                self._set(request, flags)
+            elif not self.calls.failed:  # or what is granted says nothing
+                self._set_anew(request, flags, self.keeps_added)
         finally:
             self.is_setting = False
+
+    def _set_anew(self, request: Any, flags: Collection[str], keeps_added: bool) -> None:
+        """Set the channels of an open socket, which gets none by it; if that fails, all stay.
+
+        The subscriber's own changes are followed no more until somebody does.
+        """
+        before = kept = self.rights
+        added = before.beyond(self.granted)
+        self.follow(None)
+        try:
+            self._set(request, flags)
+            kept = self.granted.within(before)
+            if keeps_added:
+                kept = kept.beside(added)
+        finally:
+            self.use(kept)
 
     def _set(self, request: Any, flags: Collection[str]) -> None:
         self.subscriber._policy_facility = getattr(request, "facility", None)
@@ -137,9 +167,9 @@ class SubscriberHooks:
         self.subscriber.set_pubsub_channels(request, flags)
         self.follow(None)
         self.subscriber._subscription.settle()
-        self.granted = self.rights
         self.prefix = self.subscriber.get_prefix()
         tell_if_elsewhere(self.subscriber)
+        self.granted = self.rights
 
     def follow(self, on_change: Callable[[], None] | None) -> None:
         """Have a function called when the subscriber changes its channels; None ends that."""
@@ -151,20 +181,15 @@ class SubscriberHooks:
         publishes = map(as_text, self.subscriber._publishers)
         return Rights(frozenset(map(str, self.channels)), frozenset(publishes))
 
-    def limit(self, rights: Rights) -> None:
-        """Have the subscriber give up what is not among these rights."""
-        publishers = self.subscriber._publishers
-        self.subscriber._publishers = {e for e in publishers if as_text(e) in rights.publishes}
-        gone = [name for name in self.channels if name not in rights.hears]
-        if gone:
-            self.subscriber._subscription.unsubscribe(*gone)
-
-    def give(self, rights: Rights) -> None:
-        """Have the subscriber use all of these, too."""
-        added = rights.beyond(self.rights)
-        self.subscriber._publishers = {*self.subscriber._publishers, *added.publishes}
-        if added.hears:
-            self.subscriber._subscription.subscribe(*added.hears)
+    def use(self, rights: Rights) -> None:
+        """Have the subscriber use these rights, and no others."""
+        subscriber, now = self.subscriber, self.rights
+        kept = {name for name in subscriber._publishers if as_text(name) in rights.publishes}
+        subscriber._publishers = kept | (rights.publishes - now.publishes)
+        if gone := now.hears - rights.hears:
+            subscriber._subscription.unsubscribe(*gone)
+        if added := rights.hears - now.hears:
+            subscriber._subscription.subscribe(*added)
 
     @property
     def audience(self) -> Collection[str]:

@@ -61,6 +61,62 @@ async def test_what_a_subscriber_has_subscribed_to_stays(connect, settings, quer
     assert await client.receive_from(PATIENCE) == "still there"
 
 
+async def test_what_a_subscriber_subscribes_to_during_a_look_stays(connect, settings) -> None:
+    """The project's own code may take its time; the client is served meanwhile."""
+    settings.WS4REDIS_SUBSCRIBER = Rooms
+    Rooms.asked = threading.Semaphore(0)
+    is_asked, may_answer = asyncio.Event(), asyncio.Event()
+    may_answer.set()
+
+    async def allow(request, channels) -> list[str]:
+        is_asked.set()
+        await may_answer.wait()
+        return channels
+
+    settings.WS4REDIS_ALLOWED_CHANNELS = allow
+    client = await connect()
+    may_answer.clear()
+    is_asked.clear()
+    await is_asked.wait()
+    await client.send_to(text_data="kitchen")
+    assert await client.receive_from(PATIENCE) == "entered"
+    may_answer.set()
+    for _ in range(4):
+        await asyncio.to_thread(Rooms.asked.acquire, timeout=PATIENCE)
+    await publish("still there", "kitchen")
+    assert await client.receive_from(PATIENCE) == "still there"
+
+
+class Failing(Rooms):
+    """Fails in the middle of setting its channels, as the test says."""
+
+    fails = False
+
+    def set_pubsub_channels(self, request, channels) -> None:
+        """Fail."""
+        super().set_pubsub_channels(request, channels)
+        if self.fails:
+            self._subscription.unsubscribe("broadcast:foo")
+            self._subscription.subscribe("broadcast:bar")
+            raise LookupError("the database is away")
+
+
+async def test_a_subscriber_that_fails_leaves_all_as_it_was(connect, settings, monkeypatch) -> None:
+    """Nothing goes and nothing comes by a look that says nothing."""
+    settings.WS4REDIS_SUBSCRIBER = Failing
+    Failing.asked = threading.Semaphore(0)
+    client = await connect()
+    await client.send_to(text_data="kitchen")
+    assert await client.receive_from(PATIENCE) == "entered"
+    monkeypatch.setattr(Failing, "fails", True)
+    for _ in range(5):
+        await asyncio.to_thread(Failing.asked.acquire, timeout=PATIENCE)
+    for facility in ("bar", "foo", "kitchen"):
+        await publish(f"to {facility}", facility)
+    assert await client.receive_from(PATIENCE) == "to foo"
+    assert await client.receive_from(PATIENCE) == "to kitchen"
+
+
 async def test_who_is_granted_nothing_any_more_keeps_nothing(connect, settings) -> None:
     """A subscriber subscribes for those alone who may be there."""
     settings.WS4REDIS_SUBSCRIBER = Rooms
@@ -71,6 +127,29 @@ async def test_who_is_granted_nothing_any_more_keeps_nothing(connect, settings) 
     await client.send_to(text_data="kitchen")
     assert await client.receive_from(PATIENCE) == "entered"
     allowed.clear()
+    assert (await client.receive_output(PATIENCE))["code"] == codes.REVOKED
+
+
+async def test_a_hook_that_fails_once_gives_nothing_for_good(connect, settings) -> None:
+    """The socket keeps what it has, and loses it as soon as the hook says so."""
+    answers: list[Any] = []
+    asked = asyncio.Queue[None]()
+
+    async def allow(request, channels) -> list[str]:
+        asked.put_nowait(None)
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    answers.append(["subscribe-broadcast"])
+    settings.WS4REDIS_ALLOWED_CHANNELS = allow
+    client = await connect()
+    answers[0] = LookupError("the database is away")
+    for _ in range(3):
+        await asked.get()
+    await publish("still there")
+    assert await client.receive_from(PATIENCE) == "still there"
+    answers[0] = []
     assert (await client.receive_output(PATIENCE))["code"] == codes.REVOKED
 
 
