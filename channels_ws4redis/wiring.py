@@ -1,4 +1,4 @@
-"""What Django tells of logins, users and auth groups, and the orders that follow. Private."""
+"""What Django tells of logins, users and auth groups, and what follows for sockets. Private."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from django.db.models.signals import m2m_changed, post_delete, post_save
 from channels_ws4redis.conf import settings
 from channels_ws4redis.ordering import make_orders, send_after_commit
 from channels_ws4redis.protocol import codes
+from channels_ws4redis.protocol.names import AT_LOGIN, MEMBER_OF
 from channels_ws4redis.protocol.orders import Action
 
 #: What is saved of a user at each login, and changes nothing for sockets.
@@ -28,6 +29,7 @@ def connect() -> None:
     Nobody listens for the deletion of sessions: Django deletes rows in one go only where nobody
     does, and else ``clearsessions`` would load each of millions. They are found by `sweeping`.
     """
+    user_logged_in.connect(store_groups_in_session, dispatch_uid="ws4redis.memberof")
     user_logged_out.connect(on_logout, dispatch_uid="ws4redis.logout")
     user_logged_in.connect(on_login, dispatch_uid="ws4redis.login")
     user_model = get_user_model()
@@ -48,6 +50,17 @@ def _all_kinds_of(model: type[Model]) -> list[type[Model]]:
     A receiver for all models would take from Django the fast way to delete.
     """
     return [each for each in apps.get_models() if issubclass(each, model)]
+
+
+def store_groups_in_session(sender: Any, user: Any, request: Any, **kwargs: Any) -> None:
+    """Write the names of a user's auth groups into the session, where sockets look for them.
+
+    The application may write other names there: a publisher reaches any of them by ``groups=``.
+    Nothing is written for a user model without groups, nor at a login without a session.
+    """
+    session = getattr(request, "session", None)
+    if session is not None and hasattr(user, "groups"):
+        session[MEMBER_OF] = session[AT_LOGIN] = [group.name for group in user.groups.all()]
 
 
 def _give(cause: str, action: Action, **chosen: Any) -> None:

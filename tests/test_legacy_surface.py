@@ -11,7 +11,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import AnonymousUser
 from django.test import RequestFactory
 
-from channels_ws4redis import apps, exceptions, models, publisher
+from channels_ws4redis import exceptions, models, publisher, wiring
 from channels_ws4redis.context_processors import default
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.publisher import RedisPublisher
@@ -383,7 +383,7 @@ def test_exceptions():
 
 def test_models():
     """The login receiver is found where legacy has it."""
-    assert models.store_groups_in_session is apps.store_groups_in_session
+    assert models.store_groups_in_session is wiring.store_groups_in_session
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ from django.contrib.auth.models import AnonymousUser, Group, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.utils.functional import SimpleLazyObject
 
-from channels_ws4redis.apps import store_groups_in_session
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.members import ask_database, bring_up_to_date
+from channels_ws4redis.models import store_groups_in_session
 from channels_ws4redis.protocol.names import AT_LOGIN, MEMBER_OF
 
 pytestmark = pytest.mark.django_db
