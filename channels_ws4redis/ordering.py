@@ -13,7 +13,7 @@ from django.db.transaction import TransactionManagementError
 
 from channels_ws4redis.committing import after_commit
 from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.fanout.control import channel, control_layer
+from channels_ws4redis.fanout.hearing import channel, control_layer
 from channels_ws4redis.handshake.identity import account_mark
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import SelfType, as_facility, identities

@@ -20,7 +20,8 @@ from django.core.management import CommandError, call_command
 from websockets import ConnectionClosedError
 
 from channels_ws4redis import control, ordering
-from channels_ws4redis.fanout.control import channel, get_control
+from channels_ws4redis.fanout.control import get_control
+from channels_ws4redis.fanout.hearing import channel
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import MEMBER_OF

@@ -12,9 +12,9 @@ import pytest
 from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
-from channels_ws4redis.fanout import control
-from channels_ws4redis.fanout.control import channel
+from channels_ws4redis.fanout import hearing
 from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.fanout.hearing import channel
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import application
 from tests.communicators import leave
@@ -33,7 +33,7 @@ LAYERS = {
 @pytest.fixture(params=LAYERS)
 async def layer(request: pytest.FixtureRequest, settings, redis_url: str, monkeypatch):
     """A channel layer, which the package leaves at once when the last socket has gone."""
-    monkeypatch.setattr(control, "LINGER", 0)
+    monkeypatch.setattr(hearing, "LINGER", 0)
     settings.CHANNEL_LAYERS = {"default": {"BACKEND": LAYERS[request.param]}}
     channel_layers.backends.clear()
     yield get_channel_layer()

@@ -11,7 +11,7 @@ from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 
 from channels_ws4redis.consumers import WS4RedisConsumer
-from channels_ws4redis.fanout.control import channel
+from channels_ws4redis.fanout.hearing import channel
 from channels_ws4redis.store.loops import this_loop
 from testproject.settings import _LAYERS
 from tests.communicators import PATIENCE, ended, leave, publish

@@ -21,7 +21,7 @@ from django.utils import timezone
 
 from channels_ws4redis import ordering, wiring
 from channels_ws4redis.conf import settings as package_settings
-from channels_ws4redis.fanout.control import channel
+from channels_ws4redis.fanout.hearing import channel
 from channels_ws4redis.handshake.identity import account_mark
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import Action, Trait, mark, parse_order

@@ -1,9 +1,4 @@
-"""Hearing the control channel, and handing orders to the sockets that they concern.
-
-Every event loop that has sockets, or has had some a moment ago, hears the control channel through
-its fan-out, as a socket would. So an order is heard once, and in its turn; one that was published
-while the link to Redis was down is made good from the history; and where that is too short, all
-sockets are looked at again.
+"""The sockets of an event loop, and handing orders to those that they concern.
 
 A socket is registered before anybody finds out who it is. What it is looked up in may be older than
 an order that arrives meanwhile. Such orders are kept, and judged once the socket is known.
@@ -11,33 +6,19 @@ an order that arrives meanwhile. Such orders are kept, and judged once the socke
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 
-import redis
-from channels.layers import channel_layers, get_channel_layer
-
-from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.doubts import COME_BACK, Doubt, Doubts, Guarded
-from channels_ws4redis.fanout.groups import FanOut, get_fanout
-from channels_ws4redis.fanout.sockets import Entry
-from channels_ws4redis.protocol.history import Lost, Outcome
-from channels_ws4redis.protocol.messages import Event
-from channels_ws4redis.protocol.names import control_channel
-from channels_ws4redis.protocol.orders import LOOK_AT_ALL, Action, Order, OrderError, parse_order
-from channels_ws4redis.protocol.texts import reason_of
+from channels_ws4redis.fanout.hearing import Hearing
+from channels_ws4redis.protocol.orders import Action, Order
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
 
 #: Orders that are kept for one socket whose handshake is under way. All such sockets keep the same.
 KEPT = 1000
-
-#: Seconds for which the control channel is heard after the last socket has gone. Or each stranger
-#: who is refused by an idle process would cost Redis a subscription, and its end.
-LINGER = 60.0
 
 
 class Newcomer:
@@ -65,20 +46,24 @@ class Control:
     def __init__(self) -> None:
         self._newcomers: set[Newcomer] = set()
         self._marks: dict[Guarded, bytes] = {}
-        #: Hears the control channel for us, or is about to; None while nobody does.
-        self._fanout: FanOut | None = None
-        self._hears = False
-        self._joining: asyncio.Task[Exception | None] | None = None
-        #: Ends the hearing; None while there are sockets, and while nobody hears.
-        self._lingering: asyncio.TimerHandle | None = None
+        self._hearing = Hearing(self._take)
         #: Those of its sockets that are to be looked at again.
         self.doubts = Doubts()
 
-    # Sockets
+    async def hear(self) -> None:
+        """Wait until orders are heard, which nearly always they are.
+
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        """
+        await self._hearing.begin()
+
+    async def close(self) -> None:
+        """Leave no timer behind, as the event loop ends; it ends the hearing as well."""
+        self._hearing.go_on()
 
     def expect(self) -> Newcomer:
         """Register a socket of which nothing has been looked up yet."""
-        self._linger_no_more()
+        self._hearing.go_on()
         newcomer = Newcomer()
         self._newcomers.add(newcomer)
         return newcomer
@@ -119,96 +104,8 @@ class Control:
         else:
             self._marks.pop(socket, None)
             self.doubts.forget(socket)
-        if not len(self) and self._fanout is not None:
-            self._linger_no_more()
-            loop = asyncio.get_running_loop()
-            self._lingering = loop.call_later(LINGER, self._stop_hearing)
-
-    # Hearing
-
-    async def hear(self) -> None:
-        """Wait until this loop hears the control channel, which nearly always it does.
-
-        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
-        """
-        if self._hears and self._fanout is not None:
-            await self._fanout.put_first(channel())
-            return
-        if self._joining is None:
-            self._joining = this_loop().spawn(self._join(), "ws4redis-control")
-        error = await asyncio.shield(self._joining)
-        if error is not None:
-            raise error
-
-    async def _join(self) -> Exception | None:
-        """Join the control channel, once for all who connect at the same time."""
-        channels = [channel()]
-        fanout = self._fanout = get_fanout(get_channel_layer(control_layer()))
-        try:
-            await fanout.join(self, channels)
-            await fanout.enter(self, channels, self._start)
-            # Nothing may be delivered that came after an order which is still to be made good.
-            await fanout.put_first(channels[0])
-        except (redis.exceptions.RedisError, OSError) as error:
-            self._joining = None
-            self._stop_hearing()
-            return error
-        self._joining, self._hears = None, True
-        return None
-
-    def _linger_no_more(self) -> None:
-        if self._lingering is not None:
-            self._lingering.cancel()
-            self._lingering = None
-
-    async def close(self) -> None:
-        """Leave no timer behind, as the event loop ends; it ends the hearing as well."""
-        self._linger_no_more()
-
-    def _stop_hearing(self) -> None:
-        self._linger_no_more()
-        if self._joining is not None:
-            self._joining.cancel()
-        if self._fanout is not None:
-            self._fanout.leave(self)
-        self._joining, self._fanout, self._hears = None, None, False
-
-    def _start(self, entries: Sequence[Entry]) -> None:
-        """Begin here: what was ordered before is of no concern to sockets that come after it."""
-        for _, after in entries:
-            for event in after:
-                self.deliver(event)
-
-    def deliver(self, event: Event) -> None:
-        """Take an order from the control channel, and carry it out."""
-        if not event.offset or event.sender:
-            return  # a foreign program's, or a client's whom the project lets name a channel
-        try:
-            order = parse_order(event.payload)
-        except OrderError as error:
-            logger.warning(
-                "What stands on the control channel is no order, so all sockets are looked at "
-                "again: %s",
-                reason_of(error),
-            )
-            order = LOOK_AT_ALL
-        self._take(order)
-
-    def recover(self, items: Outcome) -> None:
-        """Take the orders that were missed; if some of them are lost, look at all sockets again."""
-        for item in items:
-            if isinstance(item, Lost):
-                self._take(LOOK_AT_ALL)
-            else:
-                self.deliver(item)
-
-    def end(self, error: Exception) -> None:
-        """Have all sockets come back, as Redis refuses the channel: nobody could cut them off."""
-        if self._joining is not None:
-            return  # it fails for the same reason, and those who wait for it are told
-        logger.error("Redis refuses the control channel, so all sockets end: %s", reason_of(error))
-        self._take(COME_BACK)
-        self._stop_hearing()
+        if not len(self):
+            self._hearing.linger()
 
     def _take(self, order: Order) -> None:
         for newcomer in self._newcomers:
@@ -247,18 +144,6 @@ def _concerned(marks_of: Mapping[Guarded, bytes], order: Order) -> list[Guarded]
             (mark,) = selector
             found = [each for each in found if mark in each[1]]
     return [socket for socket, marks in found if order.concerns(marks)]
-
-
-def control_layer() -> str:
-    """Return the alias of the layer that carries orders: the default one, or the first there is."""
-    aliases = list(channel_layers.configs)
-    return "default" if "default" in aliases or not aliases else aliases[0]
-
-
-def channel() -> str:
-    """Return the name of the control channel."""
-    prefix = settings.WS4REDIS_PREFIX
-    return control_channel(f"{prefix}:" if prefix else "")
 
 
 def get_control() -> Control:

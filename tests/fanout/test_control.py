@@ -11,12 +11,12 @@ import redis
 from channels.layers import get_channel_layer
 
 from channels_ws4redis import control as face
-from channels_ws4redis.fanout import control as control_module
 from channels_ws4redis.fanout import doubts
 from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.fanout.control import KEPT, channel, get_control
+from channels_ws4redis.fanout.control import KEPT, get_control
 from channels_ws4redis.fanout.doubts import AT_ONCE, UNHURRIED, Doubt
 from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.fanout.hearing import channel
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import (
     EXPIRE,
@@ -82,7 +82,7 @@ async def control(fanout):
     yield control
     for socket in [*control._marks, *control._newcomers]:
         control.forget(socket)
-    control._stop_hearing()
+    control._hearing.stop()
 
 
 async def test_an_order_reaches_whom_it_concerns(layer_name, control):
@@ -98,7 +98,7 @@ async def test_an_order_reaches_whom_it_concerns(layer_name, control):
 
 async def test_nothing_is_heard_without_sockets(layer_name, control, monkeypatch):
     """Some time after the last one has gone; the next one hears anew."""
-    monkeypatch.setattr(control_module, "LINGER", 0)
+    monkeypatch.setattr("channels_ws4redis.fanout.hearing.LINGER", 0)
     first = await let_in()
     fanout = get_fanout(get_channel_layer())
     assert fanout.channels() == [channel()]
@@ -129,7 +129,7 @@ async def test_who_comes_soon_finds_the_channel_heard(fanout, control, monkeypat
 
 async def test_a_socket_that_comes_ends_the_waiting_for_the_end(fanout, control, monkeypatch):
     """Its orders reach it, however long ago the last socket before it has gone."""
-    monkeypatch.setattr(control_module, "LINGER", 0.001)
+    monkeypatch.setattr("channels_ws4redis.fanout.hearing.LINGER", 0.001)
     control.forget(await let_in(MARY))
     socket = await let_in()
     await asyncio.sleep(0.01)
@@ -144,7 +144,7 @@ def test_no_timer_is_left_at_the_end_of_a_loop(settings, redis_url):
     async def live() -> None:
         control = get_control()
         control.forget(await let_in())
-        timers.append(control._lingering)
+        timers.append(control._hearing._lingering)
 
     asyncio.run(live())
     assert [timer.cancelled() for timer in timers] == [True]
@@ -157,7 +157,7 @@ async def test_a_socket_that_goes_during_its_handshake_leaves_nothing(fanout, co
     await asyncio.sleep(0)
     hearing.cancel()
     control.forget(newcomer)
-    control._stop_hearing()
+    control._hearing.stop()
     assert not fanout._sockets
 
 
@@ -278,7 +278,7 @@ async def test_a_client_gives_no_orders(control):
 async def test_redis_refuses_the_control_channel(control, fanout, caplog):
     """All sockets have to come back, also those that are connecting: nobody could cut them off."""
     open_one, newcomer, late = await let_in(), control.expect(), Guarded()
-    control.end(redis.exceptions.NoPermissionError("this user has no permissions"))
+    control._hearing.end(redis.exceptions.NoPermissionError("this user has no permissions"))
     control.guard(newcomer, late, MARY)
     for socket in (open_one, late):
         assert (await socket.next()).code == codes.TRY_AGAIN_LATER
