@@ -129,8 +129,12 @@ class Policy:
         :raises Exception: whatever a converter of the project raises, but for ``ValueError``.
         """
         found = self._regex.fullmatch(facility)
-        if found is None:
-            return None
+        try:
+            return None if found is None else self._converted(found)
+        except SystemExit as error:  # which would end the process
+            raise RuntimeError(f"a converter raised {error!r}") from error
+
+    def _converted(self, found: re.Match[str]) -> Match | None:
         arguments, spelt = {}, True
         for name, converter in self._converters.items():
             try:

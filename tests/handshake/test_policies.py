@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import re
+import sys
 import threading
 import uuid
 from contextlib import suppress
@@ -443,9 +444,21 @@ class OneWay(Digits):
         raise ValueError
 
 
+class Exiting(Digits):
+    """Calls what ends a process."""
+
+    def to_python(self, value: str) -> int:
+        """Do so for an odd number."""
+        return sys.exit(3) if int(value) % 2 else int(value)
+
+    def to_url(self, value: int) -> str:
+        """Do so."""
+        sys.exit(4)
+
+
 for _name, _converter in {
     "upper": Upper, "digits": Digits, "even": Even, "anything": Anything, "failing": Failing,
-    "one-way": OneWay,
+    "one-way": OneWay, "exiting": Exiting,
 }.items():  # fmt: skip
     if _name not in get_converters():
         register_converter(_converter, _name)
@@ -459,6 +472,15 @@ async def test_a_converter_that_fails_refuses(caplog):
     assert "LookupError: 7" in caplog.text
     assert await admitted("half/7")
     assert await why_refused("half/8")
+
+
+@pytest.mark.parametrize("number", [7, 8])
+async def test_a_converter_that_exits_refuses(caplog, number):
+    """The process goes on, whichever method it is."""
+    policed("orders/<exiting:x>", True)
+    refusal = await why_refused(f"orders/{number}")
+    assert "a converter in the route of a policy has failed" in refusal
+    assert "a converter raised SystemExit" in caplog.text
 
 
 async def test_a_converter_that_cannot_write_refuses():
