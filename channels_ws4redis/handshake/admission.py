@@ -115,7 +115,7 @@ async def admit(
     lazy = settings.WS4REDIS_PROCESS_REQUEST is not None or _is_identified(scope)
     if lazy and request.session is not None:
         await _drop_forged_session(request, flags.known, subscriber, calls)
-    granted = await grant(request, flags.known, subscriber.publishing, calls)
+    granted = await grant(request, flags.known, subscriber.publishing, subscriber.flags, calls)
     remarks.tell_of_ungranted(request.path, flags.known, granted.flags, policy)
     await _set_channels(request, granted.flags, subscriber, lazy, calls)
     channels = subscriber.channels

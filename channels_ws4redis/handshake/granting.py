@@ -18,7 +18,7 @@ from django.http import Http404
 from django.utils.functional import empty
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake import policies
+from channels_ws4redis.handshake import policies, remarks
 from channels_ws4redis.handshake.hooks import ENDS, REFUSALS, Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options, Policy
 from channels_ws4redis.handshake.refusals import BusyError, RefusedError, few_lines
@@ -84,6 +84,7 @@ async def grant(
     request: WebSocketRequest,
     flags: Sequence[str],
     publishing: Collection[str],
+    known: Collection[str],
     calls: Calls,
 ) -> Grant:
     """Ask the hook and the policy what a socket may use.
@@ -91,6 +92,7 @@ async def grant(
     :param request: that of the socket's handshake; who it is has been found out.
     :param flags: those that the socket asks for.
     :param publishing: the flags by which clients publish.
+    :param known: all flags that there are.
     :param calls: run what may block for this socket.
     :raises PolicyFailedError: if the policy fails, or takes too long.
     :raises django.core.exceptions.PermissionDenied: if the socket is refused.
@@ -100,7 +102,10 @@ async def grant(
     flags = await _ask_hook(request, flags, calls)
     found = policy_of(request)  # only now: a hook may have changed the facility
     if found is not None:
-        granted = await _ask_policy(request, flags, found, publishing, calls)
+        answer = await _answer(request, found, calls)
+        if answer and answer is not True:
+            remarks.tell_of_misspelt(found.policy, answer, known)
+        granted = _granted_by(found.policy, answer, flags, publishing)
         return Grant(granted, found.policy.options)
     if settings.WS4REDIS_ALLOW_PUBLISH is False:
         flags = [flag for flag in flags if flag not in publishing]
@@ -136,16 +141,10 @@ def _as_flags(granted: Any) -> list[str]:
     return [flag for flag in granted if isinstance(flag, str)]
 
 
-async def _ask_policy(
-    request: WebSocketRequest,
-    flags: Sequence[str],
-    found: Match,
-    publishing: Collection[str],
-    calls: Calls,
+def _granted_by(
+    policy: Policy, answer: Any, flags: Sequence[str], publishing: Collection[str]
 ) -> list[str]:
-    """Return those of the flags that the policy of the facility grants."""
-    policy = found.policy
-    answer = await _answer(request, found, calls)
+    """Return those of the flags that the policy of the facility grants by its answer."""
     if answer is None or answer is False:
         raise RefusedError(f"the policy {policy.name} refuses it", "policy")
     given = [flag for flag in flags if answer is True or flag in answer]

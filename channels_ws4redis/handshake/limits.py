@@ -12,6 +12,7 @@ import time
 from collections.abc import Collection, Hashable
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.addresses import Proxy
 from channels_ws4redis.handshake.buckets import Bucket, Charge, Pace, overdrawn, pay
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options
@@ -259,6 +260,7 @@ class Place:
         for channel in stored:
             tally.room.note(channel, size, now, self._expire)
         if seconds:
+            remarks.tell_of_slowing(self._whom)
             await asyncio.sleep(seconds)
 
     @property

@@ -1,13 +1,15 @@
-"""What the log tells a developer of a socket that may do less than its page asks for."""
+"""What the log tells of sockets that are served, though not as their pages or policies have it."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from typing import Any
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.addresses import Proxy
 from channels_ws4redis.handshake.policies import Match, Policy
 from channels_ws4redis.protocol.names import GROUP, SESSION, USER
 from channels_ws4redis.protocol.texts import meant_by, shown
@@ -58,14 +60,35 @@ def tell_of_unknown(path: str, flags: Sequence[str], known: Collection[str]) -> 
     """
     for flag in (flag[:_LENGTH] for flag in flags[:_FLAGS]):
         if _remarks().is_due(flag):
-            meant = meant_by(flag, known)
-            remedy = f"did you mean {meant!r}? " if meant else ""
             logger.warning(
                 "The socket %s asks for %s, which is no flag and has no effect: %s",
                 shown(path),
                 shown(flag),
-                f"{remedy}There are {', '.join(sorted(known))}.",
+                _flags_for(flag, known),
             )
+
+
+def tell_of_misspelt(policy: Policy, granted: Iterable[Any], known: Collection[str]) -> None:
+    """Log that a policy grants names that are no flags, by which its sockets get nothing.
+
+    :param known: the flags that there are.
+    """
+    names = {name[:_LENGTH] for name in granted if isinstance(name, str)}
+    for name in sorted(names.difference(known, {"echo"}))[:_FLAGS]:
+        if _remarks().is_due(f"{name} by {policy.name}"):
+            logger.warning(
+                "The policy %s grants %s, which is no flag and has no effect: %s",
+                policy.name,
+                shown(name),
+                _flags_for(name, known),
+            )
+
+
+def _flags_for(name: str, known: Collection[str]) -> str:
+    """Return which flags there are, and which of them is meant by a name that is none."""
+    meant = meant_by(name, known)
+    remedy = f"did you mean {meant!r}? " if meant else ""
+    return f"{remedy}There are {', '.join(sorted(known))}."
 
 
 def tell_of_ungranted(
@@ -107,6 +130,28 @@ def tell_of_unpublished(path: str) -> None:
             "not granted it, or has no user, auth group or session that it stands for",
             shown(path),
         )
+
+
+def tell_of_slowing(whom: Hashable) -> None:
+    """Log that what a client sends has to wait, of which neither side is told otherwise.
+
+    :param whom: the client, for whom all of its sockets count.
+    """
+    if _remarks().is_due(f"slowing {whom}"):
+        logger.warning(
+            "Slowing down %s, who sends more than WS4REDIS_PUBLISH_RATE or WS4REDIS_FILL_RATE lets "
+            "through at once",
+            _named(whom),
+        )
+
+
+def _named(whom: Hashable) -> str:
+    if isinstance(whom, Proxy):
+        return f"a client behind {shown(whom.host)}"
+    if isinstance(whom, tuple):
+        model, key = whom
+        return f"the {model._meta.label_lower} {shown(str(key))}"
+    return f"the address {whom}"
 
 
 def tell_of_unheard(

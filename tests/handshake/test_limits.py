@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels_ws4redis.handshake import limits as module
+from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.addresses import Proxy
 from channels_ws4redis.handshake.limits import CHANNEL_BYTES, Limits, Place, Room, limits
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options
@@ -107,6 +108,37 @@ async def test_nobody_knows_how_many_there_are_behind_a_proxy(settings):
     settings.WS4REDIS_MAX_SOCKETS_PER_ADDRESS = settings.WS4REDIS_MAX_SOCKETS_PER_USER = 1
     for _ in range(10):
         place(NGINX)
+
+
+@pytest.mark.parametrize(
+    ("whom", "named"),
+    [
+        (STRANGER, "the address 198.51.100.7"),
+        (JOHN, "the auth.user '1'"),
+        (NGINX, "a client behind '127.0.0.1'"),
+    ],
+    ids=["address", "user", "proxy"],
+)
+async def test_who_is_slowed_down_is_told_of_once(
+    settings, clock, caplog, monkeypatch, whom, named
+):
+    """On whatever socket; in its burst nothing is told."""
+    made = remarks.Remarks()
+    monkeypatch.setattr(remarks, "_remarks", lambda: made)
+    settings.WS4REDIS_PUBLISH_RATE = 1
+    first, second = place(whom), place(whom)
+    for _ in range(10):
+        await first.publish(1, 0)
+    assert caplog.messages == []
+    for each in (first, second):
+        for _ in range(9):
+            await each.publish(1, 0)
+    assert len(clock.waits) == 9
+    for _ in range(5):
+        await second.publish(1, 0)
+    assert len(clock.waits) == 13
+    (line,) = caplog.messages
+    assert line.startswith(f"Slowing down {named}, who sends more than WS4REDIS_PUBLISH_RATE")
 
 
 async def test_without_limits(settings):

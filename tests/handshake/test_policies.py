@@ -28,7 +28,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from channels_ws4redis.facilities import facility
-from channels_ws4redis.handshake import granting, policies
+from channels_ws4redis.handshake import granting, policies, remarks
 from channels_ws4redis.handshake.admission import Admission, admit
 from channels_ws4redis.handshake.granting import PolicyFailedError, grant
 from channels_ws4redis.handshake.hooks import Calls
@@ -264,11 +264,27 @@ async def test_clients_publish_with_what_the_option_names(caplog):
     assert "grants none of the flags it asks for" in await why_refused("foo", TALK)
 
 
+async def test_a_policy_that_returns_what_is_no_flag(caplog, monkeypatch):
+    """It is granted nothing by that, and the log tells once which flag was meant."""
+    made = remarks.Remarks()
+    monkeypatch.setattr(remarks, "_remarks", lambda: made)
+    policed("foo", [LISTEN, "echo", "subscribe-usr", False])
+    policed("bar", {"broadcast"})
+    for _ in range(2):
+        assert await flags_of("foo", LISTEN, USER) == [LISTEN]
+        assert "grants none of the flags it asks for" in await why_refused("bar", LISTEN)
+    of_flag, of_audience = caplog.messages
+    assert "grants 'subscribe-usr', which is no flag and has no effect" in of_flag
+    assert "did you mean 'subscribe-user'?" in of_flag
+    assert "grants 'broadcast', which is no flag" in of_audience
+    assert "did you mean '" in of_audience
+
+
 async def flags_of(name: str, *flags: str, **more) -> list[str]:
     """Return the flags that a socket is granted."""
     asked = on(name, *flags, **more)
     request = WebSocketRequest(asked)
-    granted = await grant(request, flags, PUBLISHING, Calls(asked))
+    granted = await grant(request, flags, PUBLISHING, FLAGS, Calls(asked))
     return list(granted.flags)
 
 
