@@ -19,6 +19,7 @@ from django.utils.functional import empty
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake import policies, remarks
+from channels_ws4redis.handshake.deadlines import POLICY_TIMEOUT
 from channels_ws4redis.handshake.hooks import ENDS, REFUSALS, Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options, Policy
 from channels_ws4redis.handshake.refusals import BusyError, RefusedError, few_lines
@@ -27,10 +28,6 @@ from channels_ws4redis.protocol.texts import reason_of, shown
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
-
-#: Seconds that a policy has for its decision, those for which it waits for a thread among them.
-#: Daphne gives a handshake 5 seconds.
-POLICY_TIMEOUT = 4.0
 
 
 class PolicyFailedError(RefusedError):

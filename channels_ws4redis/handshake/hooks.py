@@ -18,6 +18,7 @@ from django.db.models import Model
 from django.utils.module_loading import import_string
 
 from channels_ws4redis.handshake.addresses import address_of
+from channels_ws4redis.handshake.deadlines import THREAD_PATIENCE
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import unwrapped
 from channels_ws4redis.handshake.threads import Job, Kind, threads
@@ -29,11 +30,8 @@ REFUSALS = (PermissionDenied, DenyConnection)
 #: What says nothing about the hook that raises it, and ends the handshake.
 ENDS = (*REFUSALS, BusyError)
 
-#: Seconds that a handshake waits for threads, altogether. Daphne gives a handshake 5 seconds.
-PATIENCE = 3.0
-
-#: Seconds that are left for a thread to begin when all of that is spent, and for an asynchronous
-#: hook to end when it is cancelled.
+#: Seconds that are left for a thread to begin when the patience of a handshake is spent, and for an
+#: asynchronous hook to end when it is cancelled.
 LAST_PATIENCE = 0.1
 
 #: Seconds that a handshake waits for the end of one call. Nobody waits that long for a page. The
@@ -64,7 +62,7 @@ class Calls:
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
         self._begun = time.monotonic()
-        self._patience: float | None = PATIENCE
+        self._patience: float | None = THREAD_PATIENCE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
         #: True once a hook of the settings has raised an error.

@@ -15,14 +15,15 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.addresses import Proxy
 from channels_ws4redis.handshake.buckets import Bucket, Charge, Pace, overdrawn, pay
+from channels_ws4redis.handshake.deadlines import TURN_PATIENCE
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.loops import this_loop
 
-#: Seconds that a handshake and a message wait for their turn at most. Daphne gives a handshake 5
-#: seconds; servers give up on a client whose answer to a ping they do not read for 20.
-HANDSHAKE_PATIENCE, MESSAGE_PATIENCE = 3.0, 10.0
+#: Seconds that a message waits for its turn at most. Servers give up on a client whose answer to a
+#: ping they do not read for 20.
+MESSAGE_PATIENCE = 10.0
 
 #: Seconds' worth that a client, or a process, may use at once if it has used nothing before.
 HANDSHAKE_BURST, MESSAGE_BURST, FILL_BURST = 2.0, 10.0, 384.0
@@ -133,7 +134,7 @@ class Limits:
         if rate is None:
             return
         name, now = "WS4REDIS_HANDSHAKE_RATE", time.monotonic()
-        pace = Pace(rate, HANDSHAKE_BURST, HANDSHAKE_PATIENCE)
+        pace = Pace(rate, HANDSHAKE_BURST, TURN_PATIENCE)
         charges = []
         if not isinstance(whom, Proxy):
             share = pace._replace(rate=rate * HANDSHAKE_SHARE)

@@ -242,7 +242,7 @@ async def test_context_variables_reach_a_hook():
 async def test_a_handshake_does_not_wait_for_ever(settings, monkeypatch, method):
     """A thread that was not free in time ends the handshake; a socket that is open waits on."""
     settings.WS4REDIS_THREADS = 2
-    monkeypatch.setattr(hooks, "PATIENCE", 0.05)
+    monkeypatch.setattr(hooks, "THREAD_PATIENCE", 0.05)
     kind, count = {"run": (Kind.HOOK, 1), "look_up": (Kind.LOOK_UP, 2)}[method]
     ran = []
     patient = Calls({})
@@ -314,7 +314,7 @@ async def test_a_call_of_an_open_socket_may_take_long(monkeypatch):
 async def test_the_time_for_waiting_is_that_of_the_whole_handshake(settings, monkeypatch):
     """Each call spends some of it; a thread that is free is had in any case."""
     settings.WS4REDIS_THREADS = 2
-    monkeypatch.setattr(hooks, "PATIENCE", 1.0)
+    monkeypatch.setattr(hooks, "THREAD_PATIENCE", 1.0)
     calls = Calls({})
     with busy(threads(), Kind.HOOK, 1):
         waiting = asyncio.ensure_future(calls.run(str))
