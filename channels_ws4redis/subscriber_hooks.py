@@ -14,6 +14,7 @@ from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.handshake.refusals import BusyError, few_lines
+from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.redis_store import RedisMessage, as_text
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import get_client
@@ -59,13 +60,24 @@ class SubscriberHooks:
     :param calls: run what may block for this socket.
     """
 
-    __slots__ = ("_ear", "calls", "granted", "is_setting", "keeps_added", "prefix", "subscriber")
+    __slots__ = (
+        "_ear",
+        "_held",
+        "calls",
+        "granted",
+        "is_setting",
+        "keeps_added",
+        "prefix",
+        "subscriber",
+    )
 
     def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
         self.subscriber = subscriber
         self.calls = calls
         #: Listens for the socket while an overridden method runs that subscribes; None if none is.
         self._ear: Ear | None = None
+        #: What the socket has while its channels are set anew; None otherwise.
+        self._held: Rights | None = None
         #: What the names of its channels begin with; an overridden method has said so in a thread.
         self.prefix = ""
         #: What it was to use when its channels were set last.
@@ -97,7 +109,8 @@ class SubscriberHooks:
     @property
     def channels(self) -> list[str]:
         """The names of the channels it listens on now."""
-        return list(self.subscriber._subscription.channels)
+        held = self._held
+        return list(self.subscriber._subscription.channels if held is None else held.hears)
 
     def listen_early(self, layer: Any) -> None:
         """Let the socket hear what a hook subscribes to from that moment on, as legacy does.
@@ -146,18 +159,23 @@ class SubscriberHooks:
     def _set_anew(self, request: Any, flags: Collection[str], keeps_added: bool) -> None:
         """Set the channels of an open socket, which gets none by it; if that fails, all stay.
 
-        The subscriber's own changes are followed no more until somebody does.
+        They are set from nothing, or a method that returns early would leave all as it was. The
+        subscriber's own changes are followed no more until somebody does.
         """
-        before = kept = self.rights
-        added = before.beyond(self.granted)
+        before = kept = self._held = self.rights
+        added, publishers = before.beyond(self.granted), self.subscriber._publishers
         self.follow(None)
+        self.subscriber._subscription = Subscription()
         try:
             self._set(request, flags)
+            if self.subscriber._publishers is publishers:  # with which the client goes on meanwhile
+                self.granted = self.granted._replace(publishes=frozenset())
             kept = self.granted.within(before)
             if keeps_added:
                 kept = kept.beside(added)
         finally:
             self.use(kept)
+            self._held = None
 
     def _set(self, request: Any, flags: Collection[str]) -> None:
         self.subscriber._policy_facility = getattr(request, "facility", None)
@@ -178,8 +196,9 @@ class SubscriberHooks:
     @property
     def rights(self) -> Rights:
         """What the socket may use, as its subscriber has it now."""
+        hears = map(str, self.subscriber._subscription.channels)
         publishes = map(as_text, self.subscriber._publishers)
-        return Rights(frozenset(map(str, self.channels)), frozenset(publishes))
+        return Rights(frozenset(hears), frozenset(publishes))
 
     def use(self, rights: Rights) -> None:
         """Have the subscriber use these rights, and no others."""

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from channels_ws4redis import revoking
+from channels_ws4redis import control, revoking
+from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.subscriber import RedisSubscriber
@@ -151,6 +152,40 @@ async def test_a_hook_that_fails_once_gives_nothing_for_good(connect, settings) 
     assert await client.receive_from(PATIENCE) == "still there"
     answers[0] = []
     assert (await client.receive_output(PATIENCE))["code"] == codes.REVOKED
+
+
+class Early(RedisSubscriber):
+    """Adds channels to what there is, and returns early, as the test says."""
+
+    allowed: Any
+
+    def set_pubsub_channels(self, request, channels) -> None:
+        """Add what is allowed, without asking the stock method."""
+        for facility in self.allowed:
+            self._subscription.subscribe(f"broadcast:{facility}")
+
+
+async def test_a_subscriber_that_adds_takes_as_well(connect, settings, monkeypatch) -> None:
+    """What it does not name any more is gone, and what it names stays."""
+    settings.WS4REDIS_SUBSCRIBER = Early
+    monkeypatch.setattr(Early, "allowed", ["foo", "bar"], raising=False)
+    client = await connect()
+    Early.allowed = ["foo", "new"]
+    await control.arefresh(facility="foo")
+    await decided()
+    for facility in ("new", "bar", "foo"):
+        await publish(f"to {facility}", facility)
+    assert await client.receive_from(PATIENCE) == "to foo"
+    Early.allowed = []
+    assert (await client.receive_output(PATIENCE))["code"] == codes.REVOKED
+
+
+async def decided() -> None:
+    """Wait until an order has come and no socket is being looked at."""
+    async with asyncio.timeout(PATIENCE):
+        await asyncio.sleep(0.2)
+        while len(get_control().doubts):  # noqa: ASYNC110 # nobody tells
+            await asyncio.sleep(0.01)
 
 
 class Slow(RedisSubscriber):
