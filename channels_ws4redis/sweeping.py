@@ -32,16 +32,22 @@ logger.addFilter(few_lines)
 #: of Python, for which the event loop has to wait.
 BATCH: Final = 100
 
+#: Seconds for all others between two looks, where all sockets have to be looked at at once.
+BREATH: Final = 0.02
+
 
 class Sweep:
     """Looks at each socket of an event loop, in rounds.
 
     A round takes half of the time that there is, or a little less, over which its looks are spread.
-    Who comes in the middle of a round is looked at in the next one, and so in time.
+    Who comes in the middle of a round is looked at in the next one, and so in time. When orders may
+    have been missed, a round begins at once, and takes no longer than it must.
     """
 
     def __init__(self) -> None:
         self._running = False
+        #: Why a socket is admitted anew, in this round.
+        self._doubt = Doubt.DUE
         #: Sockets that still have to be looked at in this round.
         self._left = 0
         #: Seconds between the looks of this round.
@@ -53,12 +59,25 @@ class Sweep:
 
     def begin(self) -> None:
         """Go on for as long as there are sockets."""
+        get_control().on_missed = self.hurry
         if not self._running and settings.WS4REDIS_REAUTHORIZE:
             self._running = True
             self._wait()
 
+    def hurry(self) -> None:
+        """Look at all sockets that there are now, as orders for them may have been missed."""
+        # More by those that are being looked at: what is read for them may be from before.
+        self._left = len(get_control()) + BATCH
+        self._pause, self._doubt = BREATH, Doubt.MISSED
+        if self._timer is not None:  # else a look is under way, and the next one follows it
+            self._timer.cancel()
+        if self._timer is not None or not self._running:
+            self._running = True
+            self._go_on()
+
     def _wait(self) -> None:
         if self._left <= 0:
+            self._doubt = Doubt.DUE
             self._left, period = len(get_control()), settings.WS4REDIS_REAUTHORIZE
             if not self._left or not period:
                 self._running = False
@@ -69,6 +88,7 @@ class Sweep:
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._go_on)
 
     def _go_on(self) -> None:
+        self._timer = None
         this_loop().spawn(self._look(), "ws4redis-sweep").add_done_callback(self._on_done)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
@@ -78,19 +98,25 @@ class Sweep:
             self._wait()
 
     async def _look(self) -> None:
-        """Look at the next sockets, unless those before them still wait to be admitted anew."""
-        control = get_control()
-        if len(control.doubts) >= BATCH:
+        """Look at the next sockets, unless those before them still wait to be admitted anew.
+
+        If orders may have been missed that is no reason to wait.
+        """
+        control, doubt = get_control(), self._doubt
+        if doubt is Doubt.DUE and len(control.doubts) >= BATCH:
             return
         due = control.due(BATCH)
+        sockets = [each for each in due if isinstance(each, Revocable)]
         try:
-            doubtful = await self._doubtful([each for each in due if isinstance(each, Revocable)])
+            doubtful = await self._doubtful(sockets)
         except Exception as error:  # noqa: BLE001 # whatever a database or a cache raises
             logger.warning("Sockets cannot be looked at again: %s", reason_of(error))
-            return
+            if doubt is Doubt.DUE:
+                return
+            doubtful = sockets  # of which each is told that nobody knows what it may use
         self._left -= BATCH
         control.seen(due)
-        control.doubts.add([each for each in doubtful if control.marks_of(each)], Doubt.DUE)
+        control.doubts.add([each for each in doubtful if control.marks_of(each)], doubt)
 
     async def _doubtful(self, sockets: Sequence[Revocable]) -> list[Revocable]:
         """Return the sockets that have to be admitted anew, to find out what they may use."""

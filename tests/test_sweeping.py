@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
+from django.contrib.sessions.backends.db import SessionStore
 
 from channels_ws4redis import revoking, sweeping
 from channels_ws4redis.facilities import facility
@@ -24,7 +25,7 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import LOOK_AT_ALL
 from channels_ws4redis.revoking import Revocable
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.sweeping import BATCH, Sweep, get_sweep
+from channels_ws4redis.sweeping import BATCH, BREATH, Sweep, get_sweep
 from tests.clients import Visitor
 from tests.communicators import leave, opening, publish
 
@@ -248,6 +249,24 @@ async def test_an_order_counts_more_than_the_time(connect, policy) -> None:
     assert (await client.receive_output(PATIENCE))["code"] == codes.TRY_AGAIN_LATER
 
 
+async def test_orders_that_may_have_been_missed_while_the_database_is_away(
+    connect, settings, monkeypatch
+) -> None:
+    """Nobody knows what the socket may hear, so that it has to come back."""
+    settings.WS4REDIS_REAUTHORIZE = 0
+
+    def fail(*args):
+        raise ConnectionError("the database is away")
+
+    client = await connect(
+        "/ws/foo?subscribe-user", headers=[(b"cookie", b"sessionid=" + b"k" * 32)]
+    )
+    monkeypatch.setattr(sweeping, "still_true", fail)
+    monkeypatch.setattr(SessionStore, "load", fail)
+    get_control()._take(LOOK_AT_ALL)
+    assert (await client.receive_output(PATIENCE))["code"] == codes.TRY_AGAIN_LATER
+
+
 async def test_no_timer_is_left(connect, policy) -> None:
     """Neither when the last socket has gone nor at the end of a loop."""
     client = await connect()
@@ -367,6 +386,52 @@ async def test_the_greater_doubt_counts(control) -> None:
         doubts.add([socket], doubt)
     assert list(doubts._waiting.values()) == [Doubt.MISSED]
     doubts.forget(socket)
+
+
+async def until_it_rests(sweep: Sweep) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while sweep._running:  # noqa: ASYNC110 # nobody is told
+            await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("period", [0, 300])
+async def test_all_are_looked_at_once_when_orders_may_have_been_missed(
+    control, settings, period
+) -> None:
+    """At once, also if nobody wants a sweep; then it goes on as before."""
+    settings.WS4REDIS_REAUTHORIZE = period
+    sweep, sockets = Sweep(), [Seen() for _ in range(3 * BATCH)]
+    for socket in sockets:
+        control.guard(control.expect(), socket, bytes(8))
+    sweep.begin()
+    control._take(LOOK_AT_ALL)
+    if period:
+        async with asyncio.timeout(PATIENCE):
+            while sweep._pause <= BREATH:  # noqa: ASYNC110 # nobody is told
+                await asyncio.sleep(0.01)
+        await sweep.close()
+    else:
+        await until_it_rests(sweep)
+    assert min(socket.looks for socket in sockets) == 1
+    assert sum(socket.looks for socket in sockets) == 4 * BATCH
+
+
+async def test_what_was_read_before_the_order_does_not_count(
+    control, settings, monkeypatch
+) -> None:
+    """Those that are being looked at then are looked at again."""
+    settings.WS4REDIS_REAUTHORIZE = 0
+    sweep, sockets = Sweep(), [Seen() for _ in range(2 * BATCH)]
+    for socket in sockets:
+        control.guard(control.expect(), socket, bytes(8))
+    sweep.begin()
+    control._take(LOOK_AT_ALL)
+    for _ in range(2):  # until the first ones are being looked at
+        await asyncio.sleep(0)
+    assert sum(socket.looks for socket in sockets) == BATCH
+    control._take(LOOK_AT_ALL)
+    await until_it_rests(sweep)
+    assert [socket.looks for socket in sockets] == [2] * BATCH + [1] * BATCH
 
 
 @pytest.mark.parametrize("value", [0, None])

@@ -7,12 +7,12 @@ an order that arrives meanwhile. Such orders are kept, and judged once the socke
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 
 from channels_ws4redis.fanout.doubts import COME_BACK, Doubt, Doubts, Guarded
 from channels_ws4redis.fanout.hearing import Hearing
-from channels_ws4redis.protocol.orders import Action, Order
+from channels_ws4redis.protocol.orders import LOOK_AT_ALL, Action, Order
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class Control:
         self._hearing = Hearing(self._take)
         #: Those of its sockets that are to be looked at again.
         self.doubts = Doubts()
+        #: Has all sockets looked at, as orders for them may have been missed.
+        self.on_missed: Callable[[], None] = self._look_at_all
 
     async def hear(self) -> None:
         """Wait until orders are heard, which nearly always they are.
@@ -110,10 +112,16 @@ class Control:
     def _take(self, order: Order) -> None:
         for newcomer in self._newcomers:
             newcomer.keep(order)
+        if order == LOOK_AT_ALL:
+            self.on_missed()
+            return
         concerned = _concerned(self._marks, order)
         if concerned:
             logger.info("%s %s sockets", order.action.value, len(concerned))
             self._carry_out(order, concerned)
+
+    def _look_at_all(self) -> None:
+        self.doubts.add(list(self._marks), Doubt.MISSED)
 
     def _carry_out(self, order: Order, sockets: Sequence[Guarded]) -> None:
         if order.action is Action.REFRESH:
