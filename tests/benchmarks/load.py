@@ -269,9 +269,11 @@ class Load:
             await asyncio.sleep(max(0.0, self.plan["single_pause"] - (time.monotonic() - began)))
         cost = self._cost(before)
         latencies = sorted(self.tally.latencies)
+        self.tally.latencies = None
         work = {name: cost["redis"][name] - own[name] for name in cost["redis"]}
         return {
             "lost": lost,
+            "server_cpu": cost["server_cpu"] / len(latencies),
             "p50": latencies[len(latencies) // 2] / 1e9,
             "p99": latencies[int(len(latencies) * 0.99)] / 1e9,
             "redis_seconds": work["command_seconds"] / messages,

@@ -34,6 +34,13 @@ def _fan_out(count: int, key: str, *path: str) -> Callable[[Outcome], float | No
     return lambda outcome: median(outcome.fan_out.get(count, {}).get(key), *path)
 
 
+def _fan_out_ratio(
+    count: int, above: str, below: str, phase: str
+) -> Callable[[Outcome], float | None]:
+    path = (phase, "server_cpu")
+    return _ratio(_fan_out(count, above, *path), _fan_out(count, below, *path))
+
+
 def _users(key: str) -> Callable[[Outcome], float | None]:
     def find(outcome: Outcome) -> float | None:
         largest = outcome.users[max(outcome.users)] if outcome.users else {}
@@ -93,10 +100,27 @@ _CPU = ("saturated", "server_cpu")
 _RATE = ("saturated", "rate")
 
 TARGETS = [
-    Target(
-        "fan-out, 500 sockets, daphne: CPU per delivery ÷ ceiling on daphne",
-        1.10,
-        _ratio(_fan_out(500, "package-daphne", *_CPU), _fan_out(500, "ceiling-daphne", *_CPU)),
+    *(
+        Target(
+            f"fan-out, {count:,} sockets, {server}, {load}: CPU per delivery ÷ own send loop",
+            bound,
+            _fan_out_ratio(count, f"package-{server}", f"ceiling-{server}", phase),
+        )
+        for count, server, load, phase, bound in (
+            (500, "daphne", "one message at a time", "single", 0.25),
+            (500, "daphne", "kept busy", "saturated", 0.4),
+            (500, "uvicorn", "one message at a time", "single", 0.65),
+            (500, "uvicorn", "kept busy", "saturated", 0.65),
+            (2000, "daphne", "kept busy", "saturated", 0.4),
+        )
+    ),
+    *(
+        Target(
+            f"fan-out, 500 sockets, {server}: CPU per delivery ÷ nchan",
+            bound,
+            _fan_out_ratio(500, f"package-{server}", "nchan", "saturated"),
+        )
+        for server, bound in (("uvicorn", 1.0), ("daphne", 1.6))
     ),
     Target(
         "fan-out, 500 sockets, daphne: rate ÷ legacy",
@@ -111,11 +135,6 @@ TARGETS = [
         at_least=True,
     ),
     Target(
-        "fan-out, 500 sockets, uvicorn: CPU per delivery ÷ ceiling on uvicorn",
-        1.35,
-        _ratio(_fan_out(500, "package-uvicorn", *_CPU), _fan_out(500, "ceiling-uvicorn", *_CPU)),
-    ),
-    Target(
         "fan-out, 500 sockets, uvicorn: rate ÷ legacy",
         4,
         _ratio(_fan_out(500, "package-uvicorn", *_RATE), _fan_out(500, "legacy", *_RATE)),
@@ -128,6 +147,14 @@ TARGETS = [
             _ratio(_users(f"package-{server}"), _users(f"pubsub-{server}")),
         )
         for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"distinct users, {server}: CPU per delivery ÷ own send loop",
+            bound,
+            _ratio(_users(f"package-{server}"), _users(f"ceiling-{server}")),
+        )
+        for server, bound in (("daphne", 0.9), ("uvicorn", 1.0))
     ),
     Target(
         "publish_message, stored, 1 channel ÷ legacy",
