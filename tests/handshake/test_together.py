@@ -366,7 +366,7 @@ async def test_a_crowd_leaves_places_to_others():
     for number in range(3 * AT_ONCE):
         look_ups._waiting.add(Asker(f"stranger{number}", "9.9.9.9", loop.create_future()))
     look_ups._waiting.add(Asker("john", (User, 1), loop.create_future()))
-    batch = [asker.key for asker in look_ups._take()]
+    batch = [asker.key for asker in await look_ups._next()]
     assert "john" in batch
     assert len(batch) == AT_ONCE * 3 // 4 + 1
 
