@@ -24,6 +24,7 @@ from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.handshake.sessions import authenticate
 from channels_ws4redis.handshake.together import AT_ONCE, Asker, LookUps, aauthenticate, recognise
 from channels_ws4redis.redis_store import own_identities
+from channels_ws4redis.store.loops import this_loop
 from tests.handshake.test_requests import request
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -308,6 +309,7 @@ async def test_a_look_up_that_hangs(holding, by_themselves):
     holding.may_end.set()
     assert (await first).user.username == "slow"
     del by_themselves[:]
+    await asyncio.wait([this_loop().get(LookUps, LookUps)._task])
     assert (await find_out(session.session_key)).user.username == "john"
     assert by_themselves == []
 
