@@ -335,8 +335,8 @@ async def test_one_that_fails_keeps_no_other_out(settings, by_themselves):
     assert by_themselves == [cookies[1]]
 
 
-async def test_the_sessions_cannot_be_read_together(monkeypatch, by_themselves):
-    """Whatever the reason, each is looked up by itself."""
+async def test_the_sessions_cannot_be_read_together(monkeypatch, by_themselves, caplog):
+    """Whatever the reason, each is looked up by itself; only that may be worth a line in the log."""
     cookies = [(await alog_in(name)).session_key for name in ("john", "paul")]
 
     def fail(**conditions):
@@ -346,6 +346,7 @@ async def test_the_sessions_cannot_be_read_together(monkeypatch, by_themselves):
     found = await asyncio.gather(*map(find_out, cookies))
     assert [each.user.username for each in found] == ["john", "paul"]
     assert sorted(by_themselves) == sorted(cookies)
+    assert not [line for line in caplog.messages if "ws4redis-look-up" in line]
 
 
 async def test_who_goes_meanwhile(holding):
