@@ -22,11 +22,8 @@ from channels_ws4redis.handshake.paths import require_plain_path
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options
 from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.handshake.sessions import (
-    authenticate,
-    authenticate_when_asked,
-    drop_forged_session,
-)
+from channels_ws4redis.handshake.sessions import authenticate_when_asked, drop_forged_session
+from channels_ws4redis.handshake.together import aauthenticate
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import channel_labels, is_public, parse_flags
 from channels_ws4redis.protocol.texts import shown
@@ -166,7 +163,7 @@ async def _identify(
     if _is_identified(scope):
         return request
     if _asks(subscriber) or not is_public(flags):
-        await calls.look_up(authenticate, request)
+        await aauthenticate(request, calls)
     elif policy is not None:
         authenticate_when_asked(request)
     # Else nothing looks at the user, and the database need not be asked.

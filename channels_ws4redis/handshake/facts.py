@@ -10,21 +10,15 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from django.contrib.auth import (
-    BACKEND_SESSION_KEY,
-    HASH_SESSION_KEY,
-    SESSION_KEY,
-    get_user_model,
-    load_backend,
-)
-from django.core.exceptions import ValidationError
+from django.contrib.auth import SESSION_KEY, get_user_model
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.identity import has_session, is_same
 from channels_ws4redis.handshake.members import as_names, existing_groups, listed_now
 from channels_ws4redis.handshake.policies import match
+from channels_ws4redis.handshake.readers import read_sessions
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.handshake.sessions import read_sessions
+from channels_ws4redis.handshake.users import Users
 from channels_ws4redis.protocol.names import AT_LOGIN, MEMBER_OF
 
 
@@ -75,13 +69,13 @@ def still_true(claims: Sequence[Claim]) -> list[bool]:
     :raises Exception: whatever says that the database or the cache cannot be asked at the moment.
     """
     sessions = read_sessions({claim.session for claim in claims if claim.session})
-    users = _Users(sessions.values())
+    users = Users(sessions.values())
     groups = _Groups(users, {name for claim in claims for name in claim.groups})
     return [_is_certain(claim, sessions, users, groups) for claim in claims]
 
 
 def _is_certain(
-    claim: Claim, sessions: Mapping[str, dict[str, Any]], users: _Users, groups: _Groups
+    claim: Claim, sessions: Mapping[str, dict[str, Any]], users: Users, groups: _Groups
 ) -> bool:
     try:
         return _is_true(claim, sessions, users, groups)
@@ -90,7 +84,7 @@ def _is_certain(
 
 
 def _is_true(
-    claim: Claim, sessions: Mapping[str, dict[str, Any]], users: _Users, groups: _Groups
+    claim: Claim, sessions: Mapping[str, dict[str, Any]], users: Users, groups: _Groups
 ) -> bool:
     if not claim.session:
         return True
@@ -102,57 +96,10 @@ def _is_true(
     return is_same(claim.marks, claim.session, user) and groups.grant(claim.groups, data, user)
 
 
-class _Users:
-    """The users whom sessions log in, as far as Django's own way to find a user by the key goes.
-
-    :param sessions: the data of sessions.
-    """
-
-    def __init__(self, sessions: Iterable[Mapping[str, Any]]) -> None:
-        self._model = get_user_model()
-        used = {data.get(BACKEND_SESSION_KEY) for data in sessions}
-        paths = (path for path in settings.AUTHENTICATION_BACKENDS if path in used)
-        backends: dict[str, Any] = {path: load_backend(path) for path in paths}
-        #: By their paths.
-        self._backends = {path: each for path, each in backends.items() if _finds_by_key(each)}
-        keys = {self._key_of(data) for data in sessions} - {None}
-        self._users: dict[Any, Any] = self._model._default_manager.in_bulk(keys) if keys else {}
-
-    def _key_of(self, data: Mapping[str, Any]) -> Any:
-        if data.get(BACKEND_SESSION_KEY) not in self._backends or SESSION_KEY not in data:
-            return None
-        try:
-            return self._model._meta.pk.to_python(data[SESSION_KEY])
-        except ValidationError:
-            return None
-
-    def keys(self) -> list[Any]:
-        """Return the primary keys of all who were found, whether they may log in or not."""
-        return list(self._users)
-
-    def logged_in_by(self, data: Mapping[str, Any]) -> Any:
-        """Return the user whom a session logs in for certain; else None."""
-        user = self._users.get(self._key_of(data))
-        if user is None or not self._backends[data[BACKEND_SESSION_KEY]].user_can_authenticate(
-            user
-        ):
-            return None
-        # A fallback of SECRET_KEY may verify it all the same, which is left to Django.
-        return user if data.get(HASH_SESSION_KEY) == user.get_session_auth_hash() else None
-
-
-def _finds_by_key(backend: Any) -> bool:
-    """Tell whether a backend finds a user as Django's own does."""
-    # Imported late, as asgi.py imports this package before Django has loaded its models.
-    from django.contrib.auth.backends import ModelBackend  # noqa: PLC0415 # see above
-
-    return isinstance(backend, ModelBackend) and (type(backend).get_user is ModelBackend.get_user)
-
-
 class _Groups:
     """The auth groups of users, if sockets use channels of such groups."""
 
-    def __init__(self, users: _Users, names: Collection[str]) -> None:
+    def __init__(self, users: Users, names: Collection[str]) -> None:
         model: Any = get_user_model()
         self._follow = "groups" in settings.WS4REDIS_REVOKE_ON and hasattr(model, "groups")
         #: False for a model of the project's own whose groups only a user tells.

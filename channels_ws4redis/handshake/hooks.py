@@ -251,4 +251,6 @@ def _consume(function: Callable[..., Any], *args: Any) -> Any:
 def overrides(instance: object, base: type, *names: str) -> bool:
     """Tell whether the class of ``instance`` has one of these methods of its own."""
     cls = type(instance)
-    return any(getattr(cls, name, None) is not getattr(base, name) for name in names)
+    return cls is not base and any(
+        getattr(cls, name, None) is not getattr(base, name) for name in names
+    )

@@ -8,21 +8,18 @@ session behind for each cookie that a stranger makes up.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from copy import copy
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from django.contrib.auth import get_user
-from django.contrib.sessions.backends import cache as cache_engine
-from django.contrib.sessions.backends import cached_db, db, file
 from django.contrib.sessions.backends.base import SessionBase
 from django.contrib.sessions.backends.signed_cookies import SessionStore as SignedCookies
 from django.core.cache import caches
 from django.core.cache.backends.dummy import DummyCache
 from django.core.cache.backends.locmem import LocMemCache
-from django.utils import timezone
 from django.utils.functional import SimpleLazyObject
 
 from channels_ws4redis.conf import settings
@@ -54,17 +51,17 @@ def open_session(request: WebSocketRequest) -> Any:
     key = request.COOKIES.get(settings.SESSION_COOKIE_NAME)
     if not key:
         return None
-    return _engine()(key)
+    return session_engine()(key)
 
 
-def _engine() -> Any:
+def session_engine() -> Any:
     """Return the class of sessions."""
     return import_module(settings.SESSION_ENGINE).SessionStore
 
 
 def are_in_cookies() -> bool:
     """Tell whether a cookie holds the session itself, and another one after each change of it."""
-    return issubclass(_engine(), SignedCookies)
+    return issubclass(session_engine(), SignedCookies)
 
 
 def unshared_session_cache() -> str:
@@ -73,7 +70,7 @@ def unshared_session_cache() -> str:
     Empty for an engine without a cache, and for a cache that all processes share.
     """
     # Both of Django's engines with a cache have this attribute, and so has what extends them.
-    if not hasattr(_engine(), "cache_key_prefix"):
+    if not hasattr(session_engine(), "cache_key_prefix"):
         return ""
     cache = caches[settings.SESSION_CACHE_ALIAS]
     return type(cache).__name__ if isinstance(cache, LocMemCache | DummyCache) else ""
@@ -91,7 +88,7 @@ def authenticate(request: WebSocketRequest) -> None:
 
 def user_of(session: Any) -> Any:
     """Return the user whom a session logs in; None for nobody. This may block."""
-    if not _exists(session):
+    if not exists(session):
         return None
     user = _Visitor(SessionSnapshot(session._get_session())).get_user()
     return user if user.is_authenticated else None
@@ -119,7 +116,7 @@ def authenticate_when_asked(request: WebSocketRequest) -> None:
 def drop_forged_session(request: WebSocketRequest) -> None:
     """Give a request an empty session if there is none of its session's key. This may block."""
     session: Any = request.session
-    if isinstance(session, SessionBase) and session.session_key and not _exists(session):
+    if isinstance(session, SessionBase) and session.session_key and not exists(session):
         request.session = type(unwrapped(session))()
 
 
@@ -130,12 +127,12 @@ def session_key(session: Any) -> str | None:
     """
     if not getattr(session, "session_key", None):
         return None
-    if isinstance(session, SessionBase) and not _exists(session):
+    if isinstance(session, SessionBase) and not exists(session):
         return None
     return str(session.session_key)
 
 
-def _exists(session: Any) -> bool:
+def exists(session: Any) -> bool:
     """Tell whether there is a session of this key, and load it if nobody has looked at it yet."""
     store = unwrapped(session)
     if hasattr(store, "_session_cache"):
@@ -184,59 +181,6 @@ def _load(session: Any) -> bool:
     if given_up or session.session_key != key:
         session._session_key, session._session_cache = None, {}
     return bool(session.session_key)
-
-
-# Many sessions at once
-
-
-def read_sessions(keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Return the data of those sessions that there are, by their keys, without writing anything.
-
-    A table or a cache is asked once for all. An engine of the project's own, which only itself
-    knows how to read, has none for this. This may block.
-
-    :raises Exception: whatever says that the engine cannot be asked at the moment.
-    """
-    engine = _engine()
-    # By the very method, as one that overrides it may do anything.
-    read = _READERS.get(engine.load)
-    return read(engine(), keys) if read is not None and keys else {}
-
-
-def _read_table(store: Any, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    rows = store.model.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
-    return {
-        key: store.decode(data) for key, data in rows.values_list("session_key", "session_data")
-    }
-
-
-def _read_cache(store: Any, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    prefix = store.cache_key_prefix
-    found = store._cache.get_many([prefix + key for key in keys])
-    return {name.removeprefix(prefix): data for name, data in found.items()}
-
-
-def _read_both(store: Any, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    try:
-        found = _read_cache(store, keys)
-    except Exception:  # noqa: BLE001 # whatever the cache raises; the engine, too, goes on then
-        found = {}
-    others = [key for key in keys if key not in found]
-    return found | _read_table(store, others) if others else found
-
-
-def _read_each(store: Any, keys: Collection[str]) -> dict[str, dict[str, Any]]:
-    stores = {key: type(store)(key) for key in keys}
-    return {key: each._session_cache for key, each in stores.items() if _exists(each)}
-
-
-_READERS: dict[Any, Callable[[Any, Collection[str]], dict[str, dict[str, Any]]]] = {
-    db.SessionStore.load: _read_table,
-    cache_engine.SessionStore.load: _read_cache,
-    cached_db.SessionStore.load: _read_both,
-    file.SessionStore.load: _read_each,
-    SignedCookies.load: _read_each,
-}
 
 
 class _Visitor:

@@ -13,7 +13,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.refusals import BusyError
@@ -92,7 +92,18 @@ class Job:
             )
 
 
-class FairQueue:
+class Turn(Protocol):
+    """What waits in a fair queue."""
+
+    @property
+    def whom(self) -> Hashable:
+        """The one that it is done for."""
+
+
+T = TypeVar("T", bound=Turn)
+
+
+class FairQueue(Generic[T]):
     """Jobs that wait. In each round everyone for whom jobs wait has one turn.
 
     Of the jobs for one of them, the oldest and the newest begin by turns. Behind one address there
@@ -107,15 +118,15 @@ class FairQueue:
         # One who makes all threads hang leaves the others some.
         self._limit_of_one = max(1, limit * 3 // 4)
         #: Those who have jobs here; the first is the next in turn.
-        self._waiting: OrderedDict[Hashable, OrderedDict[Job, None]] = OrderedDict()
+        self._waiting: OrderedDict[Hashable, OrderedDict[T, None]] = OrderedDict()
         self._taken: Counter[Hashable] = Counter()
         self._newest = False
 
-    def add(self, job: Job) -> None:
+    def add(self, job: T) -> None:
         """Have a job wait."""
         self._waiting.setdefault(job.whom, OrderedDict())[job] = None
 
-    def discard(self, job: Job) -> bool:
+    def discard(self, job: T) -> bool:
         """Have a job wait no longer; False if it has not been waiting."""
         jobs = self._waiting.get(job.whom)
         if jobs is None or job not in jobs:
@@ -125,7 +136,7 @@ class FairQueue:
             del self._waiting[job.whom]
         return True
 
-    def take(self) -> Job | None:
+    def take(self) -> T | None:
         """Return the next job; None if there is none that may begin."""
         if self._taken.total() >= self._limit:
             return None
@@ -142,7 +153,7 @@ class FairQueue:
         self._taken[whom] += 1
         return job
 
-    def ended(self, job: Job) -> None:
+    def ended(self, job: T) -> None:
         """Note that a job that was taken has ended."""
         self._taken[job.whom] -= 1
         if not self._taken[job.whom]:
@@ -161,7 +172,10 @@ class Pool:
         self._size = size
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="ws4redis")
         self._lock = threading.Lock()
-        self._queues = {Kind.LOOK_UP: FairQueue(size), Kind.HOOK: FairQueue(max(1, size // 2))}
+        self._queues: dict[Kind, FairQueue[Job]] = {
+            Kind.LOOK_UP: FairQueue(size),
+            Kind.HOOK: FairQueue(max(1, size // 2)),
+        }
         #: The kind in front is the next in turn.
         self._kinds = deque(self._queues)
         #: Threads that look for jobs or run one.

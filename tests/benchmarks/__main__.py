@@ -14,7 +14,7 @@ from tests.benchmarks.cases import FULL, QUICK, Bench, BrokenError
 from tests.benchmarks.contenders import DELIVERING, IDLE, Contender
 from tests.benchmarks.outcome import Outcome, lost
 
-CASES = ("fan-out", "users", "idle", "publish")
+CASES = ("fan-out", "users", "connects", "idle", "publish")
 
 
 def main() -> int:
@@ -64,7 +64,7 @@ def _command(arguments: argparse.Namespace) -> str:
     return "python -m tests.benchmarks " + " ".join(sys.argv[1:]) if sys.argv[1:] else "make bench"
 
 
-def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick: bool) -> Outcome:
+def _prepare(bench: Bench, contenders: list[Contender]) -> None:
     for contender in contenders:
         try:
             contender.prepare()
@@ -75,6 +75,10 @@ def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick:
     for contender in DELIVERING:
         if contender not in contenders:
             bench.missing.setdefault(contender.key, "left out of this run")
+
+
+def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick: bool) -> Outcome:
+    _prepare(bench, contenders)
     outcome = Outcome(missing=bench.missing)
     if "publish" in wanted:
         outcome.published = publishing.run(bench, quick=quick)
@@ -92,6 +96,9 @@ def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick:
         bench.cookies = cases.accounts(bench)
         count = bench.sizes.users
         outcome.users[count] = cases.alternate(bench, contenders, count, "users")
+    if "connects" in wanted:
+        two = [one for one in contenders if one.key.startswith(("package-", "pubsub-"))]
+        outcome.connects = cases.connects(bench, two)
     return outcome
 
 

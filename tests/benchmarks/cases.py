@@ -27,6 +27,8 @@ class Sizes:
     rounds: int
     fan_out: tuple[int, ...]
     users: int
+    #: Users who connect at once, once for each kind of session.
+    connects: int
     idle: int
     recipients: tuple[int, ...]
     seconds: float
@@ -44,6 +46,7 @@ FULL = Sizes(
     rounds=3,
     fan_out=(10, 100, 500, 2000),
     users=2000,
+    connects=1500,
     idle=2000,
     recipients=(1, 10, 1000),
     seconds=3.0,
@@ -53,6 +56,7 @@ QUICK = Sizes(
     rounds=1,
     fan_out=(100,),
     users=50,
+    connects=50,
     idle=50,
     recipients=(1, 100),
     seconds=0.3,
@@ -70,6 +74,8 @@ class Bench:
     redis: servers.RedisServer
     sizes: Sizes
     cookies: list[str]
+    #: The session engine of Django that the cookies are of.
+    sessions: str = "signed_cookies"
     #: Why a contender is not measured, by its key.
     missing: dict[str, str] = field(default_factory=dict)
 
@@ -78,6 +84,7 @@ class Bench:
         return {
             "BENCH_REDIS_URL": self.redis.url,
             "BENCH_DATABASE": str(self.folder / "users.sqlite3"),
+            "BENCH_SESSIONS": self.sessions,
             "BENCH_LAYER": layer,
             "BENCH_PORT": str(port),
             "DJANGO_SETTINGS_MODULE": "tests.benchmarks.apps.settings",
@@ -92,7 +99,7 @@ def run_once(bench: Bench, contender: Contender, count: int, audience: str) -> d
     port = machine.free_port()
     environment = bench.environment(contender.layer, port)
     sockets: list[tuple[str, str | None]]
-    if audience == "users":
+    if audience in {"users", "connects"}:
         sockets = [
             (f"/ws/bench?subscribe-user&user=user{i}", bench.cookies[i]) for i in range(count)
         ]
@@ -105,7 +112,7 @@ def run_once(bench: Bench, contender: Contender, count: int, audience: str) -> d
         "sockets": sockets,
         "first_sockets": min(10, count),
         "audience": audience,
-        "feed": [] if audience == "idle" else [*feed, str(sizes.payload_bytes)],
+        "feed": [] if audience in {"idle", "connects"} else [*feed, str(sizes.payload_bytes)],
         "environment": environment,
         "seconds": sizes.seconds,
         "window": sizes.users_window if audience == "users" else contender.window,
@@ -116,7 +123,7 @@ def run_once(bench: Bench, contender: Contender, count: int, audience: str) -> d
         "connecting_at_once": sizes.connecting_at_once,
         "settle": sizes.settle,
     }
-    bench.redis.client().flushall()
+    bench.redis.client().flushdb()  # and not that of the sessions
     log = bench.folder / f"{contender.key}.log"
     command = contender.command(bench.folder, port)
     with servers.running(command, port, environment, log) as server:
@@ -163,6 +170,16 @@ def rounds(
     return results
 
 
+def connects(bench: Bench, contenders: Iterable[Contender]) -> dict[str, Results]:
+    """Have users connect, once for each kind of session: what a crowd costs that comes back."""
+    found = {}
+    for bench.sessions in ("db", "cached_db", "cache"):
+        bench.cookies = accounts(bench)
+        print(f"  sessions: {bench.sessions}")
+        found[bench.sessions] = alternate(bench, contenders, bench.sizes.connects, "connects")
+    return found
+
+
 def _tell(label: str, count: int, audience: str, result: dict[str, Any]) -> None:
     line = f"  {audience:9} {count:5}  {label:32}"
     if "saturated" in result:
@@ -179,9 +196,10 @@ def _tell(label: str, count: int, audience: str, result: dict[str, Any]) -> None
 
 
 def accounts(bench: Bench) -> list[str]:
-    """Make the users and return their session cookies."""
+    """Make the users and their sessions, and return the cookies of these."""
+    count = max(bench.sizes.users, bench.sizes.connects)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.benchmarks.accounts", str(bench.sizes.users)],
+        [sys.executable, "-m", "tests.benchmarks.accounts", str(count)],
         env={"PATH": "/usr/bin:/bin"} | bench.environment("none"),
         cwd=servers.ROOT,
         capture_output=True,

@@ -18,6 +18,8 @@ class Outcome:
     fan_out: dict[int, Results] = field(default_factory=dict)
     #: One socket for each of so many users.
     users: dict[int, Results] = field(default_factory=dict)
+    #: Users who connect, by the session engine.
+    connects: dict[str, Results] = field(default_factory=dict)
     #: Sockets of consumers that only accept.
     idle: dict[int, Results] = field(default_factory=dict)
     published: Published = field(default_factory=dict)

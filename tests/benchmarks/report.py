@@ -169,18 +169,16 @@ def _deliveries(results: Results, outcome: Outcome) -> str:
 
 
 def _sockets(outcome: Outcome) -> str:
-    rows = []
-    for results in (outcome.fan_out, outcome.idle):
-        if not results:
-            continue
-        count = max(results)
-        for key, rounds in results[count].items():
-            if rounds:
-                rows.append(_socket_row(f"{LABELS[key]}, {count:,}", rounds))
-    for count, by_key in outcome.users.items():
-        for key, rounds in by_key.items():
-            if rounds:
-                rows.append(_socket_row(f"{LABELS[key]}, {count:,} users", rounds))
+    largest = [(max(each), each) for each in (outcome.fan_out, outcome.idle) if each]
+    measured = [(f"{count:,}", results[count]) for count, results in largest]
+    measured += [(f"{count:,} users", results) for count, results in outcome.users.items()]
+    measured += [(f"users, sessions in {name}", each) for name, each in outcome.connects.items()]
+    rows = [
+        _socket_row(f"{LABELS[key]}, {what}", rounds)
+        for what, results in measured
+        for key, rounds in results.items()
+        if rounds
+    ]
     return table(
         (
             "contender, sockets",

@@ -64,6 +64,10 @@ def _connects(key: str) -> Callable[[Outcome], float | None]:
     return find
 
 
+def _logins(sessions: str, key: str) -> Callable[[Outcome], float | None]:
+    return lambda outcome: median(outcome.connects.get(sessions, {}).get(key), "connect", "rate")
+
+
 def _published(recipients: int, key: str, *, persist: bool = True) -> Callable[..., float | None]:
     return lambda outcome: median(
         outcome.published.get((recipients, persist), {}).get(key), "median"
@@ -193,6 +197,19 @@ TARGETS = [
             ),
             at_least=True,
         )
+        for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"connects of users, sessions in {sessions}, {server} ÷ textbook consumer",
+            1.5,
+            _ratio(
+                _logins(sessions, f"package-{server}"),
+                _logins(sessions, f"pubsub-{server}"),
+            ),
+            at_least=True,
+        )
+        for sessions in ("db", "cached_db", "cache")
         for server in ("daphne", "uvicorn")
     ),
     Target(

@@ -36,7 +36,7 @@ def assign(monkeypatch):
 @pytest.fixture
 def no_database(monkeypatch):
     """Fail a test in which the session is looked for."""
-    monkeypatch.setattr("channels_ws4redis.handshake.admission.authenticate", pytest.fail)
+    monkeypatch.setattr("channels_ws4redis.handshake.admission.aauthenticate", pytest.fail)
 
 
 async def admitted(query_string=b"subscribe-broadcast", **kwargs) -> Admission:

@@ -564,7 +564,7 @@ def test_uuids(value: uuid.UUID, upper: bool):
 @pytest.fixture
 def no_database(monkeypatch):
     """Fail a test in which the session is looked for."""
-    monkeypatch.setattr("channels_ws4redis.handshake.admission.authenticate", pytest.fail)
+    monkeypatch.setattr("channels_ws4redis.handshake.admission.aauthenticate", pytest.fail)
     monkeypatch.setattr("channels_ws4redis.handshake.sessions.authenticate", pytest.fail)
 
 
@@ -579,7 +579,7 @@ async def test_a_public_policy_asks_no_database(no_database):
 
 @pytest.mark.parametrize("is_async", [False, True])
 @pytest.mark.parametrize("flags", [[LISTEN], [LISTEN, USER]])
-async def test_the_user_is_looked_up_once_and_in_a_thread(monkeypatch, is_async, flags):
+async def test_the_user_is_looked_up_once_and_in_a_thread(monkeypatch, settings, is_async, flags):
     """For a coroutine before it begins."""
     looked_up = []
 
@@ -587,7 +587,8 @@ async def test_the_user_is_looked_up_once_and_in_a_thread(monkeypatch, is_async,
         looked_up.append(threading.current_thread())
         request.session, request.user = {"key": "value"}, User(username="john")
 
-    monkeypatch.setattr("channels_ws4redis.handshake.admission.authenticate", authenticate)
+    settings.SESSION_ENGINE = "tests.site.slow_sessions"  # or it is looked up with others
+    monkeypatch.setattr("channels_ws4redis.handshake.together.authenticate", authenticate)
     monkeypatch.setattr("channels_ws4redis.handshake.sessions.authenticate", authenticate)
 
     def decide(request):

@@ -22,8 +22,16 @@ DATABASES = {
         "NAME": os.environ.get("BENCH_DATABASE", ":memory:"),
     }
 }
-# The session is in the cookie and the user in the database: one query per socket, for everybody.
-SESSION_ENGINE = "django.contrib.sessions.backends.signed_cookies"
+# By default the session is in the cookie and the user in the database: one query per socket, for
+# everybody.
+SESSION_ENGINE = f"django.contrib.sessions.backends.{os.environ['BENCH_SESSIONS']}"
+# In a database of Redis's of its own, as that of the messages is emptied before each run.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": _redis._replace(path=f"/{int(_redis.path.strip('/') or 0) + 1}").geturl(),
+    }
+}
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",

@@ -1,0 +1,104 @@
+"""Reading many sessions at once, on the engines of Django, without writing anything.
+
+An engine of the project's own is asked for one session after the other, elsewhere: only it knows
+how that is done, and for whom.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from functools import cache
+from typing import Any
+
+from django.contrib.sessions.backends import cache as cache_engine
+from django.contrib.sessions.backends import cached_db, db, file
+from django.contrib.sessions.backends.signed_cookies import SessionStore as SignedCookies
+from django.utils import timezone
+
+from channels_ws4redis.handshake.sessions import exists, session_engine
+
+#: By key, the data of those sessions that there are.
+Found = dict[str, dict[str, Any]]
+
+Reader = Callable[[Any, Collection[str]], Found]
+
+#: What a class may have that extends one of Django's engines and leaves to it how to read: a model,
+#: and ways of its own to write. Any other name may have a say in what is read.
+_HARMLESS = {
+    *("__module__", "__qualname__", "__doc__", "__annotations__"),
+    *("__static_attributes__", "__firstlineno__"),
+    *("get_model_class", "create_model_instance", "cache_key_prefix"),
+    *("create", "acreate", "save", "asave"),
+}
+
+#: How Django writes the keys of sessions. A table or a cache might take one with a space, a NUL or
+#: a capital letter for another one, or refuse all that are asked for together with it.
+_ORDINARY = re.compile(r"[0-9a-z]{8,40}")
+
+
+def can_read(key: str) -> bool:
+    """Tell whether `read_sessions` tells for certain if there is a session of this key."""
+    engine = session_engine()
+    if _reader_of(engine) is None:
+        return False
+    return issubclass(engine, SignedCookies) or _ORDINARY.fullmatch(key) is not None
+
+
+def read_sessions(keys: Collection[str]) -> Found:
+    """Return the data of those sessions that there are, by their keys.
+
+    A table or a cache is asked once for all. An engine of the project's own has none for this. This
+    may block.
+
+    :raises Exception: whatever says that the engine cannot be asked at the moment.
+    """
+    engine = session_engine()
+    read = _reader_of(engine)
+    return read(engine(), keys) if read is not None and keys else {}
+
+
+@cache
+def _reader_of(engine: type) -> Reader | None:
+    """Return what reads the sessions of an engine; None if it has a way of its own."""
+    base = next((cls for cls in engine.__mro__ if cls in _READERS), None)
+    if base is None:
+        return None
+    own = {name for cls in engine.__mro__ if cls not in base.__mro__ for name in vars(cls)}
+    return _READERS[base] if own <= _HARMLESS else None
+
+
+def _read_table(store: Any, keys: Collection[str]) -> Found:
+    rows = store.model.objects.filter(session_key__in=keys, expire_date__gt=timezone.now())
+    return {
+        key: store.decode(data) for key, data in rows.values_list("session_key", "session_data")
+    }
+
+
+def _read_cache(store: Any, keys: Collection[str]) -> Found:
+    prefix = store.cache_key_prefix
+    found = store._cache.get_many([prefix + key for key in keys])
+    return {name.removeprefix(prefix): data for name, data in found.items()}
+
+
+def _read_both(store: Any, keys: Collection[str]) -> Found:
+    try:
+        found = _read_cache(store, keys)
+    except Exception:  # noqa: BLE001 # whatever the cache raises; the engine, too, goes on then
+        found = {}
+    others = [key for key in keys if key not in found]
+    return found | _read_table(store, others) if others else found
+
+
+def _read_each(store: Any, keys: Collection[str]) -> Found:
+    stores = {key: type(store)(key) for key in keys}
+    return {key: each._session_cache for key, each in stores.items() if exists(each)}
+
+
+_READERS: dict[type, Reader] = {
+    db.SessionStore: _read_table,
+    cache_engine.SessionStore: _read_cache,
+    cached_db.SessionStore: _read_both,
+    file.SessionStore: _read_each,
+    SignedCookies: _read_each,
+}
