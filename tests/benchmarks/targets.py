@@ -63,6 +63,10 @@ def _published(recipients: int, key: str, *, persist: bool = True) -> Callable[.
     )
 
 
+def _redis_cpu(key: str, *, persist: bool) -> Callable[[Outcome], float | None]:
+    return lambda outcome: median(outcome.published.get((1, persist), {}).get(key), "redis_cpu")
+
+
 def _new_connections(outcome: Outcome) -> float | None:
     figures = [
         median(results.get("package"), "new_connections") for results in outcome.published.values()
@@ -143,6 +147,21 @@ TARGETS = [
         "publish_message, stored, 1,000 users ÷ bare pipeline",
         1.5,
         _ratio(_published(1000, "package"), _published(1000, "bare")),
+    ),
+    Target(
+        "publish_message, stored, 1 channel ÷ SET and PUBLISH by redis-py",
+        1.1,
+        _ratio(_published(1, "package"), _published(1, "plain")),
+    ),
+    Target(
+        "Redis CPU per stored publish, 1 channel ÷ bare PUBLISH",
+        1.9,
+        _ratio(_redis_cpu("package", persist=True), _redis_cpu("plain", persist=False)),
+    ),
+    Target(
+        "Redis CPU per publish with keep=False, 1 channel ÷ bare PUBLISH",
+        1.3,
+        _ratio(_redis_cpu("unkept", persist=False), _redis_cpu("plain", persist=False)),
     ),
     Target("new Redis connections per publish after the first", 0, _new_connections),
     *(
