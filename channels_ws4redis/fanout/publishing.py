@@ -54,8 +54,8 @@ class RedisBackend(Backend):
         self.layer = layer
         #: See `events_channel`; None where `send` sends.
         self.prefix: str | None = None
-        #: What Redis has said of itself last, see `publish_command`.
-        self._said = b""
+        #: A client, and what its Redis has said of itself and its user, see `publish_command`.
+        self._said: tuple[Any, bytes] = None, b""
         #: Channels that one run of the script serves: few enough not to hold up Redis for a
         #: millisecond. A Redis in cluster mode takes one at a time, be it of one node only.
         self.channels_at_once = 50
@@ -77,7 +77,7 @@ class RedisBackend(Backend):
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         while parts:
-            replies = runner.run(client, self._commands(parts))
+            replies = runner.run(client, self._commands(parts, client))
             to_send, parts, error = self._sort(parts, replies, client)
             first_error = first_error or error
             if to_send:
@@ -90,11 +90,12 @@ class RedisBackend(Backend):
         if self._is_for_layer(publication):
             await self.asend(unkept_events(publication))
             return
+        client = get_client()
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         while parts:
-            replies = await runner.get_runner().run(self._commands(parts))
-            to_send, parts, error = self._sort(parts, replies, get_client())
+            replies = await runner.get_runner().run(self._commands(parts, client))
+            to_send, parts, error = self._sort(parts, replies, client)
             first_error = first_error or error
             if to_send:
                 await self.asend(to_send)
@@ -105,10 +106,11 @@ class RedisBackend(Backend):
         """Tell whether only the channel layer has to do with a message."""
         return not (publication.keep or self.atomic or settings.WS4REDIS_LEGACY_SERVERS)
 
-    def _commands(self, parts: Sequence[Publication]) -> list[Command]:
+    def _commands(self, parts: Sequence[Publication], client: Any) -> list[Command]:
         mirror = settings.WS4REDIS_LEGACY_SERVERS
+        of, said = self._said
         return [
-            publish_command(part, self.prefix, mirror, self._said)
+            publish_command(part, self.prefix, mirror, said if of is client else b"")
             if part.keep
             else unkept_command(part, self.prefix, mirror)
             for part in parts
@@ -123,7 +125,7 @@ class RedisBackend(Backend):
                 if not part.keep:
                     to_send += [] if self.atomic else unkept_events(part)
                 elif self.atomic:
-                    self._said = reply
+                    self._said = client, reply
                 else:
                     to_send += parse_published(part, reply)
             elif len(part.channels) > 1 and self._may_take_apart(reply):

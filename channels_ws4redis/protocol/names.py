@@ -216,7 +216,7 @@ def as_facility(value: Any) -> str:
     text = _as_text(value)
     if (
         value is None
-        or (isinstance(value, bool | Collection) and not isinstance(value, str))
+        or (not isinstance(value, str) and isinstance(value, bool | Collection))
         or not _is_encodable(text)
     ):
         raise ValueError(

@@ -28,6 +28,7 @@ arguments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from itertools import chain
 from typing import Any, NamedTuple
@@ -41,13 +42,24 @@ from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.scripts import Command, Script
 
 
-def load_script(*names: str) -> Script:
-    """Return the script whose text is that of these files, one after the other."""
+def load_script(*names: str, before: str = "") -> Script:
+    """Return the script whose text is that of these files, one after the other.
+
+    :param before: what stands before them.
+    """
     folder = files("channels_ws4redis.store")
-    return Script("".join((folder / name).read_text() for name in ("common.lua", *names)))
+    texts = ((folder / name).read_text() for name in ("common.lua", *names))
+    return Script(before + "".join(texts))
 
 
-_PUBLISH = load_script("standing.lua", "publish.lua")
+@lru_cache(maxsize=64)
+def _publish_script(lifetime: int, size: int, limit: int, keys_each: int, mirrors: bool) -> Script:
+    """Return ``publish.lua`` for what the settings say; of that there are few cases."""
+    values = f"{lifetime}, {size}, {limit}, {keys_each}, {'true' if mirrors else 'false'}"
+    before = f"local lifetime, size, limit, keys_each, mirrors = {values}\n"
+    return load_script("standing.lua", "publish.lua", before=before)
+
+
 _UNKEPT = load_script("unkept.lua")
 _READ = load_script("standing.lua", "read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
@@ -101,23 +113,20 @@ def publish_command(
 
     :param prefix: see `events_channel`; None to store only, as a channel layer sends.
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
-    :param said: what such a command has returned last, from the same server if possible.
+    :param said: what the command has returned last to the same user.
     """
     channels, payload, expire, sender, key, history, _ = publication
-    args: list[str | bytes | int] = [
-        payload,
-        sender,
-        expire,
+    script = _publish_script(
         settings.WS4REDIS_META_EXPIRE,
         settings.WS4REDIS_HISTORY if history is None else history,
         settings.WS4REDIS_HISTORY_BYTES,
         4 if key else 3,
-        int(mirror),
-        said,
-        *([] if prefix is None else [prefix]),
-    ]
+        mirror,
+    )
+    args: list[str | bytes | int] = [payload, sender, expire, said]
+    args += [] if prefix is None else [prefix]
     keys = list(chain.from_iterable(_keys(name, key) for name in channels))
-    return Command(_PUBLISH, keys, args)
+    return Command(script, keys, args)
 
 
 def unkept_command(publication: Publication, prefix: str | None, mirror: bool) -> Command:

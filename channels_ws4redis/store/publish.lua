@@ -1,21 +1,16 @@
 -- Gives a message the next number on each of some channels, stores it, and publishes it.
 -- KEYS, for each channel: C, {C}:history, {C}:meta, and with an idempotency key {C}:once:<key>
--- ARGV: 1 payload, 2 sender, 3 seconds to store the message (0: not), 4 seconds that {C}:meta lives at
---       least, 5 messages in a history, 6 bytes of payload in a history, 7 keys for each channel,
---       8 '1' to publish the bare payload on C as well, for legacy servers,
---       9 what an earlier run has returned, or nothing,
---       10 what stands before {C}:events in the name of its pub/sub channel; absent where a channel
---       layer sends the message
--- Returns what the server has said of its reign, or without 10 "epoch offset" of each channel. A failure
--- on one channel keeps no other channel from its message; the first failure is returned in the end.
+-- ARGV: 1 payload, 2 sender, 3 seconds to store the message (0: not), 4 what an earlier run has
+--       returned, or nothing, 5 what stands before {C}:events in the name of its pub/sub channel; absent
+--       where a channel layer sends the message
+-- What the settings say stands before all scripts, as reading it takes longer with every run: lifetime,
+-- the seconds that {C}:meta lives at least; size and limit, the messages and the bytes of payload in a
+-- history; keys_each, the keys for each channel; and mirrors, true to publish the bare payload on C as
+-- well, for legacy servers.
+-- Returns what the server has said, or without 10 "epoch offset" of each channel. A failure on one
+-- channel keeps no other channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
--- Milliseconds for which the server is not asked for its reign again. Where the process is the same, it has
--- another one only if it has been a replica meanwhile. It lacks something only if it has then taken over
--- the whole of another server's data, which takes longer, and has been promoted again.
-local SAME_REIGN = 100
-local payload, sender, expire, lifetime = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-local size, limit = ARGV[5], tonumber(ARGV[6])
-local keys_each, mirrors, said, prefix = tonumber(ARGV[7]), ARGV[8] == '1', ARGV[9], ARGV[10]
+local payload, sender, expire, said, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local meta_expire = math.max(lifetime, 2 * expire)
 local mirrored = mirrors and ' 1\n' or ' 0\n'
 
@@ -29,17 +24,21 @@ local function require_type(key, kind)
   end
 end
 
+-- What the server has said is its reign, the time in milliseconds, whether Redis's user may publish on
+-- whatever channel, as yes or no, and where this very process keeps the library of its scripts. It counts
+-- for a moment. The same process has another reign only if it has been a replica meanwhile. It lacks
+-- something only if it has then taken over all data of another server, which takes longer.
+local MOMENT = 100  -- milliseconds
+local given, time, may_publish, process = string.match(said, '^(%w+) (%d+) (%l+) (.*)$')
+local age = given and now - time
+if not age or age < 0 or age >= MOMENT or process ~= tostring(redis) then given, may_publish = nil end
+
 -- Redis's user may have no right to a pub/sub channel. Redis before 7 says so only when it is too late.
 local function require_publish(channel)
   if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', channel, '') then
     error({err = 'NOPERM ACL failure in script: no right to publish on ' .. channel})
   end
 end
-
--- The reign that this very process has said it is under, nil if that was too long ago.
-local given, time, process = string.match(said, '^(%w+) (%d+) (.*)$')
-local age = given and now - time
-if not age or age < 0 or age >= SAME_REIGN or process ~= tostring(redis) then given = nil end
 
 -- Drops the oldest messages of a history until the others are within the limit, or only the last is
 -- left. Returns the bytes that were written before the oldest one left. Each entry knows that number as
@@ -60,15 +59,17 @@ local function shorten(history, written)
 end
 
 local function publish(name, history, meta, once)
-  local epoch, offset, written, dropped, past = standing(meta, given)
+  local epoch, offset, written, dropped, due, past = standing(meta, given)
   written, dropped = tonumber(written or 0) or 0, tonumber(dropped or 0) or 0
   if once then
     local done = call('GET', once)
     if done then return epoch or '', done end
   end
   local events = prefix and prefix .. '{' .. name .. '}:events'
-  if events then require_publish(events) end
-  if mirrors then require_publish(name) end
+  if may_publish ~= 'yes' then
+    if events then require_publish(events) end
+    if mirrors then require_publish(name) end
+  end
   if expire > 0 then require_type(name, 'string') end
   if not epoch then
     require_type(history, 'stream')
@@ -93,7 +94,11 @@ local function publish(name, history, meta, once)
   end
   call('HSET', meta, 'offset', offset, 'written', written)
   if past then call('HSET', meta, 'epoch', epoch, 'past', past, 'dropped', dropped) end
-  keep_seconds(meta, meta_expire)
+  if clock[1] + meta_expire > (tonumber(due or 0) or 0) then
+    local seconds = math.ceil(1.02 * meta_expire)  -- some more, so that the next message need not
+    keep_seconds(meta, seconds)
+    call('HSET', meta, 'due', clock[1] + seconds)
+  end
   if expire > 0 then call('SET', name, payload, 'EX', expire) end
   if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
   if events then
@@ -116,5 +121,7 @@ return answer(function()
   if failure then error(failure, 0) end
   if positions then return table.concat(positions, ' ') end
   if not server or not server.told then return said end
-  return server.reign .. ' ' .. now .. ' ' .. tostring(redis)
+  -- Only who may publish everywhere may publish on a channel without a name.
+  local free = not redis.acl_check_cmd or redis.acl_check_cmd('PUBLISH', '', '')
+  return string.format('%s %.0f %s %s', server.reign, now, free and 'yes' or 'no', tostring(redis))
 end)

@@ -4,7 +4,7 @@
 -- Returns epoch, offset, past, value, entries of the history, and the time in milliseconds. A key of
 -- another type under one of the names counts as absent.
 local function read(name, history, meta)
-  local epoch, offset, _, _, past = standing(meta)
+  local epoch, offset, _, _, _, past = standing(meta)
   local value, entries = look('GET', name), {}
   if epoch then
     entries = look('XRANGE', history, '-', '+') or {}

@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import redis
@@ -144,6 +145,9 @@ class Batch:
         for index, reply in zip(self.due, replies, strict=True):
             self.outcomes[index] = reply
         self._short = False
+        if not any(isinstance(outcome, Exception) for outcome in self.outcomes):
+            self.due = []
+            return False
         unknown = self._all(_is_unknown) if not self._unknown else []
         if unknown:
             self.due = unknown
@@ -171,7 +175,15 @@ def pack(requests: Sequence[Request]) -> list[bytes]:
     parts = []
     for request in requests:
         parts.append(b"*%d\r\n" % len(request))
-        for value in request:
-            data = value if isinstance(value, bytes) else str(value).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        parts += [
+            b"$%d\r\n%b\r\n" % (len(value), value) if value.__class__ is bytes else _pack(value)
+            for value in request
+        ]
     return [b"".join(parts)]
+
+
+# Most of what a script is given is given to it again and again.
+@lru_cache(maxsize=1024, typed=True)
+def _pack(value: str | bytes | int) -> bytes:
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)

@@ -3,7 +3,8 @@
 -- {C}:meta is a hash: epoch "<numbering>.<reign>", offset, and past, the epochs before this one as
 -- "epoch:last offset ", the latest first. See protocol/history.py for what the words mean. There is
 -- also how many bytes of payload have been written to the history in this numbering, and how many of
--- these, at least, have been dropped from it; the difference is what it may hold.
+-- these, at least, have been dropped from it; the difference is what it may hold. And there is due, the
+-- second until which the hash lives at least.
 
 -- The same as call, but a key of another type counts as absent. That something is forbidden does not.
 local function look(...)
@@ -68,17 +69,18 @@ local function ask()
   return server
 end
 
--- Returns epoch and offset of a channel, the bytes written and dropped, as text, and past, if the reign
--- has changed since all that was written. A change burns one number. The epoch is nil if there is no
--- numbering. The server is not asked if the channel is under the reign that is given.
+-- Returns epoch and offset of a channel, the bytes written and dropped and due, as text, and past, if the
+-- reign has changed since all that was written. A change burns one number. The epoch is nil if there is
+-- no numbering. The server is not asked if the channel is under the reign that is given.
 local function standing(meta, given)
-  local found = look('HMGET', meta, 'epoch', 'offset', 'written', 'dropped') or {}
+  local found = look('HMGET', meta, 'epoch', 'offset', 'written', 'dropped', 'due') or {}
   local epoch, offset = found[1], tonumber(found[2] or '')
   local numbering, of = string.match(epoch or '', '^(%w+)%.(%w+)$')
   -- None, or none of ours.
   if not of or not offset or offset < 0 or offset >= 1e15 or offset % 1 > 0 then return nil, 0 end
-  if of == given or ask().is_under(of) then return epoch, offset, found[3], found[4] end
+  if of == given or ask().is_under(of) then return epoch, offset, unpack(found, 3, 5) end
   local past = epoch .. ':' .. offset .. ' ' .. (call('HMGET', meta, 'past')[1] or '')
   if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
-  return numbering .. '.' .. ask().next_reign(epoch, offset), offset + 1, found[3], found[4], past
+  return numbering .. '.' .. ask().next_reign(epoch, offset), offset + 1, found[3], found[4], found[5],
+    past
 end

@@ -581,7 +581,7 @@ def say(client: redis.Redis, said: bytes = b"", name: str = NAME) -> bytes:
     """Publish a message as processes do, and return what the server says of its reign."""
     publication = Publication([name], b"x", 60)
     (reply,) = runner.run(client, [publish_command(publication, "", mirror=False, said=said)])
-    assert isinstance(reply, bytes)
+    assert isinstance(reply, bytes), repr(reply)
     return reply
 
 
@@ -596,14 +596,14 @@ def test_a_server_is_asked_for_its_reign_now_and_then(redis_client) -> None:
     """What it has just said counts for a moment, from the same process, and while it holds."""
     assert 0 in {times_asked(redis_client, say(redis_client)) for _ in range(20)}
     assert any(said == say(redis_client, said) for said in [say(redis_client)] * 20)
-    reign, moment, process = say(redis_client).split(b" ", 2)
+    reign, moment, rights, process = say(redis_client).split(b" ", 3)
     later = int(moment)
     for other in (
         b"",
-        b"%b %d %b" % (reign, later - 1000, process),
-        b"%b %d %b" % (reign, later + 10_000, process),
-        b"%b %d %b0" % (reign, later, process),
-        b"01234567 %d %b" % (later, process),
+        b"%b %d %b %b" % (reign, later - 1000, rights, process),
+        b"%b %d %b %b" % (reign, later + 10_000, rights, process),
+        b"%b %d %b %b0" % (reign, later, rights, process),
+        b"01234567 %d %b %b" % (later, rights, process),
         b"made up",
     ):
         assert times_asked(redis_client, other) == 1, other
@@ -619,6 +619,17 @@ def test_what_a_server_has_said_hides_no_other_reign(redis_client, history) -> N
     say(redis_client, said, "broadcast:new")
     new = redis_client.hget("{broadcast:new}:meta", "epoch")
     assert new.partition(b".")[2] == epoch.partition(b".")[2]
+
+
+def test_a_right_that_is_missing_shows_before_anything_is_stored(redis_client, redis_url) -> None:
+    """Also right after the server was asked, on behalf of a channel that is allowed."""
+    redis_client.execute_command("ACL SETUSER few on >p +@all ~* resetchannels &{broadcast:foo}*")
+    with redis.Redis.from_url(redis_url.replace("://", "://few:p@")) as client:
+        said = say(client)
+        with pytest.raises(AssertionError, match="NoPermissionError"):
+            say(client, said, "broadcast:bar")
+    redis_client.execute_command("ACL DELUSER few")
+    assert redis_client.keys("*bar*") == []
 
 
 def as_user(server: RedisServer, rights: str) -> redis.Redis:
