@@ -20,3 +20,9 @@ local function keep_seconds(key, seconds)
   if call('TTL', key) < seconds then call('EXPIRE', key, seconds) end
 end
 
+-- Redis's user may have no right to a pub/sub channel. Redis before 7 says so only when it is too late.
+local function require_publish(channel)
+  if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', channel, '') then
+    error({err = 'NOPERM ACL failure in script: no right to publish on ' .. channel})
+  end
+end

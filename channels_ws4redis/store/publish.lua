@@ -33,13 +33,6 @@ local given, time, may_publish, process = string.match(said, '^(%w+) (%d+) (%l+)
 local age = given and now - time
 if not age or age < 0 or age >= MOMENT or process ~= tostring(redis) then given, may_publish = nil end
 
--- Redis's user may have no right to a pub/sub channel. Redis before 7 says so only when it is too late.
-local function require_publish(channel)
-  if redis.acl_check_cmd and not redis.acl_check_cmd('PUBLISH', channel, '') then
-    error({err = 'NOPERM ACL failure in script: no right to publish on ' .. channel})
-  end
-end
-
 -- Drops the oldest messages of a history until the others are within the limit, or only the last is
 -- left. Returns the bytes that were written before the oldest one left. Each entry knows that number as
 -- b, so hardly more is looked at than is dropped, however long the history is.

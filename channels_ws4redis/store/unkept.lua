@@ -8,7 +8,10 @@
 local envelope, payload, prefix = unpack(ARGV)
 
 local function publish(name)
-  if prefix then call('PUBLISH', prefix .. '{' .. name .. '}:events', envelope) end
+  local events = prefix and prefix .. '{' .. name .. '}:events'
+  if events then require_publish(events) end
+  if payload ~= '' then require_publish(name) end
+  if events then call('PUBLISH', events, envelope) end
   if payload ~= '' then call('PUBLISH', name, payload) end
 end
 

@@ -230,6 +230,18 @@ async def test_what_is_not_kept_is_one_command(redis_client, name):
     await close_layer(get_channel_layer())
 
 
+def test_what_is_not_kept_may_be_forbidden(redis_client, redis_url, settings):
+    """The error is the same for one channel and for several; those that are allowed get it."""
+    redis_client.execute_command("ACL SETUSER few on >p +@all ~* resetchannels &{broadcast:foo}*")
+    settings.WS4REDIS_CONNECTION = redis_url.replace("://", "://few:p@")
+    redis_client.config_resetstat()
+    for names in (["broadcast:bar"], ["broadcast:bar"], ["broadcast:bar", "broadcast:foo"]):
+        with pytest.raises(redis.exceptions.NoPermissionError, match="publish to 'broadcast:bar'"):
+            publish(Publication(names, b"x", 10, keep=False))
+    assert redis_client.info("commandstats")["cmdstat_publish"]["calls"] == 1
+    redis_client.execute_command("ACL DELUSER few")
+
+
 async def test_what_is_not_kept_follows_a_failover(settings):
     """Behind one name a replica takes over; the old primary would take a PUBLISH for ever."""
     with RedisServer(port=0) as server, RedisServer(port=0) as other:
