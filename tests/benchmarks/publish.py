@@ -64,7 +64,7 @@ def plain() -> Prepare:
         names = [f"plain:{user_name(str(i))}" for i in range(recipients)]
 
         def call(payload: str) -> None:
-            pipeline = client.pipeline(transaction=False)
+            pipeline = client.pipeline(transaction=expire > 0)  # both or none, as here
             for name in names:
                 if expire:
                     pipeline.set(name, payload, ex=expire)
