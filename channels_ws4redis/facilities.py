@@ -28,6 +28,7 @@ def facility(
     *,
     history: int | None = None,
     expire: int | None = None,
+    keep: bool = True,
     replay: bool = True,
     publish: Collection[str] = (),
     max_message_bytes: int | None = None,
@@ -42,12 +43,12 @@ def facility(
     :param route: in the syntax of Django's ``path()``, matched with the whole facility.
     :param history: messages that are kept of a channel, instead of ``WS4REDIS_HISTORY``.
     :param expire: seconds for which a message is kept, instead of ``WS4REDIS_EXPIRE``.
+    :param keep: False if messages are sent and nothing else: neither stored nor numbered.
     :param replay: False if somebody who comes is sent nothing of what is kept. Who comes back
         recovers all the same.
     :param publish: the flags by which clients may publish, such as ``publish-broadcast``. What the
         function grants besides these is not granted.
-    :param max_message_bytes: bytes in one message of a client, if fewer than
-        ``WS4REDIS_MAX_MESSAGE``.
+    :param max_message_bytes: bytes in one message of a client, below ``WS4REDIS_MAX_MESSAGE``.
     :raises django.core.exceptions.ImproperlyConfigured: for a route or an option that makes no
         sense, or a function that does not take what the route has in it.
     """
@@ -55,7 +56,7 @@ def facility(
         raise ImproperlyConfigured(
             f"@facility has {route!r} for its route; write @facility('orders/<int:pk>')."
         )
-    options = Options(history, expire, replay, publish, max_message_bytes)
+    options = Options(history, expire, keep, replay, publish, max_message_bytes)
 
     def decorate(function: Function) -> Function:
         register(Policy.of(route, function, options))

@@ -59,7 +59,9 @@ class RedisPublisher(RedisStore):
         if "facility" in kwargs:
             self._policy_facility = as_facility(kwargs["facility"])
 
-    def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
+    def _publication(
+        self, message: Any, expire: int | None, key: str, keep: bool | None
+    ) -> Publication:
         if self._has_no_audience and not self._publishers:
             warn(
                 "A message is published to nobody: the publisher has no audience. Make it with "
@@ -73,7 +75,7 @@ class RedisPublisher(RedisStore):
                 RuntimeWarning,
             )
         tell_if_elsewhere(self)
-        return super()._publication(message, expire, key)
+        return super()._publication(message, expire, key, keep)
 
     async def apublish_message(
         self,
@@ -81,13 +83,14 @@ class RedisPublisher(RedisStore):
         expire: int | None = None,
         *,
         idempotency_key: str = "",
+        keep: bool | None = None,
     ) -> None:
         """Publish a message; asyncio twin of `publish_message`, without its ``on_commit``."""
         if client_given_to(self) is None:
-            await super().apublish_message(message, expire, idempotency_key=idempotency_key)
+            publish: Any = super().apublish_message
         else:  # a synchronous one
             publish = sync_to_async(self.publish_message, thread_sensitive=False)
-            await publish(message, expire, idempotency_key=idempotency_key)
+        await publish(message, expire, idempotency_key=idempotency_key, keep=keep)
 
     def pipeline_publish_message(
         self, message: Any, expire: int | None = None, transaction: bool = True

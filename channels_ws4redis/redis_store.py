@@ -13,6 +13,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
 from channels_ws4redis.handshake.sessions import session_key
+from channels_ws4redis.keeping import as_seconds, is_kept
 from channels_ws4redis.protocol.messages import is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
@@ -28,7 +29,7 @@ from channels_ws4redis.protocol.names import (
 )
 from channels_ws4redis.protocol.texts import reason_of, shown
 from channels_ws4redis.store.clients import UNREACHABLE
-from channels_ws4redis.store.commands import MAX_EXPIRE, Publication
+from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
@@ -115,6 +116,7 @@ class RedisStore:
         on_commit: bool = False,
         using: str | None = None,
         idempotency_key: str = "",
+        keep: bool | None = None,
     ) -> None:
         """Publish a message to every channel of this publisher, and store it.
 
@@ -128,10 +130,13 @@ class RedisStore:
             that are in a transaction in this thread.
         :param idempotency_key: publishing again with the same key within a day does nothing, so
             that a publish that timed out can safely be repeated.
+        :param keep: False to send the message and nothing else, which costs least: it is neither
+            stored nor numbered, and nobody is told who misses it. By default as the facility's
+            policy says, which is True without one.
         :raises ValueError: if an argument can only be a mistake.
         :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
         """
-        publication = self._publication(message, expire, idempotency_key)
+        publication = self._publication(message, expire, idempotency_key, keep)
         if on_commit:
             after_commit(partial(self._try_to_publish, publication), using)
         elif using is not None:
@@ -160,16 +165,19 @@ class RedisStore:
         expire: int | None = None,
         *,
         idempotency_key: str = "",
+        keep: bool | None = None,
     ) -> None:
         """Publish a message; asyncio twin of `publish_message`.
 
         There is no ``on_commit``, as Django has no transactions in asynchronous code.
         """
-        publication = self._publication(message, expire, idempotency_key)
+        publication = self._publication(message, expire, idempotency_key, keep)
         if publication.channels:
             await backend_named(self.channel_layer_alias).apublish(publication)
 
-    def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
+    def _publication(
+        self, message: Any, expire: int | None, key: str, keep: bool | None
+    ) -> Publication:
         if message is None:
             raise ValueError(
                 "The message is None; pass str, bytes or RedisMessage. "
@@ -180,9 +188,10 @@ class RedisStore:
             message = RedisMessage(message)
             if message is None:
                 message, channels = b"", []  # the heartbeat
-        expire = _as_seconds(self._expire if expire is None else expire)
+        keep = is_kept(self._options, expire, key, keep)
+        expire = as_seconds(self._expire if expire is None else expire)
         history = self._options.history
-        return Publication(channels, bytes(message), expire, self._sender, key, history)
+        return Publication(channels, bytes(message), expire, self._sender, key, history, keep)
 
     def _channels(self) -> list[str]:
         """Return the names of the channels that messages are published to."""
@@ -282,9 +291,3 @@ def warn(text: str, category: type[Warning]) -> None:
     while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
         level, frame = level + 1, frame.f_back
     warnings.warn(text, category, stacklevel=level)
-
-
-def _as_seconds(expire: Any) -> int:
-    if isinstance(expire, bool) or not isinstance(expire, int) or not 0 <= expire <= MAX_EXPIRE:
-        raise ValueError(f"expire={expire!r} is no whole number of seconds from 0 to {MAX_EXPIRE}.")
-    return expire

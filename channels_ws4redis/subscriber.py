@@ -66,8 +66,10 @@ class RedisSubscriber(RedisStore):
             new.on_change, old.on_change = old.on_change, None
             new.changed()
 
-    def _publication(self, message: Any, expire: int | None, key: str) -> Publication:
-        publication = super()._publication(message, expire, key)
+    def _publication(
+        self, message: Any, expire: int | None, key: str, keep: bool | None
+    ) -> Publication:
+        publication = super()._publication(message, expire, key, keep)
         # A client without ``echo`` does not get back what it has sent. It does get what a hook
         # publishes in answer, which therefore has no sender.
         is_own = publication.payload == self._received

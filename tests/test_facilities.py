@@ -14,6 +14,7 @@ from websockets.exceptions import InvalidStatus
 
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.handshake import policies
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import RedisStore
 from tests.clients import END, Visitor
@@ -88,6 +89,24 @@ async def test_publishing_by_clients(policed):
         assert await talker.close_code() == 1009
         await visitor.publish(END, facility="board/x", broadcast=True)
         assert await listener.receive() == END
+
+
+async def test_what_clients_publish_and_a_policy_does_not_keep(policed, redis_client):
+    """It arrives, and leaves no trace; its sender is told no position."""
+    visitor = Visitor(policed)
+    talk = f"/ws/pointers?{LISTEN}&publish-broadcast"
+    async with (
+        visitor.socket(talk, subprotocols=[SUBPROTOCOL]) as one,
+        visitor.socket(talk) as other,
+    ):
+        await one.send_json({"type": "hello"})
+        await one.receive_json()
+        await one.send_json({"type": "publish", "data": "1:1"})
+        assert await other.receive() == "1:1"
+        await other.send("2:2")
+        message = {"type": "message", "channel": "broadcast", "data": "2:2"}
+        assert await one.receive_json() == message
+    assert redis_client.keys("*pointers*") == []
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,41 @@ async def test_the_link_is_cut_for_two_seconds(serve, persistent, proxy, at, lay
         assert await raw.receive_many(3) == expected
 
 
+async def test_what_is_not_kept_overtakes_nothing_after_the_link_was_cut(
+    serve, persistent, proxy, at
+) -> None:
+    """What is kept arrives once, in order and without a loss; nobody is told what was not kept."""
+    at(persistent.url)
+    link = f"redis://127.0.0.1:{proxy.port}/0"
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=link)
+    numbers = iter(range(1000))
+
+    async def publish_both(times: int) -> None:
+        for number in [next(numbers) for _ in range(times)]:
+            await publish(f"{number}")
+            await publish(f"after {number}", keep=False)
+
+    async with Visitor(site).socket(PATH, subprotocols=[SUBPROTOCOL]) as socket:
+        await hello(socket)
+        for _ in range(3):
+            await publish_both(10)
+            await proxy.cut()
+            await publish_both(10)
+            await proxy.start()
+            await publish_both(10)
+        await publish("end")
+        told = []
+        while told[-1:] != ["end"]:
+            told += await texts(socket, 1)
+    kept = [text for text in told if text.isdecimal()]
+    assert kept == [str(number) for number in range(90)]
+    assert {text for text in told if text not in kept} > {"end"}
+    for place, text in enumerate(told):
+        if text.startswith("after "):
+            assert text.removeprefix("after ") in told[:place]
+    assert "lost" not in told
+
+
 async def test_the_link_goes_silent_without_being_closed(serve, persistent, proxy, at) -> None:
     """A half-open connection is noticed by itself, though nothing is ever heard of it."""
     at(persistent.url)

@@ -13,6 +13,7 @@ from django.contrib.sessions.backends.signed_cookies import SessionStore
 from hypothesis import given
 from hypothesis import strategies as st
 
+from channels_ws4redis.facilities import facility
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore, own_identities
 from channels_ws4redis.store.clients import make_client
@@ -218,6 +219,45 @@ def test_wrong_expire(redis_client, expire):
     with pytest.raises(ValueError, match="expire="):
         RedisPublisher(facility="foo", broadcast=True).publish_message("Hello", expire)
     assert redis_client.keys("*") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"keep": False, "expire": 60}, "^keep=False, and expire=60 needs keep=True"),
+        ({"keep": False, "idempotency_key": "k"}, "idempotency_key='k' needs keep=True"),
+        ({"keep": 0}, "keep=0 is neither True nor False"),
+    ],
+    ids=["expire", "idempotency key", "no answer"],
+)
+def test_what_contradicts_keep(redis_client, arguments, told):
+    """What needs something to be kept raises a ValueError, and nothing is published."""
+    with pytest.raises(ValueError, match=told):
+        RedisPublisher(facility="foo", broadcast=True).publish_message("Hello", **arguments)
+    assert redis_client.keys("*") == []
+
+
+def test_what_is_not_kept(redis_client):
+    """It leaves no trace, whatever is stored otherwise; an expire time of 0 contradicts nothing."""
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    publisher._expire = 7
+    for expire in (None, 0):
+        publisher.publish_message("Hello", expire, keep=False)
+    assert redis_client.keys("*") == []
+
+
+def test_a_policy_keeps_nothing(redis_client, no_policies):
+    """Unless the call says otherwise; an expire time alone does not."""
+    facility("foo", keep=False)(lambda request: True)
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    publisher.publish_message("Hello")
+    assert redis_client.keys("*") == []
+    with pytest.raises(
+        ValueError, match=r"^The policy .*keep=False, and expire=60 needs keep=True"
+    ):
+        publisher.publish_message("Hello", 60)
+    publisher.publish_message("Hello", 60, keep=True)
+    assert redis_client.get("broadcast:foo") == b"Hello"
 
 
 def test_expire_of_a_publisher(redis_client):

@@ -23,6 +23,8 @@ from channels_ws4redis.store.commands import (
     parse_readings,
     publish_command,
     read_command,
+    unkept_command,
+    unkept_events,
 )
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.refusals import (
@@ -52,6 +54,8 @@ class RedisBackend(Backend):
         self.layer = layer
         #: See `events_channel`; None where `send` sends.
         self.prefix: str | None = None
+        #: A client, and what its Redis has said of itself and its user, see `publish_command`.
+        self._said: tuple[Any, bytes] = None, b""
         #: Channels that one run of the script serves: few enough not to hold up Redis for a
         #: millisecond. A Redis in cluster mode takes one at a time, be it of one node only.
         self.channels_at_once = 50
@@ -66,11 +70,14 @@ class RedisBackend(Backend):
 
     def publish(self, publication: Publication, client: Any = None) -> None:
         """Store a message and send it to its groups."""
+        if self._is_for_layer(publication):
+            self.send(unkept_events(publication))
+            return
         client = client or get_client()
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         while parts:
-            replies = runner.run(client, self._commands(parts))
+            replies = runner.run(client, self._commands(parts, client))
             to_send, parts, error = self._sort(parts, replies, client)
             first_error = first_error or error
             if to_send:
@@ -80,20 +87,34 @@ class RedisBackend(Backend):
 
     async def apublish(self, publication: Publication) -> None:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
+        if self._is_for_layer(publication):
+            await self.asend(unkept_events(publication))
+            return
+        client = get_client()
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         while parts:
-            replies = await runner.get_runner().run(self._commands(parts))
-            to_send, parts, error = self._sort(parts, replies, get_client())
+            replies = await runner.get_runner().run(self._commands(parts, client))
+            to_send, parts, error = self._sort(parts, replies, client)
             first_error = first_error or error
             if to_send:
                 await self.asend(to_send)
         if first_error is not None:
             raise first_error
 
-    def _commands(self, parts: Sequence[Publication]) -> list[Command]:
+    def _is_for_layer(self, publication: Publication) -> bool:
+        """Tell whether only the channel layer has to do with a message."""
+        return not (publication.keep or self.atomic or settings.WS4REDIS_LEGACY_SERVERS)
+
+    def _commands(self, parts: Sequence[Publication], client: Any) -> list[Command]:
         mirror = settings.WS4REDIS_LEGACY_SERVERS
-        return [publish_command(part, self.prefix, mirror) for part in parts]
+        of, said = self._said
+        return [
+            publish_command(part, self.prefix, mirror, said if of is client else b"")
+            if part.keep
+            else unkept_command(part, self.prefix, mirror)
+            for part in parts
+        ]
 
     def _sort(self, parts: Sequence[Publication], replies: Sequence[Result], client: Any) -> _Rest:
         to_send: list[Event] = []
@@ -101,7 +122,11 @@ class RedisBackend(Backend):
         error = None
         for part, reply in zip(parts, replies, strict=True):
             if not isinstance(reply, Exception):
-                if not self.atomic:
+                if not part.keep:
+                    to_send += [] if self.atomic else unkept_events(part)
+                elif self.atomic:
+                    self._said = client, reply
+                else:
                     to_send += parse_published(part, reply)
             elif len(part.channels) > 1 and self._may_take_apart(reply):
                 apart += _parts(part, 1)

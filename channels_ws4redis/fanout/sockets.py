@@ -216,7 +216,9 @@ class Socket:
             self._hold(event, self._held)
             return
         if event.sender == self.id and not self.echo:
-            self._send_position("position", event.channel, Position(event.epoch, event.offset))
+            if event.offset:
+                position = Position(event.epoch, event.offset)
+                self._send_position("position", event.channel, position)
             return
         label = None
         if self.labels is not None:

@@ -267,6 +267,8 @@ class Place:
     @property
     def _expire(self) -> int:
         """Seconds for which a message is stored, unless the subscriber of a project says more."""
+        if not self._options.keep:
+            return 0
         expire = self._options.expire
         return settings.WS4REDIS_EXPIRE if expire is None else expire
 

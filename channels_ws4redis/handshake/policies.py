@@ -34,6 +34,8 @@ class Options:
     history: int | None = None
     #: Seconds for which a message is kept; None for as long as WS4REDIS_EXPIRE says.
     expire: int | None = None
+    #: False if messages are sent and nothing else.
+    keep: bool = True
     #: Whether somebody who has just come is sent what is kept.
     replay: bool = True
     #: The flags that clients may publish with.
@@ -45,8 +47,14 @@ class Options:
         _require_number("history", self.history, 1)
         _require_number("expire", self.expire, 0, MAX_EXPIRE)
         _require_number("max_message_bytes", self.max_message_bytes, 1)
-        if not isinstance(self.replay, bool):
-            raise ImproperlyConfigured(f"replay={self.replay!r} is neither True nor False.")
+        for name in ("keep", "replay"):
+            value = getattr(self, name)
+            if not isinstance(value, bool):
+                raise ImproperlyConfigured(f"{name}={value!r} is neither True nor False.")
+        if not self.keep and (self.history or self.expire):
+            raise ImproperlyConfigured(
+                "keep=False keeps nothing; leave history=… and expire=… out, or keep=False."
+            )
         flags = self.publish
         if type(flags) not in {list, tuple, set, frozenset} or not all(
             isinstance(flag, str) for flag in flags

@@ -23,6 +23,9 @@ EVENT_TYPE: Final = "ws4redis.event"
 #: The ``type`` of a `Question` there.
 QUESTION_TYPE: Final = "ws4redis.question"
 
+#: The epoch of a message that is not kept, and so has no number in its channel.
+UNKEPT: Final = "-"
+
 #: Characters in a frame of a client that is more than a payload to be published. Understanding JSON
 #: of many small parts takes the event loop's time.
 MAX_SMALL_FRAME: Final = 64 * 1024
@@ -62,8 +65,8 @@ class Event:
         self.channel = channel
         self.payload = payload
         self.epoch = epoch
-        #: The number of the message in its channel, without gaps; 0 if a foreign program, which
-        #: counts nothing, has published it.
+        #: The number of the message in its channel, without gaps; 0 if it is not kept, or if a
+        #: foreign program, which counts nothing, has published it.
         self.offset = offset
         #: The identity of the socket whose client has published it; "" for Django code.
         self.sender = sender

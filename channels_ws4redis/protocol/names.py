@@ -161,15 +161,21 @@ def identities(values: Any, keyword: str) -> list[str | SelfType]:
     :param keyword: the argument's name (``users``, ``groups`` or ``sessions``), for the error.
     :raises ValueError: for a value that can only be a mistake: a number, bytes, a mapping, …
     """
+    if type(values) not in {list, tuple}:  # which nearly all are, and the rest takes long
+        values = _listed(values, keyword)
+    found = (_identity(value, keyword) for value in values)
+    return list(dict.fromkeys(value for value in found if value))
+
+
+def _listed(values: Any, keyword: str) -> Iterable[Any]:
     if values is None or isinstance(values, str | SelfType | UUID) or _name_of(values) is not None:
-        values = [values]
-    elif isinstance(values, _BYTES | Mapping) or not isinstance(values, Iterable):
+        return [values]
+    if isinstance(values, _BYTES | Mapping) or not isinstance(values, Iterable):
         raise ValueError(
             f"{keyword}={values!r} names nobody; pass a name or a list of names, e.g. "
             f"{keyword}=['john'], or {keyword}=[SELF] together with request=."
         )
-    found = (_identity(value, keyword) for value in values)
-    return list(dict.fromkeys(value for value in found if value))
+    return values
 
 
 def _identity(value: Any, keyword: str) -> str | SelfType:
@@ -216,7 +222,7 @@ def as_facility(value: Any) -> str:
     text = _as_text(value)
     if (
         value is None
-        or (isinstance(value, bool | Collection) and not isinstance(value, str))
+        or (not isinstance(value, str) and isinstance(value, bool | Collection))
         or not _is_encodable(text)
     ):
         raise ValueError(

@@ -21,7 +21,7 @@ from channels_ws4redis.protocol.history import (
     is_blank_still,
     numbering_of,
 )
-from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position
 
 #: Messages, and bytes of payload, that are held per channel. Beyond that they are forgotten, and
 #: the history is read once more.
@@ -101,7 +101,9 @@ class Track:
     def receive(self, event: Event) -> list[Event]:
         """Take a message from the link and return what may be delivered now."""
         self._arrived += 1
-        if not event.offset:  # a foreign program's, outside of the numbering
+        if not event.offset:  # outside of the numbering
+            if event.epoch == UNKEPT and (self._suspected or self._held):
+                return []  # it would overtake what is held, and is worth nothing afterwards
             self._remember(event)
             return [event]
         position = self.position

@@ -16,18 +16,19 @@ There is a fourth, ``{C}:count:<token>``, for seconds, while somebody asks how m
 Messages travel on two Redis pub/sub channels:
 
 ``{C}:events``
-    in an envelope with epoch, offset and sender. Nobody but ``publish.lua`` publishes there, and
-    whoever asks;
+    in an envelope with epoch, offset and sender. Nobody publishes there but the commands here;
 ``C``
     bare payloads, as programs written for legacy publish and expect them. Whoever publishes there
     may pass on what a stranger has sent, so nothing about these bytes is ever looked at.
 
-The scripts are in ``publish.lua`` and ``read.lua``, whose first lines name keys and arguments.
+The scripts are in ``publish.lua``, ``unkept.lua`` and ``read.lua``, whose first lines name keys and
+arguments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from importlib.resources import files
 from itertools import chain
 from typing import Any, NamedTuple
@@ -36,18 +37,30 @@ import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Position, Question
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.scripts import Command, Script
 
 
-def load_script(*names: str) -> Script:
-    """Return the script whose text is that of these files, one after the other."""
+def load_script(*names: str, before: str = "") -> Script:
+    """Return the script whose text is that of these files, one after the other.
+
+    :param before: what stands before them.
+    """
     folder = files("channels_ws4redis.store")
-    return Script("".join((folder / name).read_text() for name in ("common.lua", *names)))
+    texts = ((folder / name).read_text() for name in ("common.lua", *names))
+    return Script(before + "".join(texts))
 
 
-_PUBLISH = load_script("standing.lua", "publish.lua")
+@lru_cache(maxsize=64)
+def _publish_script(lifetime: int, size: int, limit: int, keys_each: int, mirrors: bool) -> Script:
+    """Return ``publish.lua`` for what the settings say; of that there are few cases."""
+    values = f"{lifetime}, {size}, {limit}, {keys_each}, {'true' if mirrors else 'false'}"
+    before = f"local lifetime, size, limit, keys_each, mirrors = {values}\n"
+    return load_script("standing.lua", "publish.lua", before=before)
+
+
+_UNKEPT = load_script("unkept.lua")
 _READ = load_script("standing.lua", "read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
 _QUESTION = load_script("question.lua")
@@ -81,6 +94,8 @@ class Publication(NamedTuple):
     key: str = ""
     #: Messages that are kept of a channel; None for as many as WS4REDIS_HISTORY says.
     history: int | None = None
+    #: False to send the message and nothing else: it gets no number, and nothing is written.
+    keep: bool = True
 
 
 def events_channel(name: str, prefix: str = "") -> str:
@@ -91,26 +106,50 @@ def events_channel(name: str, prefix: str = "") -> str:
     return f"{prefix}{{{name}}}:events"
 
 
-def publish_command(publication: Publication, prefix: str | None, mirror: bool) -> Command:
+def publish_command(
+    publication: Publication, prefix: str | None, mirror: bool, said: bytes = b""
+) -> Command:
     """Return the command that stores a message and publishes it.
 
     :param prefix: see `events_channel`; None to store only, as a channel layer sends.
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
+    :param said: what the command has returned last to the same user.
     """
-    channels, payload, expire, sender, key, history = publication
-    args: list[str | bytes | int] = [
-        payload,
-        sender,
-        expire,
+    channels, payload, expire, sender, key, history, _ = publication
+    script = _publish_script(
         settings.WS4REDIS_META_EXPIRE,
         settings.WS4REDIS_HISTORY if history is None else history,
         settings.WS4REDIS_HISTORY_BYTES,
         4 if key else 3,
-        int(mirror),
-        *([] if prefix is None else [prefix]),
-    ]
+        mirror,
+    )
+    args: list[str | bytes | int] = [payload, sender, expire, said]
+    args += [] if prefix is None else [prefix]
     keys = list(chain.from_iterable(_keys(name, key) for name in channels))
-    return Command(_PUBLISH, keys, args)
+    return Command(script, keys, args)
+
+
+def unkept_command(publication: Publication, prefix: str | None, mirror: bool) -> Command:
+    """Return the command that publishes a message that is not kept.
+
+    The parameters are those of `publish_command`. For one channel a bare PUBLISH does.
+    """
+    channels, payload, sender = publication.channels, publication.payload, publication.sender
+    envelope = f"{UNKEPT} 0 {sender} {int(mirror)}\n".encode() + payload
+    args: list[str | bytes | int] = [envelope, payload if mirror else b""]
+    args += [] if prefix is None else [prefix]
+    if prefix is None or mirror or len(channels) > 1:
+        return Command(_UNKEPT, channels, args)
+    short = "PUBLISH", events_channel(channels[0], prefix), envelope
+    return Command(_UNKEPT, channels, args, short)
+
+
+def unkept_events(publication: Publication) -> list[Event]:
+    """Return the events of a message that is not kept."""
+    return [
+        Event(channel, publication.payload, UNKEPT, 0, publication.sender)
+        for channel in publication.channels
+    ]
 
 
 def _keys(name: str, once: str = "") -> list[str]:
@@ -135,7 +174,7 @@ def parse_published(publication: Publication, reply: bytes) -> list[Event]:
 def parse_envelope(channel: str, data: bytes) -> tuple[Event | Question, bool]:
     """Return what is in an envelope, and whether its bare payload follows on the other channel.
 
-    :raises ValueError: if it was written neither by ``publish.lua`` nor to ask a question.
+    :raises ValueError: if it was written by none of the commands here.
     """
     head, _, payload = data.partition(b"\n")
     words = head.decode().split(" ")

@@ -4,14 +4,15 @@
 -- Returns epoch, offset, past, value, entries of the history, and the time in milliseconds. A key of
 -- another type under one of the names counts as absent.
 local function read(name, history, meta)
-  local epoch, offset, past = standing(meta)
+  local epoch, offset, _, _, _, past = standing(meta)
   local value, entries = look('GET', name), {}
   if epoch then
     entries = look('XRANGE', history, '-', '+') or {}
+    past = past or call('HMGET', meta, 'past')[1] or ''
   else
-    epoch = blank_epoch(name, history, ARGV[1])
+    epoch, past = ask().blank_epoch(name, history, ARGV[1]), ''
   end
-  return {epoch, offset, past, value or false, entries, milliseconds(0)}
+  return {epoch, offset, past, value or false, entries, string.format('%.0f', now)}
 end
 
 return answer(read, unpack(KEYS))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import redis
@@ -20,19 +23,22 @@ class Script:
         self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
 
+Reply = Any
+Result = Reply | Exception
+
+#: What is sent to Redis: the name of a command and its arguments.
+Request = Sequence[str | bytes | int]
+
+
 class Command(NamedTuple):
     """A run of a script, as plain values, so that both kinds of client can send it."""
 
     script: Script
     keys: Sequence[str]
     args: Sequence[str | bytes | int]
-
-
-Reply = Any
-Result = Reply | Exception
-
-#: What is sent to Redis: the name of a command and its arguments.
-Request = Sequence[str | bytes | int]
+    #: A command of Redis that does the same on a server that is in charge. On any other one it
+    #: would have no effect, and would not say so, as the script does.
+    short: Request | None = None
 
 
 #: How a server answers that is not, or no longer, the one that runs commands: a replica, a primary
@@ -64,21 +70,47 @@ def _is_elsewhere(reply: Result) -> bool:
     )
 
 
+class Charge:
+    """What is known of the server that one or more connections lead to: whether it is in charge.
+
+    Behind one name the roles can change while connections stay open.
+    """
+
+    #: Seconds for which the word of a script counts.
+    SECONDS = 1.0
+
+    def __init__(self) -> None:
+        self._asked = -math.inf
+
+    def allows_short(self, commands: Sequence[Command]) -> bool:
+        """Tell whether commands may be sent in their short form; if not, their scripts ask."""
+        if all(command.short is None for command in commands):
+            return False
+        now = time.monotonic()
+        if now - self._asked < self.SECONDS:
+            return True
+        self._asked = now
+        return False
+
+
 class Batch:
     """Commands on their way, in as few exchanges as it takes; the body that both runners share.
 
     A script that Redis does not know (restart, ``SCRIPT FLUSH``, first use) is sent in full in a
     second exchange. What a server has refused that is not in charge is sent once more on a new
-    connection, which may lead to another server: behind one name the roles can change while
-    connections stay open. In both cases nothing has run before, so nothing happens twice::
+    connection, which may lead to another server. In both cases nothing has run before, so nothing
+    happens twice::
 
         while batch.due:
             if batch.take(exchange(batch.requests())):
                 ...  # the next exchange needs a new connection
+
+    :param short: whether the first exchange has the short forms of commands.
     """
 
-    def __init__(self, commands: Sequence[Command]) -> None:
+    def __init__(self, commands: Sequence[Command], short: bool = False) -> None:
         self._commands = commands
+        self._short = short
         self.outcomes: list[Result] = [None] * len(commands)
         #: What is to be sent in the next exchange, by its place among the commands.
         self.due: Sequence[int] = range(len(commands))
@@ -92,7 +124,10 @@ class Batch:
         requests: list[Request] = []
         in_full = set(self._unknown)
         for index in self.due:
-            script, keys, args = self._commands[index]
+            script, keys, args, short = self._commands[index]
+            if self._short and short is not None:
+                requests.append(short)
+                continue
             if script in in_full:
                 in_full.discard(script)  # the first run of the exchange makes it known
                 run = "EVAL", script.source
@@ -109,6 +144,10 @@ class Batch:
         """
         for index, reply in zip(self.due, replies, strict=True):
             self.outcomes[index] = reply
+        self._short = False
+        if not any(isinstance(outcome, Exception) for outcome in self.outcomes):
+            self.due = []
+            return False
         unknown = self._all(_is_unknown) if not self._unknown else []
         if unknown:
             self.due = unknown
@@ -136,7 +175,15 @@ def pack(requests: Sequence[Request]) -> list[bytes]:
     parts = []
     for request in requests:
         parts.append(b"*%d\r\n" % len(request))
-        for value in request:
-            data = value if isinstance(value, bytes) else str(value).encode()
-            parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+        parts += [
+            b"$%d\r\n%b\r\n" % (len(value), value) if value.__class__ is bytes else _pack(value)
+            for value in request
+        ]
     return [b"".join(parts)]
+
+
+# Most of what a script is given is given to it again and again.
+@lru_cache(maxsize=1024, typed=True)
+def _pack(value: str | bytes | int) -> bytes:
+    data = value if isinstance(value, bytes) else str(value).encode()
+    return b"$%d\r\n%b\r\n" % (len(data), data)

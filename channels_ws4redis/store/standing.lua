@@ -3,7 +3,8 @@
 -- {C}:meta is a hash: epoch "<numbering>.<reign>", offset, and past, the epochs before this one as
 -- "epoch:last offset ", the latest first. See protocol/history.py for what the words mean. There is
 -- also how many bytes of payload have been written to the history in this numbering, and how many of
--- these, at least, have been dropped from it; the difference is what it may hold.
+-- these, at least, have been dropped from it; the difference is what it may hold. And there is due, the
+-- second until which the hash lives at least.
 
 -- The same as call, but a key of another type counts as absent. That something is forbidden does not.
 local function look(...)
@@ -15,66 +16,71 @@ local function look(...)
   return reply
 end
 
--- What the server tells about itself, or nothing if the user of Redis may not ask.
-local function info(section)
-  local reply = redis.pcall('INFO', section)
-  return type(reply) == 'string' and reply or ''
-end
+local clock = call('TIME')  -- seconds, and microseconds beside them
+local now = clock[1] * 1000 + math.floor(clock[2] / 1000)  -- milliseconds
 
--- What the server itself says: the replication id is another one after a restart and on a promoted
--- replica. The run id is for servers that know of no replication. Without INFO it is where this very
--- process keeps the library of its scripts: processes begin at an address that is drawn by lot. After
--- SCRIPT FLUSH the address may be another one without need.
-local told = string.match(info('replication'), 'master_replid:(%w+)')
-  or string.match(info('server'), 'run_id:(%w+)')
-local reign = string.sub(told or redis.sha1hex(tostring(redis)), 1, 8)
+-- Asks the server about itself, once. It takes as long as a publish, and so does making functions that
+-- are not needed: what follows from the answer is in here.
+local server
+local function ask()
+  if server then return server end
 
-local function is_under_reign(of) return of == reign or not told and string.sub(of, 1, 8) == reign end
-
--- Names the reign that follows on an epoch. A process that becomes primary for the second time has its
--- old address, and needs another name than the first time.
-local function next_reign(epoch, offset)
-  return told and reign or reign .. string.sub(redis.sha1hex(epoch .. ' ' .. offset), 1, 8)
-end
-
--- The epoch of a channel that nothing has been published to: the reign, how often a database was
--- wiped, a sign if something is kept of the channel all the same, and the time in tenths of what
--- {C}:meta lives at least. It tells whether another numbering can have come and gone meanwhile. What is
--- not noticed is that all keys of a channel were deleted, moved or evicted one by one, that the server
--- has forgotten its statistics after a wipe, or that a crash has undone a wipe; and without INFO a wipe.
-local WIPES = {flushall = true, flushdb = true, swapdb = true}
-local state, tenth  -- asked for once
-local function blank_epoch(name, history, lifetime)
-  if not state then
-    local wipes = 0
-    for command, calls in string.gmatch(info('commandstats'), 'cmdstat_(%a+):calls=(%d+)') do
-      if WIPES[command] then wipes = wipes + calls end
-    end
-    state = '-' .. reign .. '.' .. wipes
-    tenth = string.format('.%d', call('TIME')[1] * 10 / lifetime)
+  -- What the server tells, or nothing if the user of Redis may not ask.
+  local function info(section)
+    local reply = redis.pcall('INFO', section)
+    return type(reply) == 'string' and reply or ''
   end
-  return state .. (call('EXISTS', name, history) > 0 and '+' or '') .. tenth
+
+  -- What the server itself says: the replication id is another one after a restart and on a promoted
+  -- replica. The run id is for servers that know of no replication. Without INFO it is where this very
+  -- process keeps the library of its scripts: processes begin at an address that is drawn by lot. After
+  -- SCRIPT FLUSH the address may be another one without need.
+  local told = string.match(info('replication'), 'master_replid:(%w+)')
+    or string.match(info('server'), 'run_id:(%w+)')
+  local reign = string.sub(told or redis.sha1hex(tostring(redis)), 1, 8)
+  server = {told = told, reign = reign}
+
+  function server.is_under(of) return of == reign or not told and string.sub(of, 1, 8) == reign end
+
+  -- Names the reign that follows on an epoch. A process that becomes primary for the second time has its
+  -- old address, and needs another name than the first time.
+  function server.next_reign(epoch, offset)
+    return told and reign or reign .. string.sub(redis.sha1hex(epoch .. ' ' .. offset), 1, 8)
+  end
+
+  -- The epoch of a channel that nothing has been published to: the reign, how often a database was
+  -- wiped, a sign if something is kept of the channel all the same, and the time in tenths of what
+  -- {C}:meta lives at least. It tells whether another numbering can have come and gone meanwhile. What is
+  -- not noticed is that all keys of a channel were deleted, moved or evicted one by one, that the server
+  -- has forgotten its statistics after a wipe, or that a crash has undone a wipe; and without INFO a wipe.
+  local wiping = {flushall = true, flushdb = true, swapdb = true}
+  local wipes  -- asked for once
+  function server.blank_epoch(name, history, lifetime)
+    if not wipes then
+      wipes = 0
+      for command, calls in string.gmatch(info('commandstats'), 'cmdstat_(%a+):calls=(%d+)') do
+        if wiping[command] then wipes = wipes + calls end
+      end
+    end
+    local kept = call('EXISTS', name, history) > 0 and '+' or ''
+    return string.format('-%s.%d%s.%d', reign, wipes, kept, clock[1] * 10 / lifetime)
+  end
+
+  return server
 end
 
--- Returns the time in milliseconds, as text.
-local function milliseconds(more)
-  local time = call('TIME')
-  return string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000) + more)
-end
-
--- Returns epoch, offset and past of a channel, whether the reign has changed since they were written,
--- and the bytes written and dropped, as text. A change burns one number. The epoch is nil if there is no
--- numbering.
-local function standing(meta)
-  local found = look('HMGET', meta, 'epoch', 'offset', 'past', 'written', 'dropped') or {}
-  local epoch, offset, past = found[1], found[2], found[3] or ''
-  if not epoch then return nil, 0, '', true end
-  local numbering, of = string.match(epoch, '^(%w+)%.(%w+)$')
-  offset = string.match(offset or '', '^%d+$')
-  if not of or not offset or #offset > 15 then return nil, 0, '', true end  -- none of ours
-  offset = tonumber(offset)
-  if is_under_reign(of) then return epoch, offset, past, false, found[4], found[5] end
-  past = epoch .. ':' .. offset .. ' ' .. past
+-- Returns epoch and offset of a channel, the bytes written and dropped and due, as text, and past, if the
+-- reign has changed since all that was written. A change burns one number. The epoch is nil if there is
+-- no numbering. The server is not asked if the channel is under the reign that is given.
+local function standing(meta, given)
+  local found = look('HMGET', meta, 'epoch', 'offset', 'written', 'dropped', 'due') or {}
+  local epoch, offset = found[1], tonumber(found[2] or '')
+  local numbering, of = string.match(epoch or '', '^(%w+)%.(%w+)$')
+  -- None, or none of ours.
+  if not of or not offset or offset < 0 or offset >= 1e15 or offset % 1 > 0 then return nil, 0 end
+  if of == given or ask().is_under(of) then return epoch, offset, unpack(found, 3, 5) end
+  local past = epoch .. ':' .. offset .. ' ' .. (call('HMGET', meta, 'past')[1] or '')
   if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
-  return numbering .. '.' .. next_reign(epoch, offset), offset + 1, past, true, found[4], found[5]
+  return numbering .. '.' .. ask().next_reign(epoch, offset), offset + 1, found[3], found[4], found[5],
+    past
 end

@@ -22,14 +22,14 @@ Prepare = Callable[[int, int], Callable[[str], None]]
 PERSIST = 3600
 
 
-def _publisher(publisher_class: Any, message_class: Any) -> Prepare:
+def _publisher(publisher_class: Any, message_class: Any, **options: Any) -> Prepare:
     def prepare(recipients: int, expire: int) -> Callable[[str], None]:
         users = [user_name(str(i)) for i in range(recipients)]
 
         def call(payload: str) -> None:
             # The whole of what a view writes, the making of the channel names included.
             publisher = publisher_class(facility=FACILITY, users=users)
-            publisher.publish_message(message_class(payload), expire=expire)
+            publisher.publish_message(message_class(payload), expire=expire, **options)
 
         return call
 
@@ -43,6 +43,37 @@ def package() -> Prepare:
     from channels_ws4redis.redis_store import RedisMessage
 
     return _publisher(RedisPublisher, RedisMessage)
+
+
+def unkept() -> Prepare:
+    """Publish with this package what need not be kept."""
+    _setup_django()
+    from channels_ws4redis.publisher import RedisPublisher
+    from channels_ws4redis.redis_store import RedisMessage
+
+    return _publisher(RedisPublisher, RedisMessage, keep=False)
+
+
+def plain() -> Prepare:
+    """Store and publish by the commands of redis-py, as a project without any package would."""
+    import redis
+
+    client: Any = redis.Redis.from_url(os.environ["BENCH_REDIS_URL"])
+
+    def prepare(recipients: int, expire: int) -> Callable[[str], None]:
+        names = [f"plain:{user_name(str(i))}" for i in range(recipients)]
+
+        def call(payload: str) -> None:
+            pipeline = client.pipeline(transaction=expire > 0)  # both or none, as here
+            for name in names:
+                if expire:
+                    pipeline.set(name, payload, ex=expire)
+                pipeline.publish(name, payload)
+            pipeline.execute()
+
+        return call
+
+    return prepare
 
 
 def legacy() -> Prepare:
@@ -138,6 +169,8 @@ def channels() -> Prepare:
 
 KINDS: dict[str, Callable[[], Prepare]] = {
     "package": package,
+    "unkept": unkept,
+    "plain": plain,
     "legacy": legacy,
     "bare": bare,
     "channels": channels,

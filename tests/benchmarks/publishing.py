@@ -29,7 +29,9 @@ class Publisher:
 
 PUBLISHERS = [
     Publisher("package", "this package", "package", "own"),
+    Publisher("unkept", "this package, keep=False", "unkept", "own", persists=False),
     Publisher("bare", "the same commands, bare redis-py pipeline", "bare", "own"),
+    Publisher("plain", "SET and PUBLISH, bare redis-py pipeline", "plain", "own"),
     Publisher("legacy", "legacy 0.6.0", "legacy", "none", quick=False),
     Publisher(
         "pubsub", "async_to_sync(group_send), pubsub layer", "channels", "pubsub", persists=False

@@ -74,6 +74,11 @@ def _published(recipients: int, key: str, *, persist: bool = True) -> Callable[.
     )
 
 
+def _redis_cpu(key: str) -> Callable[[Outcome], float | None]:
+    """Return how to find what one publish costs Redis that is not stored."""
+    return lambda outcome: median(outcome.published.get((1, False), {}).get(key), "redis_cpu")
+
+
 def _new_connections(outcome: Outcome) -> float | None:
     figures = [
         median(results.get("package"), "new_connections") for results in outcome.published.values()
@@ -174,6 +179,16 @@ TARGETS = [
         "publish_message, stored, 1,000 users ÷ bare pipeline",
         1.5,
         _ratio(_published(1000, "package"), _published(1000, "bare")),
+    ),
+    Target(
+        "publish_message, stored, 1 channel ÷ SET and PUBLISH by redis-py",
+        1.1,
+        _ratio(_published(1, "package"), _published(1, "plain")),
+    ),
+    Target(
+        "Redis CPU per publish with keep=False, 1 channel ÷ bare PUBLISH",
+        1.3,
+        _ratio(_redis_cpu("unkept"), _redis_cpu("plain")),
     ),
     Target("new Redis connections per publish after the first", 0, _new_connections),
     *(

@@ -6,6 +6,7 @@ import asyncio
 import multiprocessing
 import threading
 import time
+from functools import partial
 
 import pytest
 import redis
@@ -19,6 +20,7 @@ from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.commands import Publication
 from testproject.embedded import RedisServer
 from tests.listeners import PATIENCE, Listener, close_fanout, close_layer, configuration
+from tests.torture.proxy import Proxy
 
 
 @pytest.fixture
@@ -118,6 +120,44 @@ async def test_several_channels(listen):
     assert [await listener.receive() for listener in listeners] == ["Hello"] * 4
 
 
+async def test_what_is_not_kept(listen, redis_client):
+    """It arrives on every layer, on several channels too, and nothing is written."""
+    names = ["broadcast:foo", "user:john:foo"]
+    listeners = [await listen(name) for name in names]
+    for number in range(3):
+        publish_one, publish_both = (
+            broadcast(),
+            RedisPublisher(facility="foo", broadcast=True, users=["john"]),
+        )
+        await asyncio.to_thread(publish_one.publish_message, f"one {number}", keep=False)
+        await publish_one.apublish_message(f"two {number}", keep=False)
+        await asyncio.to_thread(publish_both.publish_message, f"both {number}", keep=False)
+        await publish_both.apublish_message(f"all {number}", keep=False)
+        assert redis_client.keys("*broadcast:foo*") == []
+        kinds = ["one", "two", "both", "all"]
+        assert [await listeners[0].receive() for _ in kinds] == [f"{k} {number}" for k in kinds]
+        assert [await listeners[1].receive() for _ in kinds[2:]] == [
+            f"{kind} {number}" for kind in kinds[2:]
+        ]
+    await broadcast().apublish_message("kept")
+    assert await listeners[0].receive() == "kept"
+    assert redis_client.hget("{broadcast:foo}:meta", "offset") == b"1"
+
+
+async def test_what_is_not_kept_for_legacy_servers(listen, redis_client, settings):
+    """They get the bare payload; a socket here gets the message once."""
+    settings.WS4REDIS_LEGACY_SERVERS = True
+    listener = await listen("broadcast:foo")
+    with redis_client.pubsub(ignore_subscribe_messages=True) as pubsub:
+        pubsub.subscribe("broadcast:foo")
+        pubsub.get_message(timeout=5)
+        await asyncio.to_thread(broadcast().publish_message, "Hello", keep=False)
+        assert pubsub.get_message(timeout=5)["data"] == b"Hello"
+    await broadcast().apublish_message("end")
+    assert [await listener.receive(), await listener.receive()] == ["Hello", "end"]
+    assert redis_client.hget("{broadcast:foo}:meta", "offset") == b"1"
+
+
 async def test_nobody_listens(layer_name, redis_client):
     """Publishing without a listener anywhere stores the message all the same."""
     broadcast().publish_message("one")
@@ -174,6 +214,54 @@ def test_many_channels_cost_few_scripts(redis_client):
     publish(Publication(names, b"x", 10))
     assert redis_client.info("commandstats")["cmdstat_evalsha"]["calls"] == 3
     assert redis_client.mget(names) == [b"x"] * 101
+
+
+@pytest.mark.parametrize("name", ["sync", "async"])
+async def test_what_is_not_kept_is_one_command(redis_client, name):
+    """A bare PUBLISH, but for one in a second, by which the role of the server is asked for."""
+    publication = Publication(["broadcast:foo"], b"x", 10, keep=False)
+    for _ in range(2):
+        redis_client.config_resetstat()
+        for _ in range(20):
+            await apublish(publication) if name == "async" else publish(publication)
+    commands = redis_client.info("commandstats")
+    assert commands["cmdstat_publish"]["calls"] == 20
+    assert commands.get("cmdstat_evalsha", {"calls": 0})["calls"] <= 2
+    await close_layer(get_channel_layer())
+
+
+def test_what_is_not_kept_may_be_forbidden(redis_client, redis_url, settings):
+    """The error is the same for one channel and for several; those that are allowed get it."""
+    redis_client.execute_command("ACL SETUSER few on >p +@all ~* resetchannels &{broadcast:foo}*")
+    settings.WS4REDIS_CONNECTION = redis_url.replace("://", "://few:p@")
+    redis_client.config_resetstat()
+    for names in (["broadcast:bar"], ["broadcast:bar"], ["broadcast:bar", "broadcast:foo"]):
+        with pytest.raises(redis.exceptions.NoPermissionError, match="publish to 'broadcast:bar'"):
+            publish(Publication(names, b"x", 10, keep=False))
+    assert redis_client.info("commandstats")["cmdstat_publish"]["calls"] == 1
+    redis_client.execute_command("ACL DELUSER few")
+
+
+async def test_what_is_not_kept_follows_a_failover(settings):
+    """Behind one name a replica takes over; the old primary would take a PUBLISH for ever."""
+    with RedisServer(port=0) as server, RedisServer(port=0) as other:
+        proxy = Proxy(server.port)
+        await proxy.start()
+        settings.WS4REDIS_CONNECTION = {"host": "127.0.0.1", "port": proxy.port}
+        publication = Publication(["broadcast:foo"], b"x", 10, keep=False)
+        with redis.Redis.from_url(server.url) as old, redis.Redis.from_url(other.url) as new:
+            for function in (partial(asyncio.to_thread, publish), apublish):
+                await function(publication)
+            old.replicaof("127.0.0.1", other.port)
+            proxy.lead_to(other.port)
+            for function in (partial(asyncio.to_thread, publish), apublish):
+                new.config_resetstat()
+                async with asyncio.timeout(PATIENCE):
+                    while "cmdstat_publish" not in new.info("commandstats"):
+                        await function(publication)
+                        await asyncio.sleep(0.05)
+        await close_layer(get_channel_layer())
+        await proxy.close()
 
 
 @pytest.mark.parametrize("at_once", [1, 2, 10])

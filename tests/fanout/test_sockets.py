@@ -10,7 +10,7 @@ import pytest
 
 from channels_ws4redis.fanout.sockets import Entry, Socket
 from channels_ws4redis.protocol.history import Lost, Reading
-from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position
 from tests.outboxes import open_outbox
 
 FOO, BAR = "broadcast:foo", "user:john:foo"
@@ -187,6 +187,16 @@ def test_positions(position, received, recovered):
         },
     }
     assert client.told == received
+
+
+def test_own_messages_that_are_not_kept_are_silent():
+    """Unless the client wants them back; they have no position in any case."""
+    clients = [Client(labels=LABELS, echo=echo).start(entry(3, 3)) for echo in (False, True)]
+    for client in clients:
+        client.frames.clear()
+        client.socket.deliver(event(0, epoch=UNKEPT, payload="typing", sender=client.socket.id))
+    typing = {"type": "message", "channel": "broadcast", "data": "typing"}
+    assert [client.received for client in clients] == [[], [typing]]
 
 
 def test_raw_clients_have_no_positions():

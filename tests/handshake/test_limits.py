@@ -304,7 +304,7 @@ async def test_each_audience_of_a_facility_costs_room(clock, settings):
 async def test_what_a_policy_has_stored_costs_room(clock, settings):
     """Whatever the setting says of all others; and nothing of what is not stored."""
     settings.WS4REDIS_EXPIRE = 0
-    kept, not_kept = Options(expire=60), Options(expire=0)
+    kept, *others = Options(expire=60), Options(expire=0), Options(keep=False)
     for number in range(6):
         await place(STRANGER, str(number), kept).publish(1024 * 1024, 1)
     with pytest.raises(BusyError):
@@ -312,7 +312,8 @@ async def test_what_a_policy_has_stored_costs_room(clock, settings):
     settings.WS4REDIS_EXPIRE = 3600
     clock.waits.clear()
     for number in range(100):
-        await place(OTHER, str(number), not_kept).publish(1024 * 1024, 1)
+        for options in others:
+            await place(OTHER, str(number), options).publish(1024 * 1024, 1)
     assert clock.waits == []
 
 

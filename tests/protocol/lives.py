@@ -2,8 +2,9 @@
 
 `play` runs the real `Track` and `Reading` through any list of steps: publishing, losses of the
 link, dropped messages, newcomers, readings that come late or fail, clients that leave and come
-back, restarts of Redis with and without loss, and wiped databases. It raises AssertionError if a
-client got something twice, out of order, or with a gap that nobody told it of.
+back, restarts of Redis with and without loss, wiped databases, and messages that are not kept. It
+raises AssertionError if a client got something twice, out of order, or with a gap that nobody told
+it of, or something that is not kept before what it follows on.
 
 Run ``python -m tests.protocol.lives 20000`` to play that many long lives.
 """
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading
-from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position
 from channels_ws4redis.protocol.track import Stamp, Track
 
 CHANNEL = "broadcast:foo"
@@ -23,6 +24,7 @@ CHANNEL = "broadcast:foo"
 #: What can happen without anything being lost for good, if the history is long enough.
 TAME = (
     *["publish"] * 5,
+    "publish_unkept",
     *["receive"] * 5,
     *["catch_up"] * 2,
     *["unlink", "relink", "drop"],
@@ -101,6 +103,10 @@ class Redis:
         self.snapshots.append(self.state)
         return event
 
+    def publish_unkept(self) -> Event:
+        """Publish a message that says which one it follows on."""
+        return Event(CHANNEL, b"after %d" % self.count, UNKEPT)
+
     def read(self) -> Reading:
         """Return what a process reads; nothing is written."""
         epoch, offset, past = self._standing()
@@ -113,7 +119,8 @@ class Client:
     """Somebody who listens, comes and goes, and writes down what arrives."""
 
     def __init__(self) -> None:
-        #: Numbers of messages, ``"lost"``, and ``"from 3"`` where nothing up to 3 is owed.
+        #: Numbers of messages, ``"lost"``, ``"from 3"`` where nothing up to 3 is owed, and
+        #: ``"after 3"`` for a message that is not kept.
         self.log: list[int | str] = []
         self.live = False
         self.position: Position | None = None
@@ -145,21 +152,26 @@ class Client:
             self.log.append("lost")
             self.told += 1
             self.position = item.position
+        elif item.epoch == UNKEPT:
+            self.log.append(item.payload.decode())
         else:
             self.log.append(int(item.payload))
             self.position = Position(item.epoch, item.offset)
 
-    def judge(self, published: int) -> None:
+    def judge(self, published: int, ordered: bool = True) -> None:
         """Find what the client got wrongly or was not told."""
-        before, owed, told, seen = 0, 0, False, set()
+        before, owed, told, seen, followed = 0, 0, False, set(), 0
         for entry in [*self.log, published + 1]:
             if entry == "lost":
                 told = True
+            elif isinstance(entry, str) and entry.startswith("after "):
+                followed = max(followed, int(entry.removeprefix("after ")) if ordered else 0)
             elif isinstance(entry, str):
                 owed = max(owed, int(entry.removeprefix("from ")))
             else:
                 assert entry not in seen, f"{entry} twice in {self.log}"
                 assert entry > before, f"{entry} after {before} in {self.log}"
+                assert entry > followed, f"{entry} after what follows on it in {self.log}"
                 gap = entry - 1 > max(before, owed)
                 assert told or not gap, f"a gap from {before} to {entry} in {self.log}"
                 seen.add(entry)
@@ -309,6 +321,8 @@ def play(steps: Sequence[str], size: int, ordered: bool = True) -> int:
         match step:
             case "publish" | "publish_unstored" | "publish_large":
                 process.hear(redis.publish(step))
+            case "publish_unkept":
+                process.hear(redis.publish_unkept())
             case "flush":
                 redis.flush()  # nobody tells a process of it, so the link may stay
             case "wait":
@@ -324,7 +338,7 @@ def play(steps: Sequence[str], size: int, ordered: bool = True) -> int:
         process.hear(redis.publish())
         process.finish()
     for client in process.clients:
-        client.judge(redis.count)
+        client.judge(redis.count, ordered)
     return sum(client.told for client in process.clients)
 
 

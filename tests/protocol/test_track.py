@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from channels_ws4redis.protocol import track as track_module
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position
 from channels_ws4redis.protocol.track import Track
 from tests.protocol.lives import STEPS, TAME, Client, play, random_life
 from tests.protocol.outcomes import told
@@ -84,7 +84,16 @@ def test_no_newcomer_costs_the_live_sockets_a_message() -> None:
 
 
 @pytest.mark.parametrize(
-    "log", [[1, 1], [2, 1], [1, 3], [1, "lost", 3, 3], ["from 1", 3], [1, "lost", 2]]
+    "log",
+    [
+        [1, 1],
+        [2, 1],
+        [1, 3],
+        [1, "lost", 3, 3],
+        ["from 1", 3],
+        [1, "lost", 2],
+        ["after 1", 1, 2, 3],
+    ],
 )
 def test_the_judge(log: list[int | str]) -> None:
     """What is wrong is found."""
@@ -92,7 +101,7 @@ def test_the_judge(log: list[int | str]) -> None:
     client.log = log
     with pytest.raises(AssertionError):
         client.judge(3)
-    client.log = ["from 2", "lost", 4, "lost", 6]
+    client.log = ["from 2", "after 2", "lost", 4, "after 1", "lost", 6]
     client.judge(6)
 
 
@@ -311,6 +320,30 @@ def test_what_a_foreign_program_publishes_passes_whatever_is_missing() -> None:
     newcomers = [track.take(reading(0), stamp).newcomer for stamp in (earlier, later)]
     payloads = [[event.payload for event in newcomer or ()] for newcomer in newcomers]
     assert payloads == [[b"first", b"second"], [b"second"]]
+
+
+def test_what_is_not_kept_overtakes_nothing() -> None:
+    """It changes no position, and is dropped while something is held or may be missing."""
+    track, unkept = live_at(3), Event(CHANNEL, b"typing", UNKEPT)
+    assert track.receive(unkept) == [unkept]
+    assert track.position == Position("n.a", 3)
+    track.receive(event(5))
+    assert track.receive(unkept) == []
+    assert recover(track, reading(5, 4, 5)) == [4, 5]
+    assert track.receive(unkept) == [unkept]
+    track.suspect()
+    assert track.receive(unkept) == []
+    assert recover(track, reading(5, 4, 5)) == []
+    assert not track.behind
+
+
+def test_a_newcomer_gets_what_is_not_kept_in_its_place() -> None:
+    track, unkept = live_at(3), Event(CHANNEL, b"typing", UNKEPT)
+    stamp = track.ask()
+    for message in (event(4), unkept, event(5)):
+        track.receive(message)
+    newcomer = track.take(reading(4, 4), stamp).newcomer
+    assert [each.payload for each in newcomer or ()] == [b"typing", b"5"]
 
 
 def test_what_is_held_is_bounded(monkeypatch) -> None:

@@ -549,6 +549,7 @@ def test_a_promoted_replica_is_another_reign(history, rights) -> None:
         one, two = redis.Redis.from_url(master.url), redis.Redis.from_url(replica.url)
         first, second = (as_user(each, rights) for each in (master, replica))
         position = publish(first, b"one")
+        said = say(first, name="broadcast:other")
         two.replicaof(*_address(one))
         _until(lambda: two.info("replication")["master_link_status"] == "up")
         one.wait(1, 5000)
@@ -557,6 +558,8 @@ def test_a_promoted_replica_is_another_reign(history, rights) -> None:
             seen = publish(first, b"lost on the way")
         after = publish(second, b"new")
         assert after.epoch != seen.epoch
+        say(second, said, name="broadcast:other")
+        assert second.hget("{broadcast:other}:meta", "offset") == b"3"
         assert told(read(second).since(seen)) == [2, b"new"]
         assert told(read(second).since(position)) == [2, b"new"]
         # And back again, with no script run in between on the first one.
@@ -572,6 +575,61 @@ def test_a_promoted_replica_is_another_reign(history, rights) -> None:
         assert last == b"back"
         for client in (one, two, first, second):
             client.close()
+
+
+def say(client: redis.Redis, said: bytes = b"", name: str = NAME) -> bytes:
+    """Publish a message as processes do, and return what the server says of its reign."""
+    publication = Publication([name], b"x", 60)
+    (reply,) = runner.run(client, [publish_command(publication, "", mirror=False, said=said)])
+    assert isinstance(reply, bytes), repr(reply)
+    return reply
+
+
+def times_asked(client: redis.Redis, said: bytes) -> int:
+    """Publish, and return how often the server was asked about itself."""
+    client.config_resetstat()
+    say(client, said)
+    return client.info("commandstats").get("cmdstat_info", {"calls": 0})["calls"]
+
+
+def test_a_server_is_asked_for_its_reign_now_and_then(redis_client) -> None:
+    """What it has just said counts for a moment, from the same process, and while it holds."""
+    assert 0 in {times_asked(redis_client, say(redis_client)) for _ in range(20)}
+    assert any(said == say(redis_client, said) for said in [say(redis_client)] * 20)
+    reign, moment, rights, process = say(redis_client).split(b" ", 3)
+    later = int(moment)
+    for other in (
+        b"",
+        b"%b %d %b %b" % (reign, later - 1000, rights, process),
+        b"%b %d %b %b" % (reign, later + 10_000, rights, process),
+        b"%b %d %b %b0" % (reign, later, rights, process),
+        b"01234567 %d %b %b" % (later, rights, process),
+        b"made up",
+    ):
+        assert times_asked(redis_client, other) == 1, other
+
+
+def test_what_a_server_has_said_hides_no_other_reign(redis_client, history) -> None:
+    """Not of a channel that was published to elsewhere: it had 1, and 2 is burnt."""
+    said = say(redis_client)
+    epoch = redis_client.hget(META, "epoch")
+    redis_client.hset(META, "epoch", epoch.partition(b".")[0] + b".01234567")
+    say(redis_client, said)
+    assert redis_client.hmget(META, "epoch", "offset") == [epoch, b"3"]
+    say(redis_client, said, "broadcast:new")
+    new = redis_client.hget("{broadcast:new}:meta", "epoch")
+    assert new.partition(b".")[2] == epoch.partition(b".")[2]
+
+
+def test_a_right_that_is_missing_shows_before_anything_is_stored(redis_client, redis_url) -> None:
+    """Also right after the server was asked, on behalf of a channel that is allowed."""
+    redis_client.execute_command("ACL SETUSER few on >p +@all ~* resetchannels &{broadcast:foo}*")
+    with redis.Redis.from_url(redis_url.replace("://", "://few:p@")) as client:
+        said = say(client)
+        with pytest.raises(AssertionError, match="NoPermissionError"):
+            say(client, said, "broadcast:bar")
+    redis_client.execute_command("ACL DELUSER few")
+    assert redis_client.keys("*bar*") == []
 
 
 def as_user(server: RedisServer, rights: str) -> redis.Redis:

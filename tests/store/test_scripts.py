@@ -6,7 +6,8 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels_ws4redis.store.scripts import Batch, Command, Script, pack
+from channels_ws4redis.store import scripts
+from channels_ws4redis.store.scripts import Batch, Charge, Command, Script, pack
 
 ONE = Script("return 1")
 TWO = Script("return 2")
@@ -50,3 +51,29 @@ def test_what_a_replica_refuses_is_sent_once_more_and_in_full_if_that_is_asked_f
     assert batch.take([refused])
     assert not batch.due
     assert batch.outcomes == [refused, 2]
+
+
+SHORT = Command(ONE, ["key"], [], ("PUBLISH", "key", "value"))
+
+
+def test_a_short_form_is_sent_where_the_server_is_known_to_be_in_charge() -> None:
+    """And once more by its script, if the server says that it is not."""
+    (request,) = Batch([SHORT]).requests()
+    assert list(request) == ["EVALSHA", ONE.sha, 1, "key"]
+    batch = Batch([SHORT, Command(ONE, [], [])], short=True)
+    assert [request[0] for request in batch.requests()] == ["PUBLISH", "EVALSHA"]
+    assert batch.take([redis.exceptions.ReadOnlyError("READONLY"), 2])
+    assert [list(request) for request in batch.requests()] == [["EVALSHA", ONE.sha, 1, "key"]]
+
+
+def test_a_server_is_asked_once_a_second_whether_it_is_in_charge(monkeypatch) -> None:
+    """By scripts that stand for short commands, and no others."""
+    monkeypatch.setattr(scripts.time, "monotonic", lambda: now)
+    charge, now = Charge(), 0.0
+    assert not charge.allows_short([Command(ONE, [], [])])
+    assert not charge.allows_short([SHORT])
+    now = 0.9
+    assert charge.allows_short([Command(ONE, [], []), SHORT])
+    now = 1.1
+    assert not charge.allows_short([SHORT])
+    assert charge.allows_short([SHORT])

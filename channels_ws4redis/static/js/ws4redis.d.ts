@@ -49,7 +49,7 @@ declare namespace WS4Redis {
     readonly channel: Label;
     /** A Uint8Array where the payload is no text. */
     readonly data: string | Uint8Array;
-    /** Absent on messages of programs that do not know positions. */
+    /** Absent on messages that are not kept, and on those of programs that know no positions. */
     readonly epoch?: string;
     readonly offset?: number;
     /** The parsed data; throws SyntaxError if it is no JSON. */

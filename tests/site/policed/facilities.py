@@ -37,6 +37,12 @@ def board(request, room):
     return ["subscribe-broadcast"]
 
 
+@facility("pointers", publish=["publish-broadcast"], keep=False)
+def pointers(request):
+    """Let everybody in."""
+    return True
+
+
 @facility("quiet", replay=False, history=5)
 def quiet(request):
     """Let everybody in."""
