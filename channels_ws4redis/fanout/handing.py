@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from contextlib import asynccontextmanager
 from itertools import islice
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from channels_ws4redis.fanout.sockets import Recipient
 from channels_ws4redis.protocol.history import Outcome
 from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.protocol.track import Track
-from channels_ws4redis.store.fairness import TURNS_OF_OTHERS, let_others
+from channels_ws4redis.store.fairness import let_others_finish
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 #: Sockets that are handed something in one go. It takes two to three milliseconds where frames are
 #: written straight to the transports of the server.
 AT_ONCE = 500
+
+#: Seconds for which all others have their turns after that, if they have so much to do.
+MOST_OF_OTHERS = 0.02
 
 
 def hand(what: Event | Outcome, sockets: Iterable[Recipient]) -> None:
@@ -38,13 +42,16 @@ def hand(what: Event | Outcome, sockets: Iterable[Recipient]) -> None:
             socket.recover(what)
 
 
-def turn_of_many() -> asyncio.Lock:
-    """Return what is held by whoever hands something to many sockets of this event loop.
+@asynccontextmanager
+async def turn_of_many() -> AsyncIterator[None]:
+    """Be the only one on this event loop that hands something to many sockets.
 
-    A holder serves `AT_ONCE` of them, and lets others have their turns before it lets go. So these
-    have their turns after each part, however many groups are large.
+    Who does so serves `AT_ONCE` of them, and then all others have their turns. So these have their
+    turns after each part, however many groups are large.
     """
-    return this_loop().get("turn of many", asyncio.Lock)
+    async with this_loop().get("turn of many", asyncio.Lock):
+        yield
+        await let_others_finish(MOST_OF_OTHERS)
 
 
 class _Due(NamedTuple):
@@ -99,7 +106,6 @@ class Line:
         while self._due:
             async with turn_of_many():
                 self._serve()
-                await let_others(TURNS_OF_OTHERS)
         self._end()
 
     def _serve(self) -> None:

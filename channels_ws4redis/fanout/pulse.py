@@ -11,7 +11,6 @@ from channels_ws4redis.fanout.handing import AT_ONCE, turn_of_many
 from channels_ws4redis.fanout.sockets import Recipient, Socket
 from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.messages import json_frame
-from channels_ws4redis.store.fairness import TURNS_OF_OTHERS, let_others
 from channels_ws4redis.store.loops import this_loop
 
 #: Seconds between heartbeats to raw clients. Legacy promises "at least every four seconds".
@@ -64,7 +63,6 @@ class Pulse:
                         continue
                     if speak_protocol == (socket.labels is not None):
                         socket.outbox.put(frame)  # that of a socket which has left takes nothing
-                await let_others(TURNS_OF_OTHERS)
 
 
 def _heartbeat() -> Frame | None:
