@@ -6,18 +6,21 @@ import asyncio
 import threading
 
 import pytest
-from channels.layers import channel_layers
+from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
+from channels_ws4redis.fanout import handing
+from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
+from channels_ws4redis.store import fairness
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import Visitor
 from tests.communicators import GONE, PATIENCE, ended, leave
 from tests.conftest import Serve
-from tests.listeners import all_left, sockets_here
+from tests.listeners import FOO, Listener, all_left, sockets_here
 
 #: See test_open_socket.
 pytestmark = [pytest.mark.server, pytest.mark.django_db]
@@ -93,6 +96,19 @@ async def test_it_reaches_its_own_socket_among_others(hook) -> None:
     assert await heard() == ["a", "b", "c", "d"]
     assert [await first.receive_from(PATIENCE) for _ in "abcd"] == ["a", "b", "c", "d"]
     await first.disconnect()
+
+
+async def test_it_reaches_its_own_socket_in_a_large_group(hook, monkeypatch) -> None:
+    """Also what is still on its way to many when the socket goes live."""
+    monkeypatch.setattr(handing, "AT_ONCE", 1)
+    monkeypatch.setattr(fairness, "IDLE_TURN", 0)  # after each of them, others have their 20 ms
+    fanout = get_fanout(get_channel_layer())
+    crowd = [await Listener(fanout).join(FOO) for _ in range(5)]
+    hook(several)
+    assert await heard() == ["a", "b", "c", "d"]
+    for listener in crowd:
+        assert [await listener.receive() for _ in "abcd"] == ["a", "b", "c", "d"]
+        listener.leave()
 
 
 async def test_by_its_own_method(hook) -> None:

@@ -13,6 +13,7 @@ event loop and serves the fan-out there::
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -25,8 +26,12 @@ from channels_ws4redis.store.commands import Publication
 class Receiver(Protocol):
     """What a feed calls: the fan-out."""
 
-    def receive(self, event: Event | Question) -> None:
-        """Take a message, or answer a question."""
+    def receive(self, event: Event | Question) -> asyncio.Future[None] | None:
+        """Take a message, or answer a question.
+
+        :returns: None if the next message of the channel may follow at once, or what is done when
+            it may: messages are on their way to many sockets.
+        """
 
     def suspect(self, channel: str) -> None:
         """Learn that messages of a channel were not handed on."""

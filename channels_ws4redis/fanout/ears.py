@@ -91,8 +91,9 @@ class Ear:
 
         :param entries: what its readings have found.
         """
+        due = [] if self._fanout is None else self._fanout.due_to(self)
         heard: dict[str, list[Event]] = {}
-        for event in self._events:
+        for event in [*self._events, *due]:
             heard.setdefault(event.channel, []).append(event)
         self.stop()
         return [_with_heard(entry, heard.get(entry.reading.channel, [])) for entry in entries]

@@ -9,30 +9,27 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import redis
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout import sockets
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.fanout.counting import answer
+from channels_ws4redis.fanout.handing import Group
 from channels_ws4redis.fanout.memberships import Memberships
-from channels_ws4redis.fanout.reading import GRACE, PAUSE, Group, Readings, Start
-from channels_ws4redis.fanout.sockets import Recipient, Socket
-from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.messages import Event, Question, is_heartbeat, json_frame
+from channels_ws4redis.fanout.pulse import Pulse
+from channels_ws4redis.fanout.reading import GRACE, PAUSE, Readings, Start
+from channels_ws4redis.fanout.sockets import Recipient
+from channels_ws4redis.protocol.messages import Event, Question, is_heartbeat
 from channels_ws4redis.protocol.texts import escaped
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.runner import get_runner
 
 logger = logging.getLogger(__name__)
-
-#: Seconds between heartbeats to raw clients. Legacy promises "at least every four seconds".
-HEARTBEAT_INTERVAL = 3.5
 
 #: Seconds between attempts to read the history while Redis is away.
 RETRY_INTERVAL = 0.3
@@ -54,7 +51,7 @@ class FanOut:
         self._memberships = Memberships(self._feed, self._groups)
         self._readings = Readings(backend, self._groups, self._catch_up_soon)
         self._opening: asyncio.Task[None] | None = None
-        self._timers: list[asyncio.Task[None]] = []
+        self._pulse = Pulse(self._sockets.keys())
         self._catching_up = False
         self._relinked = False
 
@@ -95,6 +92,12 @@ class FanOut:
         """Return the names of the channels that a socket listens on."""
         return self._sockets.get(socket, ())
 
+    def due_to(self, socket: Recipient) -> list[Event]:
+        """Return the messages that have been taken, and are still on their way to a socket."""
+        groups = [self._groups.get(name) for name in self.channels_of(socket)]
+        lines = [group.line for group in groups if group is not None]
+        return [event for line in lines if line is not None for event in line.due_to(socket)]
+
     def leave_others(self, socket: Recipient, wanted: Iterable[str]) -> list[str]:
         """Leave all channels but those that a socket wants; return what it has still to join."""
         names, own = dict.fromkeys(wanted), dict.fromkeys(self.channels_of(socket))
@@ -119,8 +122,7 @@ class FanOut:
         for name in gone:
             group = self._groups.get(name)
             if group is not None and socket in group.sockets:
-                group.sockets.discard(socket)
-                group.live.pop(socket, None)
+                group.leave(socket)
                 if not group.sockets:
                     empty.append(group)
         if empty:
@@ -150,19 +152,12 @@ class FanOut:
 
     async def _start(self) -> None:
         await self._feed.open()
-        self._timers = [
-            this_loop().spawn(self._repeat(interval, make, speak_protocol), "ws4redis-timer")
-            for interval, make, speak_protocol in (
-                (HEARTBEAT_INTERVAL, _heartbeat, False),
-                (sockets.PING_INTERVAL, _ping, True),
-            )
-        ]
+        self._pulse.start()
 
     async def _close(self) -> None:
         if self._opening is not None:
             await asyncio.wait([self._opening])
-        for timer in self._timers:
-            timer.cancel()
+        self._pulse.stop()
         try:
             await self._memberships.leave(list(self._groups.values()))
         finally:
@@ -170,22 +165,21 @@ class FanOut:
 
     # Receiving
 
-    def receive(self, event: Event | Question) -> None:
+    def receive(self, event: Event | Question) -> asyncio.Future[None] | None:
         """Take a message, and deliver what may be delivered now; or answer a question."""
         group = self._groups.get(event.channel)
         if group is None:
-            return
+            return None
         if isinstance(event, Question):
             this_loop().spawn(answer(event, len(group.sockets)), "ws4redis-answer")
-            return
+            return None
         if not event.offset and is_heartbeat(event.payload, settings.WS4REDIS_HEARTBEAT):
-            return  # a foreign program's; each socket has its own
+            return None  # a foreign program's; each socket has its own
         for due in group.track.receive(event):
-            for socket in list(group.live):
-                socket.deliver(due)
-            due.forget_wire()
+            group.hand_out(due)
         if group.track.behind:
             self._catch_up_soon()
+        return None if group.line is None else group.line.done
 
     def channels(self) -> list[str]:
         """Return the names of the channels that are listened on."""
@@ -247,34 +241,6 @@ class FanOut:
                     pause = RETRY_INTERVAL
         finally:
             self._catching_up = False
-
-    # Time
-
-    async def _repeat(
-        self, interval: float, make: Callable[[], Frame | None], speak_protocol: bool
-    ) -> None:
-        """Send a frame to all sockets of one kind, again and again."""
-        while True:
-            await asyncio.sleep(interval)
-            frame = make()
-            if frame is not None:
-                self._send_to_all(frame, speak_protocol)
-
-    def _send_to_all(self, frame: Frame, speak_protocol: bool) -> None:
-        for socket in list(self._sockets):
-            if not isinstance(socket, Socket) or not socket.replayed:
-                continue
-            if speak_protocol == (socket.labels is not None):
-                socket.outbox.put(frame)
-
-
-def _heartbeat() -> Frame | None:
-    heartbeat = settings.WS4REDIS_HEARTBEAT
-    return None if heartbeat is None else Frame(heartbeat)
-
-
-def _ping() -> Frame:
-    return json_frame({"type": "ping"})
 
 
 def get_fanout(layer: Any) -> FanOut:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -63,13 +64,13 @@ class OwnFeed(Feed):
         if self._channel:
             await self._layer.close_channel(self._channel)
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: dict[str, Any]) -> asyncio.Future[None] | None:
         try:
             event = message.get("event") or carried_by(message)
             kind = message.get("type")
             if event is not None:
-                self._receiver.receive(event)
-            elif kind == MISSED_TYPE:
+                return self._receiver.receive(event)
+            if kind == MISSED_TYPE:
                 self._receiver.suspect(message["group"])
             elif kind == REFUSED_TYPE:
                 self._receiver.refuse(message["group"], message["error"])
@@ -77,3 +78,4 @@ class OwnFeed(Feed):
                 self._receiver.suspect_all()
         except Exception:
             logger.exception("A message could not be delivered")
+        return None

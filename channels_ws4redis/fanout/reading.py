@@ -1,4 +1,4 @@
-"""Groups, and the readings that make them whole and let newcomers go live."""
+"""The readings that make groups whole and let newcomers go live."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import redis
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
+from channels_ws4redis.fanout.handing import Group
 from channels_ws4redis.fanout.sockets import Entry, Recipient
-from channels_ws4redis.protocol.history import Lost, Outcome, Reading
+from channels_ws4redis.protocol.history import Lost, Reading
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Lag, Stamp, Track
 from channels_ws4redis.store.clients import UNREACHABLE
@@ -31,35 +32,6 @@ LOOKS, PAUSE = 40, 0.005
 
 #: The seconds that they take, for what can only be waited for.
 GRACE = LOOKS * PAUSE
-
-
-class Group:
-    """A channel-layer group and the local sockets in it."""
-
-    __slots__ = ("channel", "joined", "live", "moving", "sockets", "track")
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        #: All sockets that want to hear the channel.
-        self.sockets: set[Recipient] = set()
-        #: Those to which messages are delivered, in the order in which they came.
-        self.live: dict[Recipient, None] = {}
-        self.track = Track()
-        self.joined = False
-        #: Joins or leaves the group at the moment; returns what could not be joined.
-        self.moving: asyncio.Task[Mapping[str, Exception]] | None = None
-
-    def refuse(self, error: Exception) -> None:
-        """End all sockets, as Redis refuses the channel from now on."""
-        self.live.clear()
-        self.track = Track()
-        for socket in list(self.sockets):
-            socket.end(error)
-
-    def recover(self, items: Outcome) -> None:
-        """Send what was missed, and word of losses, to every live socket."""
-        for socket in list(self.live):
-            socket.recover(items)
 
 
 #: Called in the step in which a newcomer goes live, with what was read of each of its channels.
@@ -166,7 +138,7 @@ class Readings:
         found: dict[str, Found] = {}
         try:
             outcomes = await self._aread([group.channel for group in groups])
-            moving = await self._let_arrive([track for _, track, _ in under_way], outcomes)
+            moving = await self._let_arrive({t: group for group, t, _ in under_way}, outcomes)
             for outcome in outcomes:
                 group, track, stamp = under_way.pop(0)
                 if track in moving:
@@ -193,7 +165,7 @@ class Readings:
         return outcomes
 
     async def _let_arrive(
-        self, tracks: Sequence[Track], outcomes: Sequence[Reading | Exception]
+        self, group_of: Mapping[Track, Group], outcomes: Sequence[Reading | Exception]
     ) -> list[Track]:
         """Wait for messages that readings have overtaken.
 
@@ -202,15 +174,17 @@ class Readings:
         """
         readings = {
             track: outcome
-            for track, outcome in zip(tracks, outcomes, strict=True)
+            for track, outcome in zip(group_of, outcomes, strict=True)
             if isinstance(outcome, Reading)
         }
         begun = lags = self._lags(readings)
-        for _ in range(LOOKS):
-            if not lags:
-                break
+        looks = LOOKS
+        while lags and looks:
             await asyncio.sleep(PAUSE)
             lags = self._lags({track: readings[track] for track in lags})
+            # What waits while the message before it is handed to many sockets is not late.
+            if all(group_of[track].line is None for track in lags):
+                looks -= 1
         return [track for track, lag in lags.items() if lag != begun[track]]
 
     def _lags(self, readings: Mapping[Track, Reading]) -> dict[Track, Lag]:
@@ -278,5 +252,6 @@ def _take(
     live, newcomer = track.take(outcome, stamp)
     if any(isinstance(item, Lost) for item in live):
         logger.warning("Messages on %s could not be recovered", shown(group.channel))
-    group.recover(live)
+    if live:
+        group.hand_out(live)
     return None if newcomer is None else Entry(outcome, newcomer)

@@ -202,22 +202,25 @@ class StockFeed(Feed):
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._receiver.suspect_all()
                 continue
-            begun = clock()
+            begun, busy = clock(), None
             try:
-                self._take(message)
+                busy = self._take(message)
             except Exception:
                 logger.exception("A message of the channel layer could not be delivered")
             payload = message.get("payload")
             time_slice.spend(len(payload) if isinstance(payload, bytes) else 0, clock() - begun)
+            if busy is not None:
+                await asyncio.wait([busy])
 
-    def _take(self, message: dict[str, Any]) -> None:
+    def _take(self, message: dict[str, Any]) -> asyncio.Future[None] | None:
         event = carried_by(message)
         if event is not None:
-            self._receiver.receive(event)
-        elif message.get("type") == PROBE_TYPE:
+            return self._receiver.receive(event)
+        if message.get("type") == PROBE_TYPE:
             future = self._probes.get(message["token"])
             if future is not None and not future.done():
                 future.set_result(None)
+        return None
 
     async def _probe(self, group: str | None) -> None:
         """Send a message to ourselves, through a group or directly, until one comes back.

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 
 #: Seconds of delivering, and bytes handed to a socket, after which others get their turns.
-MAX_SLICE = 0.05
+MAX_SLICE = 0.01
 MAX_SLICE_BYTES = 32 * 1024
 
 #: A server needs up to three turns to write what a socket has been given. Without them clients
 #: would seem slow that are not.
 TURNS_OF_OTHERS = 3
+
+#: Seconds that a turn takes in which nobody has anything to do, or nearly nothing.
+IDLE_TURN = 0.0001
 
 
 class TimeSlice:
@@ -55,3 +58,21 @@ async def let_others(turns: int) -> None:
     """Let all other tasks that can go on do so, a number of times."""
     for _ in range(turns):
         await asyncio.sleep(0)
+
+
+async def let_others_finish(most: float) -> None:
+    """Let all others have their turns for as long as they have something to do.
+
+    Somebody who is served in many small steps, such as a handshake, comes to wait for a client, for
+    Redis or for a thread by that, and not for us.
+
+    :param most: seconds after which we go on all the same.
+    """
+    clock = asyncio.get_running_loop().time
+    now = clock()
+    end, idle = now + most, 0
+    while idle < TURNS_OF_OTHERS and now < end:
+        begun = now
+        await asyncio.sleep(0)
+        now = clock()
+        idle = idle + 1 if now - begun < IDLE_TURN else 0

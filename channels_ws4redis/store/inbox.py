@@ -46,10 +46,12 @@ class Inbox(Generic[T]):
     """Hands on what has been read, now or later, and in the order of each lane.
 
     In the normal case nothing waits: an item is handed on by whoever puts it in. An item waits if
-    the time slice is over for its lane, or if others of its lane wait. A task then lets reading
-    have its turn, hands on from lane to lane, and ends when nothing waits any more.
+    the time slice is over for its lane, if others of its lane wait, or if the one before it is
+    still on its way. A task then lets reading have its turn, hands on from lane to lane, and ends
+    when nothing waits any more that may go on.
 
-    :param hand_on: called with each item.
+    :param hand_on: called with each item. It may return what is done when the next item of the lane
+        may follow.
     :param give_up: called with the items of a lane that are not handed on, as they are too many.
     :param on_end: called with the reason if the task has ended too soon. What `hand_on` calls may
         cancel it.
@@ -57,7 +59,7 @@ class Inbox(Generic[T]):
 
     def __init__(
         self,
-        hand_on: Callable[[T], None],
+        hand_on: Callable[[T], asyncio.Future[None] | None],
         give_up: Callable[[Sequence[T]], None],
         on_end: Callable[[str], None],
     ) -> None:
@@ -66,6 +68,8 @@ class Inbox(Generic[T]):
         self._on_end = on_end
         #: Those that hold anything; the first one has its turn.
         self._lanes: dict[str, _Lane[T]] = {}
+        #: Those of which the last item is still on its way, whether they hold anything or not.
+        self._held: dict[str, _Lane[T]] = {}
         self._bytes = 0
         #: Bytes of payload that were ever put in.
         self._read = 0
@@ -79,7 +83,7 @@ class Inbox(Generic[T]):
         Not to be called by what `hand_on` calls.
         """
         self._read += size
-        waiting = self._lanes.get(lane)
+        waiting = self._lanes.get(lane) or self._held.get(lane)
         if waiting is None and not self._slice.is_over_for(lane):
             self._spend(lane, item, size)
             if self._task is None and self._slice.is_over_for(lane):
@@ -102,19 +106,36 @@ class Inbox(Generic[T]):
     def clear(self) -> None:
         """Forget all that waits."""
         self._lanes.clear()
+        self._held.clear()
         self._bytes = 0
         if self._task is not None and self._task is not asyncio.current_task():
             task, self._task = self._task, None
             task.cancel()
 
     def __len__(self) -> int:
-        return sum(len(lane.items) for lane in self._lanes.values())
+        return sum(len(lane.items) for lane in self._all.values())
 
-    def _spend(self, lane: str, item: T, size: int) -> None:
+    @property
+    def _all(self) -> dict[str, _Lane[T]]:
+        return self._lanes | self._held
+
+    def _spend(self, name: str, item: T, size: int) -> None:
         clock = asyncio.get_running_loop().time
         begun = clock()
-        self._hand_on(item)
-        self._slice.spend(size, clock() - begun, lane)
+        on_its_way = self._hand_on(item)
+        self._slice.spend(size, clock() - begun, name)
+        if on_its_way is not None:
+            lane: _Lane[T] = self._lanes.pop(name) if name in self._lanes else _Lane()
+            self._held[name] = lane
+            on_its_way.add_done_callback(lambda _: self._let_go(name, lane))
+
+    def _let_go(self, name: str, lane: _Lane[T]) -> None:
+        """Go on with a lane, unless it has been forgotten meanwhile."""
+        if self._held.get(name) is lane:
+            del self._held[name]
+            if lane.items:
+                self._lanes[name] = lane
+                self.go_on()
 
     def _begin(self) -> None:
         self._task = this_loop().spawn(self._work(), "ws4redis-inbox")
@@ -159,12 +180,13 @@ class Inbox(Generic[T]):
         return item, size
 
     def _make_room(self) -> None:
-        for name in sorted(self._lanes, key=lambda name: -self._lanes[name].bytes):
+        for name, lane in sorted(self._all.items(), key=lambda each: -each[1].bytes):
             if self._bytes <= MAX_BYTES // 2:
                 break
-            lane = self._lanes.pop(name)
-            self._bytes -= lane.bytes
-            self._give_up([item for item, _ in lane.items])
+            self._lanes.pop(name, None)
+            items, self._bytes = [item for item, _ in lane.items], self._bytes - lane.bytes
+            lane.items, lane.bytes = deque(), 0
+            self._give_up(items)
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         if task is self._task:  # neither by itself nor by us

@@ -44,7 +44,8 @@ LAYER_NEEDS = "~asgi.*, &asgi.* and the commands for them, see the manual on key
 JOIN_TIMEOUT = 4.0
 
 Message = dict[str, Any]
-Handler = Callable[[Message], None]
+#: Takes a message, and may return what is done when the next one of its group may follow.
+Handler = Callable[[Message], asyncio.Future[None] | None]
 
 
 class Listener:
@@ -220,20 +221,22 @@ class Listener:
         if arrival is not None:
             self._inbox.put(arrival.topic.lane, arrival, len(data))
 
-    def _hand_on(self, arrival: Arrival) -> None:
+    def _hand_on(self, arrival: Arrival) -> asyncio.Future[None] | None:
         topic, content = arrival
+        busy = None
         try:
             if topic.kind is Kind.MESSAGE:
                 # Unpacked per channel, as each consumer may change what it gets.
                 for channel in list(topic.channels):
                     self._hand_over(channel, msgpack.unpackb(content))
-                return
+                return None
             message = {"type": EVENT_TYPE, "event": content}
             for channel in list(topic.channels):
                 if channel in self.receivers:
-                    self.receivers[channel](message)
+                    busy = self.receivers[channel](message) or busy
         except Exception:
             logger.exception("A message on %s cannot be understood", shown(topic.name))
+        return busy
 
     def _hand_over(self, channel: str, message: Message) -> None:
         take = self._taker(channel)

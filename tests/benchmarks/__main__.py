@@ -14,7 +14,7 @@ from tests.benchmarks.cases import FULL, QUICK, Bench, BrokenError
 from tests.benchmarks.contenders import DELIVERING, IDLE, Contender
 from tests.benchmarks.outcome import Outcome, lost
 
-CASES = ("fan-out", "users", "connects", "idle", "publish")
+CASES = ("fan-out", "users", "connects", "crowd", "idle", "publish")
 
 
 def main() -> int:
@@ -24,7 +24,7 @@ def main() -> int:
     if arguments.rounds:
         sizes = dataclasses.replace(sizes, rounds=arguments.rounds)
     limit = machine.raise_file_limit()
-    if limit < 3 * max(sizes.fan_out):
+    if limit < 1.5 * max(sizes.crowd):
         print(f"warning: only {limit} files may be open; see ulimit -n", file=sys.stderr)
     began = time.monotonic()
     contenders = [
@@ -36,6 +36,7 @@ def main() -> int:
     try:
         with servers.work_folder() as folder, servers.redis_server(folder) as redis:
             bench = Bench(folder, redis, sizes, [])
+            _prepare(bench, contenders)
             outcome = _run(bench, contenders, arguments.cases, quick=arguments.quick)
             text = report.render(outcome, sizes, redis.version, _command(arguments))
     except (BrokenError, servers.StartError) as error:
@@ -65,6 +66,7 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _prepare(bench: Bench, contenders: list[Contender]) -> None:
+    """Install what contenders need, and note which of them cannot be measured."""
     for contender in contenders:
         try:
             contender.prepare()
@@ -79,23 +81,25 @@ def _prepare(bench: Bench, contenders: list[Contender]) -> None:
 
 def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick: bool) -> Outcome:
     _prepare(bench, contenders)
-    outcome = Outcome(missing=bench.missing)
+    outcome, sizes = Outcome(missing=bench.missing), bench.sizes
+    ours = [one for one in contenders if one.feed == "package"]
     if "publish" in wanted:
         outcome.published = publishing.run(bench, quick=quick)
     if "fan-out" in wanted:
-        for count in bench.sizes.fan_out:
+        for count in sizes.fan_out:
             outcome.fan_out[count] = cases.alternate(bench, contenders, count, "broadcast")
     if "idle" in wanted:
         bare = [one for one in IDLE if one.quick or not quick]
         servers_of_bare = {one.server for one in bare}
-        ours = [one for one in contenders if one.feed == "package"]
         idle = [*bare, *(one for one in ours if one.server in servers_of_bare)]
-        count = bench.sizes.idle
-        outcome.idle[count] = cases.alternate(bench, idle, count, "idle")
-    if "users" in wanted:
+        outcome.idle[sizes.idle] = cases.alternate(bench, idle, sizes.idle, "idle")
+    if "users" in wanted or "crowd" in wanted:
         bench.cookies = cases.accounts(bench)
-        count = bench.sizes.users
-        outcome.users[count] = cases.alternate(bench, contenders, count, "users")
+    if "users" in wanted:
+        outcome.users[sizes.users] = cases.alternate(bench, contenders, sizes.users, "users")
+    if "crowd" in wanted:
+        for count in sizes.crowd:
+            outcome.crowd[count] = cases.alternate(bench, ours, count, "crowd")
     if "connects" in wanted:
         two = [one for one in contenders if one.key.startswith(("package-", "pubsub-"))]
         outcome.connects = cases.connects(bench, two)
@@ -118,7 +122,8 @@ def _write(folder: Path, text: str, outcome: Outcome) -> None:
 
 def _lost(outcome: Outcome) -> int:
     """Return 1 if this package has lost a message, which is a defect whatever its speed."""
-    for results in (*outcome.fan_out.values(), *outcome.users.values()):
+    measured = (outcome.fan_out, outcome.users, outcome.crowd)
+    for results in (one for by_count in measured for one in by_count.values()):
         for key, rounds in results.items():
             if not key.startswith("package-"):
                 continue

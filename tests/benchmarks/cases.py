@@ -13,6 +13,9 @@ from typing import Any
 from tests.benchmarks import machine, servers
 from tests.benchmarks.contenders import Contender
 
+#: Who waits for a server that writes to a crowd.
+WAITING = ("handshake", "page", "message")
+
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -30,6 +33,8 @@ class Sizes:
     #: Users who connect at once, once for each kind of session.
     connects: int
     idle: int
+    #: Sockets on one facility, while others want something of the same process.
+    crowd: tuple[int, ...]
     recipients: tuple[int, ...]
     seconds: float
     payload_bytes: int = 128
@@ -40,6 +45,9 @@ class Sizes:
     single_pause: float = 0.15
     connecting_at_once: int = 32
     settle: float = 1.0
+    #: For which idle sockets are watched; servers ping theirs every 20 seconds.
+    rest_seconds: float = 40.0
+    probe_seconds: float = 8.0
 
 
 FULL = Sizes(
@@ -47,7 +55,8 @@ FULL = Sizes(
     fan_out=(10, 100, 500, 2000),
     users=2000,
     connects=1500,
-    idle=2000,
+    idle=10_000,
+    crowd=(2000, 10_000),
     recipients=(1, 10, 1000),
     seconds=3.0,
 )
@@ -58,11 +67,14 @@ QUICK = Sizes(
     users=50,
     connects=50,
     idle=50,
+    crowd=(700,),
     recipients=(1, 100),
     seconds=0.3,
     single_messages=3,
     single_pause=0.05,
     settle=0.1,
+    rest_seconds=0.5,
+    probe_seconds=0.5,
 )
 
 
@@ -111,7 +123,7 @@ def run_once(bench: Bench, contender: Contender, count: int, audience: str) -> d
         "redis_url": bench.redis.url,
         "sockets": sockets,
         "first_sockets": min(10, count),
-        "audience": audience,
+        "audience": "users" if audience in {"users", "connects"} else "broadcast",
         "feed": [] if audience in {"idle", "connects"} else [*feed, str(sizes.payload_bytes)],
         "environment": environment,
         "seconds": sizes.seconds,
@@ -122,13 +134,20 @@ def run_once(bench: Bench, contender: Contender, count: int, audience: str) -> d
         "single_pause": sizes.single_pause / (10 if audience == "users" else 1),
         "connecting_at_once": sizes.connecting_at_once,
         "settle": sizes.settle,
+        "rest": sizes.rest_seconds if audience == "idle" else 0,
+        "probe": {
+            "seconds": sizes.probe_seconds,
+            "path": "/ws/elsewhere?subscribe-broadcast&subscribe-user",
+            "cookie": bench.cookies[0] if bench.cookies else None,
+        },
     }
+    module = "crowd" if audience in {"crowd", "idle"} else "load"
     bench.redis.client().flushdb()  # and not that of the sessions
     log = bench.folder / f"{contender.key}.log"
     command = contender.command(bench.folder, port)
     with servers.running(command, port, environment, log) as server:
         load = subprocess.run(
-            [sys.executable, "-m", "tests.benchmarks.load"],
+            [sys.executable, "-m", f"tests.benchmarks.{module}"],
             input=json.dumps(plan | {"server_pid": server.pid}),
             capture_output=True,
             text=True,
@@ -189,6 +208,11 @@ def _tell(label: str, count: int, audience: str, result: dict[str, Any]) -> None
     if "paced" in result:
         paced = result["paced"]
         line += f"  paced {paced['server_cpu'] * 1e6:6.1f} µs at {paced['rate']:4.0f}/s"
+    if "busy" in result:
+        waits = (f"{kind} {result['busy'][kind]['p99'] * 1e3:.0f}" for kind in WAITING)
+        line += f"  {result['busy']['rate']:9.0f}/s  p99 in ms: {', '.join(waits)}"
+    if "rest" in result:
+        line += f"  at rest {result['rest'] * 1e6:5.1f} µs/s"
     connect = result["connect"]
     line += f"  connect {connect['rate']:6.0f}/s {connect['server_cpu'] * 1e6:6.0f} µs"
     line += f"  {result['bytes_per_socket'] / 1024:6.1f} KiB/socket"

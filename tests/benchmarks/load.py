@@ -8,12 +8,13 @@ too, so that the reader sees when that is not so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import redis
@@ -105,22 +106,30 @@ class Load:
         grown = machine.resident_bytes(plan["server_pid"]) - resident
         result["bytes_per_socket"] = grown / len(plan["sockets"])
         if plan["feed"]:
-            self.feeder = await asyncio.create_subprocess_exec(
-                *plan["feed"], stdin=asyncio.subprocess.PIPE, env=os.environ | plan["environment"]
-            )
-            try:
+            async with self.feeding():
                 await self.warm_up()
                 result["saturated"] = await self.saturate()
                 if plan["paced_rate"]:
                     result["paced"] = await self.pace()
                 result["single"] = await self.single()
-            finally:
-                assert self.feeder.stdin is not None
-                self.feeder.stdin.close()
-                await self.feeder.wait()
         result["closed"] = len(self.closed)
         result["surplus"] = self.tally.surplus
         return result
+
+    @contextlib.asynccontextmanager
+    async def feeding(self) -> AsyncIterator[None]:
+        """Run the publishing process until the end of the block."""
+        self.feeder = await asyncio.create_subprocess_exec(
+            *self.plan["feed"],
+            stdin=asyncio.subprocess.PIPE,
+            env=os.environ | self.plan["environment"],
+        )
+        try:
+            yield
+        finally:
+            assert self.feeder.stdin is not None
+            self.feeder.stdin.close()
+            await self.feeder.wait()
 
     async def connect(self, sockets: list[list[Any]]) -> list[float]:
         """Open the sockets, some at a time, and return how long each took."""

@@ -22,6 +22,8 @@ class Outcome:
     connects: dict[str, Results] = field(default_factory=dict)
     #: Sockets of consumers that only accept.
     idle: dict[int, Results] = field(default_factory=dict)
+    #: By number of sockets on one facility: how long others wait meanwhile.
+    crowd: dict[int, Results] = field(default_factory=dict)
     published: Published = field(default_factory=dict)
     #: Why a contender was not measured.
     missing: dict[str, str] = field(default_factory=dict)
@@ -58,5 +60,5 @@ def cost_at(results: Results) -> str:
 
 def lost(rounds: list[dict[str, Any]]) -> int:
     """Return how many deliveries have not arrived."""
-    phases = ("saturated", "paced", "single")
+    phases = ("saturated", "paced", "single", "busy")
     return sum(one[phase]["lost"] for one in rounds for phase in phases if phase in one)

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from tests.benchmarks import machine, servers
-from tests.benchmarks.cases import Results, Sizes
+from tests.benchmarks.cases import WAITING, Results, Sizes
 from tests.benchmarks.contenders import DELIVERING, IDLE
 from tests.benchmarks.outcome import Outcome, cost_at, lost, median, ratio
 from tests.benchmarks.publishing import PUBLISHERS
@@ -106,7 +106,10 @@ def render(outcome: Outcome, sizes: Sizes, redis_version: str, command: str) -> 
             f"CPU at {sizes.users_rate:,} messages a second for everyone; the rate with "
             f"{sizes.users_window} messages on their way, which the publisher may limit."
         )
-    parts += ["## Connecting, and memory of idle sockets", _sockets(outcome)]
+    for count, results in outcome.crowd.items():
+        title = f"## What others wait for while {count:,} sockets on one facility are written to"
+        parts += [title, _crowd(results)]
+    parts += ["## Connecting, and idle sockets", _sockets(outcome)]
     parts += ["## Redis work per publish", _redis(outcome)]
     parts += ["## Publishing from plain synchronous code", _publishing(outcome)]
     if outcome.missing:
@@ -168,6 +171,21 @@ def _deliveries(results: Results, outcome: Outcome) -> str:
     )
 
 
+def _crowd(results: Results) -> str:
+    rows = []
+    for key, rounds in results.items():
+        for phase in ("quiet", "busy") if rounds else ():
+            rate = median(rounds, phase, "rate") if phase == "busy" else None
+            waits = (
+                _figure(median(rounds, phase, kind, share), 1e3)
+                for kind in WAITING
+                for share in ("p50", "p99")
+            )
+            rows.append((f"{LABELS[key]}, {phase}", _figure(rate, digits=0), *waits))
+    head = (f"{kind}, {share} ms" for kind in WAITING for share in ("p50", "p99"))
+    return table(("contender", "deliveries/s", *head), rows)
+
+
 def _sockets(outcome: Outcome) -> str:
     largest = [(max(each), each) for each in (outcome.fan_out, outcome.idle) if each]
     measured = [(f"{count:,}", results[count]) for count, results in largest]
@@ -189,6 +207,7 @@ def _sockets(outcome: Outcome) -> str:
             "Redis commands per connect, in scripts too",
             "new Redis connections",
             "KiB per socket",
+            "CPU µs per idle socket and second",
         ),
         rows,
     )
@@ -204,6 +223,7 @@ def _socket_row(label: str, rounds: list[dict[str, Any]]) -> tuple[str, ...]:
         _figure(median(rounds, "connect", "redis_commands"), digits=2),
         _figure(median(rounds, "connect", "redis_connections"), digits=0),
         _figure(median(rounds, "bytes_per_socket"), 1 / 1024),
+        _figure(median(rounds, "rest") if "rest" in rounds[0] else None, 1e6),
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from tests.benchmarks.cases import WAITING
 from tests.benchmarks.outcome import Outcome, median, ratio
 
 
@@ -49,10 +50,29 @@ def _users(key: str) -> Callable[[Outcome], float | None]:
     return find
 
 
-def _idle(key: str) -> Callable[[Outcome], float | None]:
+def _idle(key: str, figure: str = "bytes_per_socket") -> Callable[[Outcome], float | None]:
     def find(outcome: Outcome) -> float | None:
         largest = outcome.idle[max(outcome.idle)] if outcome.idle else {}
+        return median(largest.get(key), figure)
+
+    return find
+
+
+def _user_memory(key: str) -> Callable[[Outcome], float | None]:
+    def find(outcome: Outcome) -> float | None:
+        largest = outcome.users[max(outcome.users)] if outcome.users else {}
         return median(largest.get(key), "bytes_per_socket")
+
+    return find
+
+
+def _longest_wait(key: str) -> Callable[[Outcome], float | None]:
+    """Return the milliseconds that nearly everybody waits for less, of whatever they wait for."""
+
+    def find(outcome: Outcome) -> float | None:
+        largest = outcome.crowd[max(outcome.crowd)] if outcome.crowd else {}
+        found = [median(largest.get(key), "busy", kind, "p99") for kind in WAITING]
+        return max((each * 1e3 for each in found if each is not None), default=None)
 
     return find
 
@@ -199,6 +219,30 @@ TARGETS = [
                 _idle(f"package-{server}"),
                 _idle(f"bare-{server}"),
             ),
+        )
+        for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"processor time per idle socket, {server} ÷ bare consumer",
+            1.0,
+            _ratio(_idle(f"package-{server}", "rest"), _idle(f"bare-{server}", "rest")),
+        )
+        for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"resident memory per idle socket of a user, {server} ÷ textbook consumer",
+            0.65,
+            _ratio(_user_memory(f"package-{server}"), _user_memory(f"pubsub-{server}")),
+        )
+        for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"ms that others wait while the largest crowd is written to, {server}, p99",
+            50,
+            _longest_wait(f"package-{server}"),
         )
         for server in ("daphne", "uvicorn")
     ),

@@ -12,8 +12,7 @@ import redis
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.test import override_settings
 
-from channels_ws4redis.fanout import groups as fanout_module
-from channels_ws4redis.fanout import sockets as sockets_module
+from channels_ws4redis.fanout import handing, reading
 from channels_ws4redis.fanout import stock as stock_module
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
 from channels_ws4redis.fanout.stock import StockBackend
@@ -39,7 +38,13 @@ async def until(condition):
             await asyncio.sleep(0)
 
 
-async def test_all_sockets(layer_name, fanout):
+@pytest.fixture(params=[500, 3], ids=["small", "large"])
+def size(request, monkeypatch):
+    """Groups are small, or so large that they are served part by part."""
+    monkeypatch.setattr(handing, "AT_ONCE", request.param)
+
+
+async def test_all_sockets(layer_name, fanout, size):
     """Every socket on a channel hears what is published there, in order; others do not."""
     listeners = [await Listener(fanout).join(FOO) for _ in range(20)]
     other = await Listener(fanout).join(BAR)
@@ -61,7 +66,7 @@ async def test_join_at_once(layer_name, fanout):
         assert {await listener.receive(), await listener.receive()} == {"foo", "bar"}
 
 
-async def test_publishing_while_connecting(layer_name, fanout):
+async def test_publishing_while_connecting(layer_name, fanout, size):
     """What is published while a socket connects arrives exactly once, and in order."""
     await publish("-1")
 
@@ -120,6 +125,53 @@ async def test_closing(layer_name, fanout):
     assert await listener.receive() == "Hello"
     listener.leave()
     await all_left()
+
+
+async def test_other_channels_do_not_wait_for_a_large_group(fanout, monkeypatch):
+    """However many messages wait there, one of another channel comes in between."""
+    monkeypatch.setattr(handing, "AT_ONCE", 1)
+    crowd = [await Listener(fanout).join(FOO) for _ in range(20)]
+    other = await Listener(fanout).join(BAR)
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    for number in range(50):
+        publisher.publish_message(str(number))
+    await publish("bar", "bar")
+    assert await other.receive() == "bar"
+    assert crowd[-1].queue.qsize() < 5
+    for listener in crowd:
+        assert [await listener.receive() for _ in range(50)] == [str(n) for n in range(50)]
+
+
+async def test_what_waits_for_a_large_group_is_not_late(fanout, monkeypatch, caplog):
+    """A newcomer's reading is ahead of it for a long time, and nothing counts as lost."""
+    monkeypatch.setattr(handing, "AT_ONCE", 1)
+    monkeypatch.setattr(reading, "LOOKS", 2)
+    crowd = [await Listener(fanout).join(FOO) for _ in range(100)]
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    for number in range(5):
+        publisher.publish_message(str(number))
+    newcomer = await Listener(fanout).join(FOO)
+    await publish("end")
+    for listener in crowd:
+        assert [await listener.receive() for _ in range(6)] == ["0", "1", "2", "3", "4", "end"]
+    assert [await newcomer.receive() for _ in range(2)] == ["4", "end"]
+    assert "could not be recovered" not in caplog.text
+
+
+async def test_a_lost_link_and_a_large_group(fanout, redis_client, monkeypatch):
+    """What was missed comes after what is still on its way."""
+    monkeypatch.setattr(handing, "AT_ONCE", 1)
+    with override_settings(WS4REDIS_HISTORY=100):
+        crowd = [await Listener(fanout).join(FOO) for _ in range(20)]
+        publisher = RedisPublisher(facility="foo", broadcast=True)
+        for number in range(3):
+            publisher.publish_message(str(number))
+        await until(crowd[0].queue.qsize)
+        redis_client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        for number in range(3, 20):
+            publisher.publish_message(str(number))
+        for listener in crowd:
+            assert [await listener.receive() for _ in range(20)] == [str(n) for n in range(20)]
 
 
 async def test_coming_and_going(layer_name, fanout):
@@ -397,20 +449,6 @@ async def test_redis_is_down(settings, free_port):
         with pytest.raises(redis.exceptions.ConnectionError):
             await listener.fanout.join(listener.socket, [FOO])
         await close_fanout(layer)
-
-
-async def test_heartbeats_and_pings(fanout, settings, monkeypatch):
-    """Raw clients get the heartbeat, clients of the protocol a ping, who is not yet live none."""
-    monkeypatch.setattr(fanout_module, "HEARTBEAT_INTERVAL", 0.01)
-    monkeypatch.setattr(sockets_module, "PING_INTERVAL", 0.01)
-    settings.WS4REDIS_HEARTBEAT = "--heartbeat--"
-    waiting = Listener(fanout)
-    await fanout.join(waiting.socket, [FOO])
-    raw = await Listener(fanout).join(FOO)
-    client = await Listener(fanout, {FOO: "broadcast"}).join(FOO)
-    assert [await raw.receive() for _ in range(2)] == ["--heartbeat--"] * 2
-    assert json.loads(await client.receive()) == {"type": "ping"}
-    assert waiting.queue.empty()
 
 
 async def test_joining_again(monkeypatch, settings):

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
-from channels_ws4redis.store.fairness import MAX_SLICE, MAX_SLICE_BYTES, TURNS_OF_OTHERS, TimeSlice
+from channels_ws4redis.store.fairness import (
+    IDLE_TURN,
+    MAX_SLICE,
+    MAX_SLICE_BYTES,
+    TURNS_OF_OTHERS,
+    TimeSlice,
+    let_others_finish,
+)
 
 
 async def turns_of_others(time_slice: TimeSlice) -> int:
@@ -60,3 +68,44 @@ async def test_a_channel_that_has_had_its_bytes_leaves_time_to_others() -> None:
     assert time_slice.is_over_for("bar")
     time_slice.renew()
     assert not time_slice.is_over_for("foo")
+
+
+async def steps_done(steps: int, most: float) -> int:
+    """Return how many of its steps another task has done when we go on."""
+    done = 0
+
+    async def work() -> None:
+        nonlocal done
+        for _ in range(steps):
+            time.sleep(10 * IDLE_TURN)  # noqa: ASYNC251 # it is work
+            done += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(work())
+    await let_others_finish(most)
+    task.cancel()
+    return done
+
+
+async def test_others_are_let_finish_what_they_do_in_many_steps() -> None:
+    assert await steps_done(50, most=10) == 50
+
+
+async def test_others_do_not_keep_us_from_going_on() -> None:
+    """However much they have to do."""
+    assert 1 < await steps_done(10_000, most=50 * IDLE_TURN) < 10
+
+
+async def test_where_nobody_has_anything_to_do_we_go_on_soon() -> None:
+    count = 0
+
+    async def idle() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            await asyncio.sleep(0)
+
+    task = asyncio.create_task(idle())
+    await let_others_finish(10)
+    task.cancel()
+    assert TURNS_OF_OTHERS <= count < 100

@@ -30,11 +30,19 @@ class Room:
         self.ends: list[str] = []
         #: Called in the middle of handing on an item, once.
         self.then: dict[Item, Callable[[], None]] = {}
+        #: What is still on its way after it was handed on.
+        self.on_its_way: dict[Item, asyncio.Future[None]] = {}
         self.inbox: Inbox[Item] = Inbox(self._hand_on, self._give_up, self.ends.append)
 
-    def _hand_on(self, item: Item) -> None:
+    def _hand_on(self, item: Item) -> asyncio.Future[None] | None:
         self.handed_on.append(item)
         self.then.pop(item, lambda: None)()
+        return self.on_its_way.get(item)
+
+    def hold(self, lane: str, number: int) -> asyncio.Future[None]:
+        """Have an item take until this future is done."""
+        future = self.on_its_way[lane, number] = asyncio.get_running_loop().create_future()
+        return future
 
     def _give_up(self, items) -> None:
         self.given_up.append(list(items))
@@ -265,3 +273,48 @@ async def test_what_was_forgotten_is_not_handed_on(room, where) -> None:
     await room.empty()
     assert room.ends == []
     assert room.numbers("foo") == ([0, 5] if where == "outside" else [0, 1, 5])
+
+
+async def test_a_lane_waits_for_what_is_on_its_way_and_no_other_does(room) -> None:
+    """Be it the first item that is handed on, or one that has waited itself."""
+    first, second = room.hold("foo", 0), room.hold("foo", 2)
+    for number in range(5):
+        room.put("foo", number)
+    room.put("bar", 0)
+    assert room.handed_on == [("foo", 0), ("bar", 0)]
+    assert task() is None
+    for future, numbers in ((first, [0, 1, 2]), (second, [0, 1, 2, 3, 4])):
+        future.set_result(None)
+        await asyncio.sleep(0)
+        await room.empty()
+        assert room.numbers("foo") == numbers
+    room.put("foo", 5)
+    assert room.numbers("foo") == [0, 1, 2, 3, 4, 5]
+
+
+async def test_what_waits_for_something_on_its_way_is_bounded(room) -> None:
+    """The lane is given up, and still waits."""
+    future = room.hold("flood", 0)
+    for number in range(20):
+        room.put("flood", number, MAX_BYTES // 10)
+        room.put("innocent", number)
+    room.put("flood", 20)
+    assert sum(map(len, room.given_up)) >= 9
+    assert room.numbers("flood") == [0]
+    assert room.numbers("innocent") == list(range(20))
+    future.set_result(None)
+    await asyncio.sleep(0)
+    await room.empty()
+    assert room.numbers("flood")[-1] == 20
+    assert len(room.inbox) == 0
+
+
+async def test_what_was_forgotten_while_something_was_on_its_way_does_not_come_back(room) -> None:
+    future = room.hold("foo", 0)
+    room.put("foo", 0)
+    room.put("foo", 1)
+    room.inbox.clear()
+    room.put("foo", 2)
+    future.set_result(None)
+    await room.empty()
+    assert room.numbers("foo") == [0, 2]

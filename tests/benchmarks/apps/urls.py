@@ -1,7 +1,14 @@
-"""No plain HTTP is benchmarked."""
+"""One page, for whoever asks for it while sockets are written to."""
 
 from __future__ import annotations
 
-from typing import Any
+from django.http import HttpRequest, HttpResponse
+from django.urls import path
 
-urlpatterns: list[Any] = []
+
+def page(request: HttpRequest) -> HttpResponse:
+    """Answer."""
+    return HttpResponse("Hello")
+
+
+urlpatterns = [path("page", page)]
