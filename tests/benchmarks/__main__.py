@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import cases, machine, picture, publishing, report, servers
+from tests.benchmarks import cases, machine, picture, processes, publishing, report, servers
 from tests.benchmarks.cases import FULL, QUICK, Bench, BrokenError
 from tests.benchmarks.contenders import DELIVERING, IDLE, Contender
 from tests.benchmarks.outcome import Outcome, lost
 
-CASES = ("fan-out", "users", "idle", "publish")
+CASES = ("fan-out", "processes", "users", "idle", "publish")
 
 
 def main() -> int:
@@ -65,6 +65,27 @@ def _command(arguments: argparse.Namespace) -> str:
 
 
 def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick: bool) -> Outcome:
+    _prepare(bench, contenders)
+    outcome = Outcome(missing=bench.missing)
+    if "publish" in wanted:
+        outcome.published = publishing.run(bench, quick=quick)
+    if "fan-out" in wanted:
+        for count in bench.sizes.fan_out:
+            outcome.fan_out[count] = cases.alternate(bench, contenders, count, "broadcast")
+    if "processes" in wanted:
+        outcome.processes = processes.run(bench, bench.sizes.processes)
+    if "idle" in wanted:
+        idle, count = _idle(contenders, quick=quick), bench.sizes.idle
+        outcome.idle[count] = cases.alternate(bench, idle, count, "idle")
+    if "users" in wanted:
+        bench.cookies = cases.accounts(bench)
+        count = bench.sizes.users
+        outcome.users[count] = cases.alternate(bench, contenders, count, "users")
+    return outcome
+
+
+def _prepare(bench: Bench, contenders: list[Contender]) -> None:
+    """Install what the contenders need, and note which cannot be measured, and why."""
     for contender in contenders:
         try:
             contender.prepare()
@@ -75,24 +96,13 @@ def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick:
     for contender in DELIVERING:
         if contender not in contenders:
             bench.missing.setdefault(contender.key, "left out of this run")
-    outcome = Outcome(missing=bench.missing)
-    if "publish" in wanted:
-        outcome.published = publishing.run(bench, quick=quick)
-    if "fan-out" in wanted:
-        for count in bench.sizes.fan_out:
-            outcome.fan_out[count] = cases.alternate(bench, contenders, count, "broadcast")
-    if "idle" in wanted:
-        bare = [one for one in IDLE if one.quick or not quick]
-        servers_of_bare = {one.server for one in bare}
-        ours = [one for one in contenders if one.feed == "package"]
-        idle = [*bare, *(one for one in ours if one.server in servers_of_bare)]
-        count = bench.sizes.idle
-        outcome.idle[count] = cases.alternate(bench, idle, count, "idle")
-    if "users" in wanted:
-        bench.cookies = cases.accounts(bench)
-        count = bench.sizes.users
-        outcome.users[count] = cases.alternate(bench, contenders, count, "users")
-    return outcome
+
+
+def _idle(contenders: list[Contender], *, quick: bool) -> list[Contender]:
+    """Return the bare consumers, and this package on the same servers."""
+    bare = [one for one in IDLE if one.quick or not quick]
+    on = {one.server for one in bare}
+    return [*bare, *(one for one in contenders if one.feed == "package" and one.server in on)]
 
 
 def _write(folder: Path, text: str, outcome: Outcome) -> None:
@@ -111,7 +121,7 @@ def _write(folder: Path, text: str, outcome: Outcome) -> None:
 
 def _lost(outcome: Outcome) -> int:
     """Return 1 if this package has lost a message, which is a defect whatever its speed."""
-    for results in (*outcome.fan_out.values(), *outcome.users.values()):
+    for results in (*outcome.fan_out.values(), outcome.processes, *outcome.users.values()):
         for key, rounds in results.items():
             if not key.startswith("package-"):
                 continue

@@ -26,6 +26,7 @@ class Sizes:
 
     rounds: int
     fan_out: tuple[int, ...]
+    processes: int
     users: int
     idle: int
     recipients: tuple[int, ...]
@@ -43,6 +44,7 @@ class Sizes:
 FULL = Sizes(
     rounds=3,
     fan_out=(10, 100, 500, 2000),
+    processes=500,
     users=2000,
     idle=2000,
     recipients=(1, 10, 1000),
@@ -52,6 +54,7 @@ FULL = Sizes(
 QUICK = Sizes(
     rounds=1,
     fan_out=(100,),
+    processes=100,
     users=50,
     idle=50,
     recipients=(1, 100),

@@ -20,6 +20,8 @@ class Outcome:
     users: dict[int, Results] = field(default_factory=dict)
     #: Sockets of consumers that only accept.
     idle: dict[int, Results] = field(default_factory=dict)
+    #: This package in several processes, all with sockets on one facility.
+    processes: Results = field(default_factory=dict)
     published: Published = field(default_factory=dict)
     #: Why a contender was not measured.
     missing: dict[str, str] = field(default_factory=dict)

@@ -45,6 +45,21 @@ def package() -> Prepare:
     return _publisher(RedisPublisher, RedisMessage)
 
 
+def broadcast() -> Prepare:
+    """Publish with this package, to everybody."""
+    _setup_django()
+    from channels_ws4redis.publisher import RedisPublisher
+
+    def prepare(recipients: int, expire: int) -> Callable[[str], None]:
+        def call(payload: str) -> None:
+            publisher = RedisPublisher(facility=FACILITY, broadcast=True)
+            publisher.publish_message(payload, expire=expire)
+
+        return call
+
+    return prepare
+
+
 def legacy() -> Prepare:
     """Publish with django-websocket-redis."""
     _setup_django()
@@ -138,6 +153,7 @@ def channels() -> Prepare:
 
 KINDS: dict[str, Callable[[], Prepare]] = {
     "package": package,
+    "broadcast": broadcast,
     "legacy": legacy,
     "bare": bare,
     "channels": channels,
