@@ -293,6 +293,8 @@ class Transport:
     def is_reading(self) -> bool:
         return True
 
+    def get_extra_info(self, name: str) -> None: ...
+
 
 def connected(kind: type) -> tuple[Any, Send]:
     """Return uvicorn's side of a connection that has just been made, and its ``send``."""

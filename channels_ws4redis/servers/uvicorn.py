@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import enum
 import random
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -28,6 +30,7 @@ class UvicornPeer(KnownPeer):
         # the buffer of the transport. To be deleted when uvicorn's ``pause_writing`` does that.
         self._gate = gate = _gate_of(protocol)
         if gate is not None:
+            _send_at_once(protocol.transport)
             self._write_straight = gate.write
             protocol.pause_writing = gate.pause_writing
             protocol.resume_writing = gate.resume_writing
@@ -183,6 +186,20 @@ def _gate_of(protocol: Any) -> _Gate | None:
     if isinstance(reader, asyncio.StreamReader):
         reader._transport = gate  # type: ignore[attr-defined] # not public
     return gate
+
+
+def _send_at_once(transport: Any) -> None:
+    """Have the system send a message at once, though the client has yet to confirm the last one.
+
+    Event loops see to that themselves where they know a connection as one of TCP. They do not where
+    uvicorn was handed its listening socket (``--fd``), or hands it to ``--workers``, as do workers
+    of gunicorn: it takes that for a Unix socket, or does not say that it speaks TCP. Then a message
+    may wait for 40 ms. To be deleted when uvicorn tells family and protocol of such a socket.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with contextlib.suppress(OSError):  # a Unix socket, or one that is gone
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _is_open(protocol: Any) -> bool:

@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import cases, machine, picture, publishing, report, servers
+from tests.benchmarks import cases, machine, picture, processes, publishing, report, servers
 from tests.benchmarks.cases import FULL, QUICK, Bench, BrokenError
 from tests.benchmarks.contenders import DELIVERING, IDLE, Contender
 from tests.benchmarks.outcome import Outcome, lost
 
-CASES = ("fan-out", "users", "connects", "crowd", "idle", "publish")
+CASES = ("fan-out", "processes", "users", "connects", "crowd", "idle", "publish")
 
 
 def main() -> int:
@@ -88,22 +88,38 @@ def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick:
     if "fan-out" in wanted:
         for count in sizes.fan_out:
             outcome.fan_out[count] = cases.alternate(bench, contenders, count, "broadcast")
+    if "processes" in wanted:
+        outcome.processes = processes.run(bench, sizes.processes)
     if "idle" in wanted:
-        bare = [one for one in IDLE if one.quick or not quick]
-        servers_of_bare = {one.server for one in bare}
-        idle = [*bare, *(one for one in ours if one.server in servers_of_bare)]
+        idle = _idle(ours, quick=quick)
         outcome.idle[sizes.idle] = cases.alternate(bench, idle, sizes.idle, "idle")
-    if "users" in wanted or "crowd" in wanted:
-        bench.cookies = cases.accounts(bench)
+    if {"users", "crowd", "connects"}.intersection(wanted):
+        _run_users(bench, contenders, wanted, outcome)
+    return outcome
+
+
+def _run_users(
+    bench: Bench, contenders: list[Contender], wanted: list[str], outcome: Outcome
+) -> None:
+    """Measure what needs users who are logged in."""
+    sizes = bench.sizes
+    bench.cookies = cases.accounts(bench)
     if "users" in wanted:
         outcome.users[sizes.users] = cases.alternate(bench, contenders, sizes.users, "users")
     if "crowd" in wanted:
+        ours = [one for one in contenders if one.feed == "package"]
         for count in sizes.crowd:
             outcome.crowd[count] = cases.alternate(bench, ours, count, "crowd")
     if "connects" in wanted:
         two = [one for one in contenders if one.key.startswith(("package-", "pubsub-"))]
         outcome.connects = cases.connects(bench, two)
-    return outcome
+
+
+def _idle(ours: list[Contender], *, quick: bool) -> list[Contender]:
+    """Return the bare consumers, and this package on the same servers."""
+    bare = [one for one in IDLE if one.quick or not quick]
+    on = {one.server for one in bare}
+    return [*bare, *(one for one in ours if one.server in on)]
 
 
 def _write(folder: Path, text: str, outcome: Outcome) -> None:
@@ -122,8 +138,8 @@ def _write(folder: Path, text: str, outcome: Outcome) -> None:
 
 def _lost(outcome: Outcome) -> int:
     """Return 1 if this package has lost a message, which is a defect whatever its speed."""
-    measured = (outcome.fan_out, outcome.users, outcome.crowd)
-    for results in (one for by_count in measured for one in by_count.values()):
+    by_count = [*outcome.fan_out.values(), *outcome.users.values(), *outcome.crowd.values()]
+    for results in [*by_count, outcome.processes]:
         for key, rounds in results.items():
             if not key.startswith("package-"):
                 continue

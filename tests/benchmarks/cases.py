@@ -29,6 +29,7 @@ class Sizes:
 
     rounds: int
     fan_out: tuple[int, ...]
+    processes: int
     users: int
     #: Users who connect at once, once for each kind of session.
     connects: int
@@ -53,6 +54,7 @@ class Sizes:
 FULL = Sizes(
     rounds=3,
     fan_out=(10, 100, 500, 2000),
+    processes=500,
     users=2000,
     connects=1500,
     idle=10_000,
@@ -64,6 +66,7 @@ FULL = Sizes(
 QUICK = Sizes(
     rounds=1,
     fan_out=(100,),
+    processes=100,
     users=50,
     connects=50,
     idle=50,

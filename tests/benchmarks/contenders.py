@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,17 +26,18 @@ class Contender:
     window: int = 4
     #: How many sockets one process can hold at all.
     most_sockets: int = 1_000_000
+    processes: int = 1
 
     def command(self, folder: Path, port: int) -> list[str]:
         """Return the command that serves this contender on a loopback port."""
         if self.server == "nginx":
             return servers.nginx(folder, port)
-        start: dict[str, Callable[[str, int], list[str]]] = {
-            "daphne": servers.daphne,
-            "uvicorn": servers.uvicorn,
-            "uwsgi": servers.uwsgi,
-        }
-        return start[self.server](self.app, port)
+        if self.server == "uwsgi":
+            return servers.uwsgi(self.app, port)
+        start = {"daphne": servers.daphne, "uvicorn": servers.uvicorn}[self.server]
+        if self.processes == 1:
+            return start(self.app, port)
+        return servers.several(start(self.app, None), port, self.processes)
 
     def python(self) -> str:
         """Return the interpreter in whose environment this contender is installed."""

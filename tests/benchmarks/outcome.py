@@ -24,6 +24,8 @@ class Outcome:
     idle: dict[int, Results] = field(default_factory=dict)
     #: By number of sockets on one facility: how long others wait meanwhile.
     crowd: dict[int, Results] = field(default_factory=dict)
+    #: This package in several processes, all with sockets on one facility.
+    processes: Results = field(default_factory=dict)
     published: Published = field(default_factory=dict)
     #: Why a contender was not measured.
     missing: dict[str, str] = field(default_factory=dict)

@@ -76,6 +76,21 @@ def plain() -> Prepare:
     return prepare
 
 
+def broadcast() -> Prepare:
+    """Publish with this package, to everybody."""
+    _setup_django()
+    from channels_ws4redis.publisher import RedisPublisher
+
+    def prepare(recipients: int, expire: int) -> Callable[[str], None]:
+        def call(payload: str) -> None:
+            publisher = RedisPublisher(facility=FACILITY, broadcast=True)
+            publisher.publish_message(payload, expire=expire)
+
+        return call
+
+    return prepare
+
+
 def legacy() -> Prepare:
     """Publish with django-websocket-redis."""
     _setup_django()
@@ -171,6 +186,7 @@ KINDS: dict[str, Callable[[], Prepare]] = {
     "package": package,
     "unkept": unkept,
     "plain": plain,
+    "broadcast": broadcast,
     "legacy": legacy,
     "bare": bare,
     "channels": channels,

@@ -76,7 +76,8 @@ class Process:
 
 
 @contextmanager
-def _started(bench: Bench, publisher: Publisher) -> Iterator[Process]:
+def started(bench: Bench, publisher: Publisher) -> Iterator[Process]:
+    """Run a publisher until the end of the block."""
     legacy = publisher.kind == "legacy"
     python = str(servers.LEGACY / "bin" / "python") if legacy else sys.executable
     process = subprocess.Popen(
@@ -99,7 +100,7 @@ def run(bench: Bench, *, quick: bool) -> Published:
     published: Published = {}
     with ExitStack() as stack:
         processes = [
-            stack.enter_context(_started(bench, publisher))
+            stack.enter_context(started(bench, publisher))
             for publisher in PUBLISHERS
             if publisher.key not in bench.missing and (publisher.quick or not quick)
         ]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from tests.benchmarks import machine, servers
+from tests.benchmarks import machine, processes, servers
 from tests.benchmarks.cases import WAITING, Results, Sizes
 from tests.benchmarks.contenders import DELIVERING, IDLE
 from tests.benchmarks.outcome import Outcome, cost_at, lost, median, ratio
@@ -99,6 +99,13 @@ def render(outcome: Outcome, sizes: Sizes, redis_version: str, command: str) -> 
         parts.append("One round is too little to judge by: its figures are noise to a good part.")
     for count, results in outcome.fan_out.items():
         parts += [f"## Fan-out, {count:,} sockets on one facility", _deliveries(results, outcome)]
+    if outcome.processes:
+        title = f"## Several processes, {sizes.processes:,} sockets of one facility shared out"
+        parts += [title, _processes(outcome.processes)]
+        parts.append(
+            "Publishing is measured apart, with few sockets on each process: stored, to everybody. "
+            "Load generator, publisher and Redis have no cores of their own."
+        )
     for count, results in outcome.users.items():
         title = f"## {count:,} sockets of {count:,} users, each message to a random user"
         parts += [title, _deliveries(results, outcome)]
@@ -165,6 +172,43 @@ def _deliveries(results: Results, outcome: Outcome) -> str:
             "load generator busy",
             "p50 ms",
             "p99 ms",
+            "lost",
+        ),
+        rows,
+    )
+
+
+def _processes(results: Results) -> str:
+    rows = []
+    for contender in processes.contenders():
+        rounds = results.get(contender.key)
+        if not rounds:
+            continue
+        cpu = median(rounds, "saturated", "server_cpu")
+        single = results.get(contender.key.rpartition("-")[0] + "-1")
+        rows.append(
+            (
+                contender.label,
+                _figure(cpu, 1e6),
+                _times(ratio(cpu, median(single, "saturated", "server_cpu"))),
+                _figure(median(rounds, "saturated", "rate"), digits=0),
+                _figure(median(rounds, "saturated", "server_share"), 100, 0) + " %",
+                _figure(median(rounds, "saturated", "load_share"), 100, 0) + " %",
+                _figure(median(rounds, "publish", "redis_cpu"), 1e6, 0),
+                _figure(median(rounds, "publish", "median"), 1e6, 0),
+                str(lost(rounds)),
+            )
+        )
+    return table(
+        (
+            "contender",
+            "CPU µs per delivery",
+            "÷ one process",
+            "deliveries/s",
+            "servers busy",
+            "load generator busy",
+            "Redis CPU µs per publish",
+            "publisher's µs per publish",
             "lost",
         ),
         rows,

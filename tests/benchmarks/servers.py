@@ -123,17 +123,29 @@ def _redis_version(url: str) -> str:
     return f"Redis {info['redis_version']}"
 
 
-def daphne(app: str, port: int) -> list[str]:
-    """Return the command of daphne as it comes, without its access log."""
-    command = [sys.executable, "-m", "daphne", "-v", "0", "-b", "127.0.0.1", "-p", str(port)]
-    return [*command, app]
+def daphne(app: str, port: int | None) -> list[str]:
+    """Return the command of daphne as it comes, without its access log.
+
+    :param port: None for the socket of `several`.
+    """
+    where = ["--fd", "{fd}"] if port is None else ["-b", "127.0.0.1", "-p", str(port)]
+    return [sys.executable, "-m", "daphne", "-v", "0", *where, app]
 
 
-def uvicorn(app: str, port: int) -> list[str]:
-    """Return the command of uvicorn with its fastest WebSocket implementation and loop."""
-    command = [sys.executable, "-m", "uvicorn", "--host", "127.0.0.1", "--port", str(port)]
+def uvicorn(app: str, port: int | None) -> list[str]:
+    """Return the command of uvicorn with its fastest WebSocket implementation and loop.
+
+    :param port: None for the socket of `several`.
+    """
+    where = ["--fd", "{fd}"] if port is None else ["--host", "127.0.0.1", "--port", str(port)]
+    command = [sys.executable, "-m", "uvicorn", *where]
     command += ["--ws", "websockets-sansio", "--loop", "uvloop", "--workers", "1"]
     return [*command, "--no-access-log", "--log-level", "warning", app]
+
+
+def several(command: list[str], port: int, count: int) -> list[str]:
+    """Return the command of so many processes of a server on one port."""
+    return [sys.executable, "-m", "tests.benchmarks.several", str(port), str(count), *command]
 
 
 def uwsgi(app: str, port: int) -> list[str]:

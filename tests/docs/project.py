@@ -341,6 +341,10 @@ class Project:
         """Return where the output of what a block has started goes."""
         return self._scratch / f"{block.line}.log"
 
+    def pid(self, port: int) -> int:
+        """Return the number of the process that serves on a port, or of its parent."""
+        return self._servers[port].pid
+
     def stop(self, port: int) -> None:
         """End the server on a port, if there is one."""
         if server := self._servers.pop(port, None):
