@@ -93,7 +93,7 @@ async def test_others_are_let_finish_what_they_do_in_many_steps() -> None:
 
 async def test_others_do_not_keep_us_from_going_on() -> None:
     """However much they have to do."""
-    assert 1 < await steps_done(10_000, most=50 * IDLE_TURN) < 10
+    assert 1 <= await steps_done(10_000, most=50 * IDLE_TURN) < 10
 
 
 async def test_where_nobody_has_anything_to_do_we_go_on_soon() -> None:
