@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -10,7 +11,7 @@ import subprocess
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from tests.browser import give_up
 from tests.conftest import Serve
 from tests.docs.blocks import Block, read_page
 from tests.docs.project import Project, Worker, listens
+from tests.processes import connections
 from tests.servers import COMMANDS, PATIENCE, ROOT, AsgiServer
 
 #: Seconds between two looks at whether a web server listens.
@@ -229,6 +231,21 @@ async def test_a_quiet_socket_stays_open_and_new_ones_find_the_server_that_still
     for _ in range(4):
         async with front.socket(front.origin) as socket:
             assert await socket.recv() == "--heartbeat--"
+
+
+async def test_a_server_that_was_restarted_gets_the_new_sockets(front: Front) -> None:
+    """Until it has as many as the other one; the other one has them meanwhile."""
+    restarted = front.servers[0]
+    restarted.stop()
+    async with AsyncExitStack() as stack:
+        for _ in range(4):
+            await stack.enter_async_context(front.socket(front.origin))
+        restarted.start()
+        await asyncio.sleep(1)  # for which Caddy leaves it out
+        for _ in range(4):
+            await stack.enter_async_context(front.socket(front.origin))
+        shares = [connections(server.process.pid, near=[server.port]) for server in front.servers]
+    assert shares == [4, 4]
 
 
 #: The ways to serve a project below a path: its configuration of nginx on the page, the options of
