@@ -336,7 +336,7 @@ async def test_one_that_fails_keeps_no_other_out(settings, by_themselves):
 
 
 async def test_the_sessions_cannot_be_read_together(monkeypatch, by_themselves, caplog):
-    """Whatever the reason, each is looked up by itself, and only that may write to the log."""
+    """Each is looked up by itself, whatever the reason; the log has a line for those that fail."""
     cookies = [(await alog_in(name)).session_key for name in ("john", "paul")]
 
     def fail(**conditions):
