@@ -137,7 +137,11 @@ class Load:
         port = self.plan["port"]
         headers = {"Origin": f"http://127.0.0.1:{port}"}
 
-        async def open_one(path: str, cookie: str | None) -> float:
+        start, pace = time.perf_counter(), self.plan["pace"]
+
+        async def open_one(number: int, path: str, cookie: str | None) -> float:
+            if pace:
+                await asyncio.sleep(start + number / pace - time.perf_counter())
             async with gate:
                 began = time.perf_counter()
                 transport, _ = await ws_connect(
@@ -149,7 +153,7 @@ class Load:
                 self.transports.append(transport)
                 return time.perf_counter() - began
 
-        return await asyncio.gather(*(open_one(*socket) for socket in sockets))
+        return await asyncio.gather(*(open_one(n, *socket) for n, socket in enumerate(sockets)))
 
     async def connect_all(self) -> dict[str, Any]:
         """Open all sockets and return what that cost."""

@@ -18,6 +18,7 @@ from channels_ws4redis.fanout.groups import FanOut, get_fanout
 from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event, Position
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.store import fairness
 from testproject.embedded import RedisServer
 from tests.listeners import (
     BAR,
@@ -128,7 +129,7 @@ async def test_closing(layer_name, fanout):
 
 
 async def test_other_channels_do_not_wait_for_a_large_group(fanout, monkeypatch):
-    """However many messages wait there, one of another channel comes in between."""
+    """However many messages wait there, in the inbox, one of another channel comes in between."""
     monkeypatch.setattr(handing, "AT_ONCE", 1)
     crowd = [await Listener(fanout).join(FOO) for _ in range(20)]
     other = await Listener(fanout).join(BAR)
@@ -138,6 +139,7 @@ async def test_other_channels_do_not_wait_for_a_large_group(fanout, monkeypatch)
     await publish("bar", "bar")
     assert await other.receive() == "bar"
     assert crowd[-1].queue.qsize() < 5
+    assert len(fanout._groups[FOO].line._due) == 1
     for listener in crowd:
         assert [await listener.receive() for _ in range(50)] == [str(n) for n in range(50)]
 
@@ -145,8 +147,11 @@ async def test_other_channels_do_not_wait_for_a_large_group(fanout, monkeypatch)
 async def test_what_waits_for_a_large_group_is_not_late(fanout, monkeypatch, caplog):
     """A newcomer's reading is ahead of it for a long time, and nothing counts as lost."""
     monkeypatch.setattr(handing, "AT_ONCE", 1)
+    monkeypatch.setattr(fairness, "IDLE_TURN", 0)  # after each of them, others have their 20 ms
     monkeypatch.setattr(reading, "LOOKS", 2)
-    crowd = [await Listener(fanout).join(FOO) for _ in range(100)]
+    crowd = [await Listener(fanout).join(FOO) for _ in range(5)]
+    await publish("first")
+    assert [await listener.receive() for listener in crowd] == ["first"] * 5
     publisher = RedisPublisher(facility="foo", broadcast=True)
     for number in range(5):
         publisher.publish_message(str(number))
