@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 from django.contrib.auth.models import User
-from django.contrib.sessions.backends.db import SessionStore
 
 from channels_ws4redis import revoking, sweeping
 from channels_ws4redis.facilities import facility
@@ -250,7 +249,7 @@ async def test_an_order_counts_more_than_the_time(connect, policy) -> None:
 
 
 async def test_orders_that_may_have_been_missed_while_the_database_is_away(
-    connect, settings, monkeypatch
+    connect, policy, settings, monkeypatch
 ) -> None:
     """Nobody knows what the socket may hear, so that it has to come back."""
     settings.WS4REDIS_REAUTHORIZE = 0
@@ -258,11 +257,9 @@ async def test_orders_that_may_have_been_missed_while_the_database_is_away(
     def fail(*args):
         raise ConnectionError("the database is away")
 
-    client = await connect(
-        "/ws/foo?subscribe-user", headers=[(b"cookie", b"sessionid=" + b"k" * 32)]
-    )
+    client = await connect()
     monkeypatch.setattr(sweeping, "still_true", fail)
-    monkeypatch.setattr(SessionStore, "load", fail)
+    policy.answer = ConnectionError("the database is away")
     get_control()._take(LOOK_AT_ALL)
     assert (await client.receive_output(PATIENCE))["code"] == codes.TRY_AGAIN_LATER
 

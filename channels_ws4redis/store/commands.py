@@ -123,7 +123,8 @@ def publish_command(
         4 if key else 3,
         mirror,
     )
-    args: list[str | bytes | int] = [payload, sender, expire, said]
+    # As bytes, a sender is not remembered: there are as many as sockets.
+    args: list[str | bytes | int] = [payload, sender.encode(), expire, said]
     args += [] if prefix is None else [prefix]
     keys = list(chain.from_iterable(_keys(name, key) for name in channels))
     return Command(script, keys, args)
