@@ -198,8 +198,10 @@ def read_sessions(keys: Collection[str]) -> dict[str, dict[str, Any]]:
     :raises Exception: whatever says that the engine cannot be asked at the moment.
     """
     engine = _engine()
-    # By the very method, as one that overrides it may do anything.
+    # By the very methods, as one that overrides them may do anything.
     read = _READERS.get(engine.load)
+    if getattr(engine, "_get_session_from_db", _FIND) is not _FIND:  # which load() asks
+        read = None
     return read(engine(), keys) if read is not None and keys else {}
 
 
@@ -229,6 +231,9 @@ def _read_each(store: Any, keys: Collection[str]) -> dict[str, dict[str, Any]]:
     stores = {key: type(store)(key) for key in keys}
     return {key: each._session_cache for key, each in stores.items() if _exists(each)}
 
+
+#: Finds the session in the table, for the two of Django's engines that have one.
+_FIND: Any = db.SessionStore._get_session_from_db  # type: ignore[attr-defined] # not in the stubs
 
 _READERS: dict[Any, Callable[[Any, Collection[str]], dict[str, dict[str, Any]]]] = {
     db.SessionStore.load: _read_table,
