@@ -40,7 +40,8 @@ from channels_ws4redis.subscriber_hooks import SubscriberHooks
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
 
-#: Seconds that finding out again may take before the socket is closed and has to come back.
+#: Seconds that finding out again may take, for one socket or for many at once. One that may have
+#: missed an order is closed then, and has to come back.
 PATIENCE: Final = 10.0
 
 #: What says nothing about what a socket may use.
