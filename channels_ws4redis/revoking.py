@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Final, NamedTuple, Protocol
 
 import redis
@@ -156,6 +156,11 @@ class Revocable(ABC):
     @abstractmethod
     def _on_change(self) -> None:
         """Follow a change of the subscriber's channels."""
+
+    @property
+    def whom(self) -> Hashable:
+        """The user of the socket, or the address of its client."""
+        return self._subscriber.calls.whom
 
     def obey(self, order: Order) -> None:
         """Close the socket, or leave the channels of the auth groups that an order names."""

@@ -100,12 +100,13 @@ class Sweep:
             self._wait()
 
     async def _look(self) -> None:
-        """Look at the next sockets, unless those before them still wait to be admitted anew.
+        """Look at the next sockets, unless those of many clients still wait to be admitted anew.
 
-        If orders may have been missed that is no reason to wait.
+        If orders may have been missed that is no reason to wait; nor is it if all are of few, who
+        may have chosen a slow policy.
         """
         control, doubt = get_control(), self._doubt
-        if doubt is Doubt.DUE and len(control.doubts) >= BATCH:
+        if doubt is Doubt.DUE and control.doubts.clients >= BATCH:
             return
         self._overtaken = False
         due = control.due(BATCH)

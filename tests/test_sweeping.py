@@ -17,6 +17,7 @@ from django.contrib.sessions.backends.db import SessionStore
 
 from channels_ws4redis import revoking, sweeping
 from channels_ws4redis.facilities import facility
+from channels_ws4redis.fanout import doubts
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.handshake.facts import Claim
@@ -350,6 +351,11 @@ class Seen(Revocable):
     def __init__(self) -> None:
         self.looks = 0
 
+    @property
+    def whom(self) -> Any:
+        """Be a client of its own."""
+        return self
+
     def claim(self) -> Claim:
         """Be looked at."""
         self.looks += 1
@@ -401,23 +407,33 @@ async def test_a_round_takes_half_of_the_time(control, settings, count, steps) -
     assert 120 <= min(pauses) < max(pauses) <= 150
 
 
-async def test_a_sweep_waits_for_admissions_that_take_long(control) -> None:
-    """Sockets in doubt do not pile up."""
+async def test_a_sweep_waits_for_admissions_that_take_long(control, monkeypatch) -> None:
+    """Sockets in doubt do not pile up, but for those of few clients."""
     socket = Seen()
     control.guard(control.expect(), socket, bytes(8))
-    control.doubts._under_way |= dict.fromkeys([Seen() for _ in range(BATCH)], Doubt.DUE)
+    monkeypatch.setattr(doubts, "AT_ONCE", 0)  # nobody is admitted anew
+    waiting = [Seen() for _ in range(BATCH)]
+    control.doubts.add(waiting, Doubt.DUE)
     await Sweep()._look()
     assert socket.looks == 0
+    for each in waiting:
+        control.doubts.forget(each)
+    monkeypatch.setattr(Seen, "whom", "one of them")
+    control.doubts.add(waiting, Doubt.DUE)
+    await Sweep()._look()
+    assert socket.looks == 1
+    for each in waiting:
+        control.doubts.forget(each)
 
 
 async def test_the_greater_doubt_counts(control) -> None:
     """Whichever comes first."""
-    doubts, socket = control.doubts, Seen()
-    doubts._under_way[socket] = Doubt.DUE
+    socket = Seen()
+    control.doubts._under_way[socket] = Doubt.DUE
     for doubt in (Doubt.DUE, Doubt.MISSED, Doubt.DUE):
-        doubts.add([socket], doubt)
-    assert list(doubts._waiting.values()) == [Doubt.MISSED]
-    doubts.forget(socket)
+        control.doubts.add([socket], doubt)
+    assert control.doubts._waiting.discard(socket) is Doubt.MISSED
+    del control.doubts._under_way[socket]
 
 
 async def until_it_rests(sweep: Sweep) -> None:
