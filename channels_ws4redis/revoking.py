@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Final, NamedTuple, Protocol
 
 import redis
@@ -40,7 +40,8 @@ from channels_ws4redis.subscriber_hooks import SubscriberHooks
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
 
-#: Seconds that finding out again may take before the socket is closed and has to come back.
+#: Seconds that finding out again may take, for one socket or for many at once. One that may have
+#: missed an order is closed then, and has to come back.
 PATIENCE: Final = 10.0
 
 #: What says nothing about what a socket may use.
@@ -155,6 +156,11 @@ class Revocable(ABC):
     @abstractmethod
     def _on_change(self) -> None:
         """Follow a change of the subscriber's channels."""
+
+    @property
+    def whom(self) -> Hashable:
+        """The user of the socket, or the address of its client."""
+        return self._subscriber.calls.whom
 
     def obey(self, order: Order) -> None:
         """Close the socket, or leave the channels of the auth groups that an order names."""

@@ -163,7 +163,9 @@ class SubscriberHooks:
         subscriber's own changes are followed no more until somebody does.
         """
         before = kept = self._held = self.rights
-        added, publishers = before.beyond(self.granted), self.subscriber._publishers
+        added = before.beyond(self.granted)
+        # A copy: a method may set the very same set each time, which is not to leave it alone.
+        publishers = self.subscriber._publishers = set(self.subscriber._publishers)
         self.follow(None)
         self.subscriber._subscription = Subscription()
         try:

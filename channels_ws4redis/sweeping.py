@@ -22,7 +22,7 @@ from channels_ws4redis.handshake.facts import still_true
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.protocol.texts import reason_of
-from channels_ws4redis.revoking import Revocable
+from channels_ws4redis.revoking import PATIENCE, Revocable
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
@@ -50,6 +50,9 @@ class Sweep:
         self._doubt = Doubt.DUE
         #: Sockets that still have to be looked at in this round.
         self._left = 0
+        #: Whether orders may have been missed since the look under way began: what it reads may be
+        #: from before.
+        self._overtaken = False
         #: Seconds between the looks of this round.
         self._pause = 0.0
         self._timer: asyncio.TimerHandle | None = None
@@ -66,8 +69,7 @@ class Sweep:
 
     def hurry(self) -> None:
         """Look at all sockets that there are now, as orders for them may have been missed."""
-        # More by those that are being looked at: what is read for them may be from before.
-        self._left = len(get_control()) + BATCH
+        self._left, self._overtaken = len(get_control()), True
         self._pause, self._doubt = BREATH, Doubt.MISSED
         if self._timer is not None:  # else a look is under way, and the next one follows it
             self._timer.cancel()
@@ -98,24 +100,28 @@ class Sweep:
             self._wait()
 
     async def _look(self) -> None:
-        """Look at the next sockets, unless those before them still wait to be admitted anew.
+        """Look at the next sockets, unless those of many clients still wait to be admitted anew.
 
-        If orders may have been missed that is no reason to wait.
+        If orders may have been missed that is no reason to wait; nor is it if all are of few, who
+        may have chosen a slow policy.
         """
         control, doubt = get_control(), self._doubt
-        if doubt is Doubt.DUE and len(control.doubts) >= BATCH:
+        if doubt is Doubt.DUE and control.doubts.clients >= BATCH:
             return
+        self._overtaken = False
         due = control.due(BATCH)
         sockets = [each for each in due if isinstance(each, Revocable)]
         try:
-            doubtful = await self._doubtful(sockets)
+            async with asyncio.timeout(PATIENCE):
+                doubtful = await self._doubtful(sockets)
         except Exception as error:  # noqa: BLE001 # whatever a database or a cache raises
             logger.warning("Sockets cannot be looked at again: %s", reason_of(error))
             if doubt is Doubt.DUE:
                 return
             doubtful = sockets  # of which each is told that nobody knows what it may use
-        self._left -= BATCH
         control.seen(due)
+        # Those of a look that was overtaken come last now, after all who have come meanwhile.
+        self._left = len(control) if self._overtaken else self._left - BATCH
         control.doubts.add([each for each in doubtful if control.marks_of(each)], doubt)
 
     async def _doubtful(self, sockets: Sequence[Revocable]) -> list[Revocable]:

@@ -180,6 +180,28 @@ async def test_a_subscriber_that_adds_takes_as_well(connect, settings, monkeypat
     assert (await client.receive_output(PATIENCE))["code"] == codes.REVOKED
 
 
+class Constant(RedisSubscriber):
+    """Publishes to the very same set each time."""
+
+    channels_of_all = frozenset({"broadcast:foo"})
+
+    def set_pubsub_channels(self, request, channels) -> None:
+        """Set it."""
+        super().set_pubsub_channels(request, channels)
+        self._publishers = self.channels_of_all  # type: ignore[assignment] # as a project may
+
+
+async def test_the_same_set_is_set_anew(connect, settings) -> None:
+    """The client publishes as before."""
+    settings.WS4REDIS_SUBSCRIBER = Constant
+    settings.WS4REDIS_REAUTHORIZE = 0
+    client = await connect("/ws/foo?subscribe-broadcast&echo")
+    await control.arefresh(facility="foo")
+    await decided()
+    await client.send_to(text_data="mine")
+    assert await client.receive_from(PATIENCE) == "mine"
+
+
 async def decided() -> None:
     """Wait until an order has come and no socket is being looked at."""
     async with asyncio.timeout(PATIENCE):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Hashable, Sequence
 from typing import Final, Protocol
 
 from channels_ws4redis.fanout.groups import RETRY_INTERVAL
@@ -16,6 +17,9 @@ from channels_ws4redis.store.loops import this_loop
 #: that no order names. Each keeps a thread busy, and the event loop waits some milliseconds for
 #: busy threads whenever it reads or writes: with 16 of them, every message would be late.
 AT_ONCE, UNHURRIED = 16, 4
+
+#: How many fewer of them may be of one client: one who uses a slow policy leaves others a look.
+LEFT_TO_OTHERS: Final = 1
 
 #: For a socket of which nobody can tell what it may hear.
 COME_BACK: Final = Order(Action.DISCONNECT, code=codes.TRY_AGAIN_LATER)
@@ -36,6 +40,10 @@ class Doubt(enum.IntEnum):
 class Guarded(Protocol):
     """A socket that orders may concern."""
 
+    @property
+    def whom(self) -> Hashable:
+        """Its client, who takes turns with others."""
+
     def obey(self, order: Order) -> None:
         """Do what an order says: a ``DISCONNECT`` or an ``UNSUBSCRIBE``."""
 
@@ -46,15 +54,61 @@ class Guarded(Protocol):
         """Find out what the socket may still hear, and give up the rest."""
 
 
+class Waiting:
+    """Sockets that wait to be looked at. Their clients take turns, each with the oldest first."""
+
+    def __init__(self) -> None:
+        self._doubts: dict[Hashable, dict[Guarded, Doubt]] = {}
+        #: Whose each socket is: a client may be found to be another one while a socket waits.
+        self._whose: dict[Guarded, Hashable] = {}
+
+    def __len__(self) -> int:
+        return len(self._whose)
+
+    def __contains__(self, socket: Guarded) -> bool:
+        return socket in self._whose
+
+    def add(self, socket: Guarded, doubt: Doubt) -> None:
+        """Have a socket wait. One that is waiting keeps its place, and the greater doubt."""
+        own = self._doubts.setdefault(self._whose.setdefault(socket, socket.whom), {})
+        own[socket] = max(doubt, own.get(socket, doubt))
+
+    @property
+    def clients(self) -> int:
+        """For how many clients sockets wait."""
+        return len(self._doubts)
+
+    def discard(self, socket: Guarded) -> Doubt | None:
+        """Have a socket wait no more; return its doubt, None if it has not been waiting."""
+        if socket not in self._whose:
+            return None
+        whom = self._whose.pop(socket)
+        own = self._doubts.pop(whom)
+        doubt = own.pop(socket)
+        if own:
+            self._doubts[whom] = own  # at the end of the round
+        return doubt
+
+    def next(self, busy: Collection[Guarded], of_one: int) -> Guarded | None:
+        """Return the socket that is next in turn.
+
+        :param busy: those that are being looked at, which have to wait.
+        :param of_one: how many of these may be of one client.
+        """
+        taken = Counter(socket.whom for socket in busy)
+        allowed = (own for whom, own in self._doubts.items() if taken[whom] < of_one)
+        return next((each for own in allowed for each in own if each not in busy), None)
+
+
 class Doubts:
     """The sockets of an event loop of which it is doubtful what they may hear."""
 
     def __init__(self) -> None:
-        #: Those that wait to be looked at, before all others and after them, who came first first.
-        #: One that is doubtful again keeps its place, or a user who is saved again and again could
-        #: keep the sockets of others from ever being decided.
-        self._urgent: dict[Guarded, Doubt] = {}
-        self._waiting: dict[Guarded, Doubt] = {}
+        #: Those that wait to be looked at, before all others and after them. One that is doubtful
+        #: again keeps its place, and clients take turns. Or a user who is saved again and again, or
+        #: has many sockets of a slow policy, could keep those of others from ever being decided.
+        self._urgent = Waiting()
+        self._waiting = Waiting()
         #: Those that are being looked at. One that is doubtful again meanwhile waits for its end.
         self._under_way: dict[Guarded, Doubt] = {}
 
@@ -63,19 +117,24 @@ class Doubts:
         for socket in sockets:
             if doubt is Doubt.ORDERED:
                 socket.hold(True)  # which may end it
-                self._waiting.pop(socket, None)
-                self._urgent[socket] = doubt
+                self._waiting.discard(socket)
+                self._urgent.add(socket, doubt)
             elif socket not in self._urgent:
-                self._waiting[socket] = max(doubt, self._waiting.get(socket, doubt))
+                self._waiting.add(socket, doubt)
         self._begin()
 
     def forget(self, socket: Guarded) -> None:
         """Have a socket not looked at, as it has gone."""
-        self._urgent.pop(socket, None)
-        self._waiting.pop(socket, None)
+        self._urgent.discard(socket)
+        self._waiting.discard(socket)
 
     def __len__(self) -> int:
         return len(self._urgent) + len(self._waiting) + len(self._under_way)
+
+    @property
+    def clients(self) -> int:
+        """For how many clients sockets wait that no order names."""
+        return self._waiting.clients
 
     def _begin(self) -> None:
         while (due := self._next()) is not None:
@@ -84,7 +143,7 @@ class Doubts:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         """Go on without a task that has ended too soon: a hook may cancel what runs it."""
-        if self._urgent or self._waiting:
+        if len(self._urgent) or len(self._waiting):
             # Later, as an event loop that ends cancels all tasks, and must not get new ones.
             asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._begin)
 
@@ -92,13 +151,15 @@ class Doubts:
         """Return the socket that is to be looked at next, and why; None for none at present."""
         if len(self._under_way) >= AT_ONCE:
             return None
-        unhurried = sum(doubt is not Doubt.ORDERED for doubt in self._under_way.values())
-        for waiting in (self._urgent, self._waiting if unhurried < UNHURRIED else {}):
-            for socket in waiting:
-                if socket not in self._under_way:
-                    doubt = self._under_way[socket] = waiting.pop(socket)
-                    return socket, doubt
-        return None
+        unhurried = [each for each, why in self._under_way.items() if why is not Doubt.ORDERED]
+        found = self._urgent.next(self._under_way, max(1, AT_ONCE - LEFT_TO_OTHERS))
+        if found is None and len(unhurried) < UNHURRIED:
+            found = self._waiting.next(self._under_way, max(1, UNHURRIED - LEFT_TO_OTHERS))
+        if found is None:
+            return None
+        doubt = self._urgent.discard(found) or self._waiting.discard(found)
+        self._under_way[found] = doubt or Doubt.DUE
+        return found, self._under_way[found]
 
     async def _look_again(self, first: tuple[Guarded, Doubt]) -> None:
         due: tuple[Guarded, Doubt] | None = first

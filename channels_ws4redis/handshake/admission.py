@@ -19,7 +19,7 @@ from channels_ws4redis.handshake.granting import grant, policy_of
 from channels_ws4redis.handshake.hooks import ENDS, Calls
 from channels_ws4redis.handshake.members import bring_up_to_date
 from channels_ws4redis.handshake.paths import require_plain_path
-from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options
+from channels_ws4redis.handshake.policies import NO_OPTIONS, Options
 from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.handshake.sessions import authenticate_when_asked, drop_forged_session
@@ -105,7 +105,7 @@ async def admit(
     remarks.tell_of_unknown(request.path, flags.unknown, subscriber.flags)
     policy = policy_of(request)
     await before_asking()
-    request = await _identify(scope, request, flags.known, policy, subscriber, calls)
+    request = await _identify(scope, request, flags.known, subscriber, calls)
     calls.know(request.user)
     # A hook or a middleware may have set a lazy user, who is loaded when somebody looks at it, and
     # a session that nobody has looked at yet.
@@ -138,7 +138,6 @@ async def _identify(
     scope: dict[str, Any],
     request: WebSocketRequest,
     flags: Collection[str],
-    policy: Match | None,
     subscriber: Subscriber,
     calls: Calls,
 ) -> WebSocketRequest:
@@ -164,9 +163,10 @@ async def _identify(
         return request
     if _asks(subscriber) or not is_public(flags):
         await aauthenticate(request, calls)
-    elif policy is not None:
+    else:
+        # Only a policy may look at the user. If none does, the database need not be asked, and it
+        # stays unknown whether there is a session of the key that the client has sent.
         authenticate_when_asked(request)
-    # Else nothing looks at the user, and the database need not be asked.
     return request
 
 

@@ -42,13 +42,17 @@ def claim_of(scope: dict[str, Any], marks: bytes, groups: Iterable[str], is_stoc
     :param is_stock: whether its subscriber is of the package's own class.
     """
     request = WebSocketRequest(scope)
-    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "") if has_session(marks) else ""
+    by_cookie = (
+        settings.WS4REDIS_PROCESS_REQUEST is None and "user" not in scope and "session" not in scope
+    )
+    # A key that nobody has found a session by is whatever the client has sent. A database or a
+    # cache that cannot take such a text would fail for all others that are looked at with it.
+    is_found = by_cookie and has_session(marks)
+    key = request.COOKIES.get(settings.SESSION_COOKIE_NAME, "") if is_found else ""
     by_project = (
         not is_stock
-        or settings.WS4REDIS_PROCESS_REQUEST is not None
+        or not by_cookie
         or settings.WS4REDIS_ALLOWED_CHANNELS is not None
-        or "user" in scope
-        or "session" in scope
         or _has_policy(request)
     )
     return Claim(key, marks, frozenset(groups), by_project)
@@ -106,11 +110,14 @@ class _Groups:
         self._known = hasattr(getattr(model, "groups", None), "rel")
         #: Those of some names that are names of auth groups.
         self._existing: set[str] = set()
-        #: The names of each user's groups, by the user's primary key.
+        #: Which of these names each user's groups have, by the user's primary key.
         self._own: dict[Any, list[str]] = {}
         if self._follow and self._known and names:
-            self._existing = existing_groups(model.groups.rel.model, names)
-            members = model._default_manager.filter(pk__in=users.keys(), groups__isnull=False)
+            group = model.groups.rel.model
+            self._existing = existing_groups(group, names)
+            # As a user's own are found: by the manager, which may leave some out.
+            found = group._default_manager.filter(name__in=names)
+            members = model._default_manager.filter(pk__in=users.keys(), groups__in=found)
             for key, name in members.values_list("pk", "groups__name"):
                 self._own.setdefault(key, []).append(name)
 

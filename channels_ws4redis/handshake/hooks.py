@@ -172,13 +172,16 @@ class Calls:
                 with self._limited(job):
                     return await call(function, *args)
         finally:
-            if job.future.done():
+            if job.future.done() and self._job is job:
                 self._job = None
 
     async def ended(self) -> None:
         """Wait for a call that may still run although nobody waits for it: its client has gone."""
-        if self._job is not None and not self._job.future.done():
-            await asyncio.gather(asyncio.wrap_future(self._job.future), return_exceptions=True)
+        # Again and again, as several may wait, and another one's call may have begun first.
+        while self._job is not None and not self._job.future.done():
+            # Shielded, or who gives up waiting would cancel the call while that waits for a thread.
+            done = asyncio.shield(asyncio.wrap_future(self._job.future))
+            await asyncio.gather(done, return_exceptions=True)
 
     @contextlib.asynccontextmanager
     async def _not_for_ever(self, function: Callable[..., Any]) -> AsyncIterator[None]:

@@ -43,6 +43,7 @@ class Guarded:
         self.may_end = asyncio.Event()
         self.may_end.set()
         self.looks = 0
+        self.whom: object = self
 
     def obey(self, order: Order) -> None:
         """Note an order."""
@@ -394,6 +395,22 @@ async def test_few_are_looked_at_at_the_same_time(control):
     for socket in sockets:
         socket.may_end.set()
     assert await sockets[last].next() == "go on"
+
+
+async def test_clients_take_turns(control):
+    """Who has many sockets of which each takes long leaves others a look, and each its turn."""
+    slow = [await let_in() for _ in range(20)]
+    for socket in slow:
+        socket.may_end.clear()
+        socket.whom = "one of them"
+    others = [await let_in() for _ in range(20)]
+    control._take(LOOK_AT_ALL)
+    for socket in others:
+        assert [await socket.next(), await socket.next()] == ["look", "go on"]
+    assert 0 < sum(socket.looks for socket in slow) < UNHURRIED
+    for socket in slow:
+        socket.may_end.set()
+        assert [await socket.next(), await socket.next()] == ["look", "go on"]
 
 
 async def test_never_more_are_looked_at_than_may_be(control, monkeypatch):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from django.contrib.auth import login
 from django.contrib.auth.backends import ModelBackend
-from django.contrib.auth.models import Group, User
+from django.contrib.auth.models import Group, GroupManager, User
 from django.contrib.sessions.backends.db import SessionStore
 from django.contrib.sessions.models import Session
 from django.core.cache import cache
@@ -199,6 +199,21 @@ def test_sessions_of_the_projects_own_kind(paul, settings) -> None:
     assert not is_true(claimed(session_of(paul)))
 
 
+@pytest.mark.parametrize("engine", ["db", "cached_db"], indirect=True)
+def test_an_engine_that_finds_sessions_in_its_own_way(engine, paul, settings, monkeypatch) -> None:
+    """Though it loads them as Django's own does, once they are found."""
+    store = import_module(settings.SESSION_ENGINE).SessionStore
+    claim = claimed(session_of(paul))
+
+    class Own(store):  # type: ignore[misc, valid-type] # chosen by the test
+        def _get_session_from_db(self):
+            return None
+
+    Own.__qualname__ = store.__qualname__  # by which sessions are signed
+    monkeypatch.setattr(import_module(settings.SESSION_ENGINE), "SessionStore", Own)
+    assert not is_true(claim)
+
+
 class OwnBackend(ModelBackend):
     """A project's own, which may look at anything."""
 
@@ -277,6 +292,18 @@ def test_a_converter_that_fails_has_a_say(paul, no_policies, monkeypatch) -> Non
     assert claimed(session, facility="orders/7").by_project
 
 
+@pytest.mark.parametrize("setting", ["WS4REDIS_PROCESS_REQUEST", None], ids=str)
+def test_a_cookie_that_nobody_looks_at_is_no_claim(settings, setting) -> None:
+    """Where a hook or a middleware finds the user, the session may be any text of the client's."""
+    if setting is not None:
+        setattr(settings, setting, "tests.site.current_groups.allowed_channels")
+    scope = {"type": "websocket", "path": "/ws/foo", "headers": [(b"cookie", b"sessionid=x")]}
+    marks = marks_of(WebSocketRequest({**scope, "user": User(pk=7, username="john")}), "", [])
+    scope |= {} if setting else {"user": User(pk=7, username="john")}
+    claim = claim_of(scope, marks, [], is_stock=True)
+    assert (claim.session, claim.by_project) == ("", True)
+
+
 @pytest.mark.parametrize("key", ["user", "session"])
 def test_a_middleware_has_a_say(key) -> None:
     scope = {"type": "websocket", "path": "/ws/foo", "headers": [], key: None}
@@ -330,3 +357,21 @@ def test_groups_that_are_no_relation(monkeypatch, paul) -> None:
     claims = [claimed(session, names) for names in (["staff"], [])]
     monkeypatch.setattr(User, "groups", property(lambda user: Group.objects.all()))
     assert still_true(claims) == [False, True]
+
+
+class Visible(GroupManager):
+    """Leaves out what the project has put aside."""
+
+    def get_queryset(self):
+        """Return the others."""
+        return super().get_queryset().exclude(name="staff")
+
+
+def test_a_group_that_its_manager_leaves_out(monkeypatch, paul) -> None:
+    """The user has it no more, as the user's own list says."""
+    claim = claimed(session_of(paul), ["staff"])
+    assert is_true(claim)
+    manager = Visible()
+    manager.model, manager.name = Group, "objects"
+    monkeypatch.setitem(vars(Group._meta), "default_manager", manager)
+    assert not is_true(claim)

@@ -358,3 +358,43 @@ async def test_the_next_hook_finds_what_a_hook_has_set():
     for hook, value in ((set_tenant, "one"), (set_tenant_later, "another")):
         await calls.hook(hook, None)
         assert await calls.hook(get_tenant, None) == value
+
+
+async def test_several_who_wait_for_a_call_begin_one_after_the_other() -> None:
+    """As a look at a socket and a message of its client may."""
+    calls, may_go_on = Calls({}), threading.Event()
+    calls.be_patient()
+    running: list[int] = []
+    most = 0
+
+    def work() -> None:
+        nonlocal most
+        running.append(1)
+        most = max(most, len(running))
+        may_go_on.wait(0.05)
+        running.pop()
+
+    async def by_turns() -> None:
+        for _ in range(3):
+            await calls.run(work)
+
+    await asyncio.gather(by_turns(), by_turns(), calls.run(work))
+    assert most == 1
+
+
+async def test_who_gives_up_waiting_for_a_call_does_not_end_it(settings) -> None:
+    """As a look at a socket does, while a message of its client waits for a thread."""
+    settings.WS4REDIS_THREADS = 2  # one of them for hooks
+    calls, others, may_go_on = Calls({}), Calls({}), threading.Event()
+    calls.be_patient()
+    others.be_patient()
+    busy = asyncio.create_task(others.run(may_go_on.wait, PATIENCE))
+    await asyncio.sleep(0.01)
+    waits = asyncio.create_task(calls.run(lambda: "published"))
+    await asyncio.sleep(0.01)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await calls.ended()
+    may_go_on.set()
+    assert await waits == "published"
+    await busy
