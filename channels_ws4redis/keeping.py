@@ -19,8 +19,9 @@ def is_kept(options: Options, expire: int | None, key: str, keep: Any) -> bool:
     kept = options.keep if keep is None else keep
     if not kept and (expire or key):
         who = "The policy of the facility says " if keep is None else ""
-        given = f"expire={expire!r}" if expire else f"idempotency_key={key!r}"
-        raise ValueError(f"{who}keep=False, and {given} needs keep=True; pass one of them.")
+        name, value = ("expire", expire) if expire else ("idempotency_key", key)
+        remedy = f"pass that, or leave {name} out"
+        raise ValueError(f"{who}keep=False, and {name}={value!r} needs keep=True; {remedy}.")
     return kept
 
 

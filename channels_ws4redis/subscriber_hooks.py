@@ -159,8 +159,8 @@ class SubscriberHooks:
     def _set_anew(self, request: Any, flags: Collection[str], keeps_added: bool) -> None:
         """Set the channels of an open socket, which gets none by it; if that fails, all stay.
 
-        They are set from nothing, or a method that returns early would leave all as it was. The
-        subscriber's own changes are followed no more until somebody does.
+        They are set from nothing, or a method that returns early would leave all as it was. What
+        the subscriber changes by itself is not followed any more, until `follow` is called again.
         """
         before = kept = self._held = self.rights
         added = before.beyond(self.granted)

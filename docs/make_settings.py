@@ -15,10 +15,10 @@ PAGE = Path(__file__).parent / "reference" / "settings.md"
 
 #: What a project writes, in words, by what the code reads from it.
 TYPES = {
+    "Collection[str]": "list of `str`",
     "Hook": "callable, or `str` with its dotted path",
     "Mapping[str, Any] | str": "`dict` or `str`",
     "Networks | int | None": "list of `str`, `int` or `None`",
-    "Collection[str]": "list of `str`",
     "bool": "`bool`",
     "bool | None": "`bool` or `None`",
     "float": "`float`",

@@ -430,7 +430,7 @@ async def test_the_greater_doubt_counts(control) -> None:
     control.doubts._under_way[socket] = Doubt.DUE
     for doubt in (Doubt.DUE, Doubt.MISSED, Doubt.DUE):
         control.doubts.add([socket], doubt)
-    assert control.doubts._waiting.discard(socket) is Doubt.MISSED
+    assert control.doubts._waiting.take([], 1) == (socket, Doubt.MISSED)
     del control.doubts._under_way[socket]
 
 

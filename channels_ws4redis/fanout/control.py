@@ -61,11 +61,11 @@ class Control:
 
     async def close(self) -> None:
         """Leave no timer behind, as the event loop ends; it ends the hearing as well."""
-        self._hearing.go_on()
+        self._hearing.end_lingering()
 
     def expect(self) -> Newcomer:
         """Register a socket of which nothing has been looked up yet."""
-        self._hearing.go_on()
+        self._hearing.end_lingering()
         newcomer = Newcomer()
         self._newcomers.add(newcomer)
         return newcomer

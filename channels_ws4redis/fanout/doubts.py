@@ -78,26 +78,29 @@ class Waiting:
         """For how many clients sockets wait."""
         return len(self._doubts)
 
-    def discard(self, socket: Guarded) -> Doubt | None:
-        """Have a socket wait no more; return its doubt, None if it has not been waiting."""
+    def discard(self, socket: Guarded) -> None:
+        """Have a socket wait no more, if it does."""
         if socket not in self._whose:
-            return None
+            return
         whom = self._whose.pop(socket)
         own = self._doubts.pop(whom)
-        doubt = own.pop(socket)
+        del own[socket]
         if own:
             self._doubts[whom] = own  # at the end of the round
-        return doubt
 
-    def next(self, busy: Collection[Guarded], of_one: int) -> Guarded | None:
-        """Return the socket that is next in turn.
+    def take(self, busy: Collection[Guarded], of_one: int) -> tuple[Guarded, Doubt] | None:
+        """Return the socket that is next in turn, and why it waits; it waits no more.
 
         :param busy: those that are being looked at, which have to wait.
         :param of_one: how many of these may be of one client.
         """
         taken = Counter(socket.whom for socket in busy)
         allowed = (own for whom, own in self._doubts.items() if taken[whom] < of_one)
-        return next((each for own in allowed for each in own if each not in busy), None)
+        free = (each for own in allowed for each in own.items() if each[0] not in busy)
+        found = next(free, None)
+        if found is not None:
+            self.discard(found[0])
+        return found
 
 
 class Doubts:
@@ -152,14 +155,13 @@ class Doubts:
         if len(self._under_way) >= AT_ONCE:
             return None
         unhurried = [each for each, why in self._under_way.items() if why is not Doubt.ORDERED]
-        found = self._urgent.next(self._under_way, max(1, AT_ONCE - LEFT_TO_OTHERS))
+        found = self._urgent.take(self._under_way, max(1, AT_ONCE - LEFT_TO_OTHERS))
         if found is None and len(unhurried) < UNHURRIED:
-            found = self._waiting.next(self._under_way, max(1, UNHURRIED - LEFT_TO_OTHERS))
-        if found is None:
-            return None
-        doubt = self._urgent.discard(found) or self._waiting.discard(found)
-        self._under_way[found] = doubt or Doubt.DUE
-        return found, self._under_way[found]
+            found = self._waiting.take(self._under_way, max(1, UNHURRIED - LEFT_TO_OTHERS))
+        if found is not None:
+            socket, doubt = found
+            self._under_way[socket] = doubt
+        return found
 
     async def _look_again(self, first: tuple[Guarded, Doubt]) -> None:
         due: tuple[Guarded, Doubt] | None = first

@@ -81,18 +81,18 @@ class Hearing:
     def linger(self) -> None:
         """Hear for a moment more, as the last socket has gone."""
         if self._fanout is not None:
-            self.go_on()
+            self.end_lingering()
             self._lingering = asyncio.get_running_loop().call_later(LINGER, self.stop)
 
-    def go_on(self) -> None:
-        """Hear on, as there are sockets again; or leave no timer behind, as the event loop ends."""
+    def end_lingering(self) -> None:
+        """Leave no timer behind: there are sockets again, or the event loop ends."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
 
     def stop(self) -> None:
         """Hear no more."""
-        self.go_on()
+        self.end_lingering()
         if self._joining is not None:
             self._joining.cancel()
         if self._fanout is not None:

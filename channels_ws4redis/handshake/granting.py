@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
@@ -147,9 +147,7 @@ def _granted_by(
     given = [flag for flag in flags if answer is True or flag in answer]
     granted = [flag for flag in given if flag not in publishing or flag in policy.options.publish]
     if answer is not True:
-        for flag in given:
-            if flag not in granted:
-                _tell_of_option(policy, flag)
+        remarks.tell_of_withheld(policy, [flag for flag in given if flag not in granted])
     if flags and not granted:
         raise RefusedError(
             f"the policy {policy.name} grants none of the flags it asks for", "policy"
@@ -186,13 +184,3 @@ async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
         else:
             logger.exception("The policy %s failed for the socket %s; it is refused", name, path)
         raise PolicyFailedError(f"the policy {name} has failed") from None
-
-
-@cache
-def _tell_of_option(policy: Policy, flag: str) -> None:
-    """Tell once of a flag that a function grants, and the options of its policy do not."""
-    logger.warning(
-        "The policy %s grants %s, which its option publish does not name; it is not granted",
-        policy.name,
-        flag,
-    )

@@ -84,6 +84,18 @@ def tell_of_misspelt(policy: Policy, granted: Iterable[Any], known: Collection[s
             )
 
 
+def tell_of_withheld(policy: Policy, flags: Iterable[str]) -> None:
+    """Log that the function of a policy grants flags, and its option publish does not."""
+    for flag in flags:
+        if _remarks().is_due(f"{flag} beyond {policy.name}"):
+            logger.warning(
+                "The policy %s grants %s, which its option publish does not name; it is not "
+                "granted",
+                policy.name,
+                flag,
+            )
+
+
 def _flags_for(name: str, known: Collection[str]) -> str:
     """Return which flags there are, and which of them is meant by a name that is none."""
     meant = meant_by(name, known)

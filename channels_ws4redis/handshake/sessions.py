@@ -12,6 +12,7 @@ from collections.abc import Callable
 from copy import copy
 from functools import cache
 from importlib import import_module
+from types import SimpleNamespace
 from typing import Any
 
 from django.contrib.auth import get_user
@@ -90,7 +91,9 @@ def user_of(session: Any) -> Any:
     """Return the user whom a session logs in; None for nobody. This may block."""
     if not exists(session):
         return None
-    user = _Visitor(SessionSnapshot(session._get_session())).get_user()
+    # Of a request, Django looks at the session alone.
+    request = SimpleNamespace(session=SessionSnapshot(session._get_session()))
+    user = get_user(request)  # type: ignore[arg-type] # see above
     return user if user.is_authenticated else None
 
 
@@ -181,13 +184,3 @@ def _load(session: Any) -> bool:
     if given_up or session.session_key != key:
         session._session_key, session._session_cache = None, {}
     return bool(session.session_key)
-
-
-class _Visitor:
-    """As much of a request as ``django.contrib.auth.get_user`` looks at."""
-
-    def __init__(self, session: SessionBase) -> None:
-        self.session = session
-
-    def get_user(self) -> Any:
-        return get_user(self)  # type: ignore[arg-type] # it looks at .session alone

@@ -20,7 +20,7 @@ from redis.retry import Retry
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.store.outages import Outage, server_address
-from channels_ws4redis.store.scripts import Charge
+from channels_ws4redis.store.scripts import Role
 from channels_ws4redis.store.sentinels import AsyncSentinels, Sentinels
 
 #: Seconds. Publishing must fail soon when Redis is gone, and redis-py's own defaults differ from
@@ -207,8 +207,8 @@ class Pool:
         there = weakref.proxy(model)  # which must not live as long as we do
         #: Of Redis, as far as those notice who use connections.
         self.outage = Outage(lambda: f"connection for commands to Redis at {server_address(there)}")
-        #: What is known of that Redis.
-        self.charge = Charge()
+        #: That of this Redis.
+        self.role = Role()
         self._class = model.connection_class
         self._kwargs = kwargs | NEEDS
         #: Connections that nobody uses, and since when. Used with pop() and append() only, each of

@@ -1,4 +1,4 @@
-"""What Redis keeps of a channel, and the two scripts that write and read it.
+"""What Redis keeps of a channel, and the scripts that write, send and read it.
 
 Per channel name C there are three keys, in one Redis Cluster slot:
 
@@ -75,7 +75,6 @@ _QUESTION_MARK = "?"
 #: Seconds for which answers are kept.
 ANSWER_EXPIRE = 10
 
-
 #: Seconds, some thirty years. Redis refuses an expire time that overflows its clock, and would do
 #: so in the middle of the script that publishes.
 MAX_EXPIRE = 10**9
@@ -136,12 +135,12 @@ def unkept_command(publication: Publication, prefix: str | None, mirror: bool) -
     The parameters are those of `publish_command`. For one channel a bare PUBLISH does.
     """
     channels, payload, sender = publication.channels, publication.payload, publication.sender
-    envelope = f"{UNKEPT} 0 {sender} {int(mirror)}\n".encode() + payload
-    args: list[str | bytes | int] = [envelope, payload if mirror else b""]
+    head = f"{UNKEPT} 0 {sender} {int(mirror)}\n".encode()
+    args: list[str | bytes | int] = [head, payload, int(mirror)]
     args += [] if prefix is None else [prefix]
     if prefix is None or mirror or len(channels) > 1:
         return Command(_UNKEPT, channels, args)
-    short = "PUBLISH", events_channel(channels[0], prefix), envelope
+    short = "PUBLISH", events_channel(channels[0], prefix), head + payload
     return Command(_UNKEPT, channels, args, short)
 
 

@@ -63,8 +63,8 @@ async def let_others(turns: int) -> None:
 async def let_others_finish(most: float) -> None:
     """Let all others have their turns for as long as they have something to do.
 
-    Somebody who is served in many small steps, such as a handshake, comes to wait for a client, for
-    Redis or for a thread by that, and not for us.
+    A handshake takes many small steps. By this it gets as far as it can: it waits for its client,
+    for Redis or for a thread then, and not for us.
 
     :param most: seconds after which we go on all the same.
     """

@@ -3,10 +3,10 @@
 -- ARGV: 1 payload, 2 sender, 3 seconds to store the message (0: not), 4 what an earlier run has
 --       returned, or nothing, 5 what stands before {C}:events in the name of its pub/sub channel; absent
 --       where a channel layer sends the message
--- What the settings say stands before all scripts, as reading it takes longer with every run: lifetime,
--- the seconds that {C}:meta lives at least; size and limit, the messages and the bytes of payload in a
--- history; keys_each, the keys for each channel; and mirrors, true to publish the bare payload on C as
--- well, for legacy servers.
+-- What the settings say is in local variables that stand before all this text, as to pass it would take
+-- time in every run: lifetime, the seconds that {C}:meta lives at least; size and limit, the messages and
+-- the bytes of payload in a history; keys_each, the keys for each channel; and mirrors, true to publish
+-- the bare payload on C as well, for legacy servers.
 -- Returns what the server has said, or without 10 "epoch offset" of each channel. A failure on one
 -- channel keeps no other channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered

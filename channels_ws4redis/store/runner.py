@@ -21,7 +21,7 @@ from channels_ws4redis.store.clients import (
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import Outage, server_address
 from channels_ws4redis.store.process import this_process
-from channels_ws4redis.store.scripts import Batch, Charge, Command, Reply, Request, Result, pack
+from channels_ws4redis.store.scripts import Batch, Command, Reply, Request, Result, Role, pack
 
 
 def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
@@ -35,7 +35,7 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     pool = this_process().pool_of(client)
     if not commands:
         return []
-    batch = Batch(commands, pool.charge.allows_short(commands))
+    batch = Batch(commands, pool.role)
     try:
         while batch.due:
             if batch.take(_exchange(pool, batch.requests())):
@@ -87,7 +87,7 @@ class Runner:
         self._client = make_async_client(connection, max_connections=2)
         pool = self._client.connection_pool
         self._outage = Outage(lambda: f"connection for commands to Redis at {server_address(pool)}")
-        self._charge = Charge()
+        self._role = Role()
         #: When the connection was last used, by `time.monotonic`; 0 if it was not.
         self._used = 0.0
         #: What waits to be sent, and what has been sent and not been answered.
@@ -141,7 +141,7 @@ class Runner:
         waiting.clear()
 
     async def _execute(self, commands: Sequence[Command]) -> list[Result]:
-        batch = Batch(commands, self._charge.allows_short(commands))
+        batch = Batch(commands, self._role)
         try:
             while batch.due:
                 if batch.take(await self._exchange(batch.requests())):

@@ -70,8 +70,8 @@ def _is_elsewhere(reply: Result) -> bool:
     )
 
 
-class Charge:
-    """What is known of the server that one or more connections lead to: whether it is in charge.
+class Role:
+    """What is known of the role of the server that one or more connections lead to.
 
     Behind one name the roles can change while connections stay open.
     """
@@ -80,17 +80,20 @@ class Charge:
     SECONDS = 1.0
 
     def __init__(self) -> None:
-        self._asked = -math.inf
+        #: When the script was sent that was the last one to find the server in charge.
+        self._known = -math.inf
 
-    def allows_short(self, commands: Sequence[Command]) -> bool:
-        """Tell whether commands may be sent in their short form; if not, their scripts ask."""
-        if all(command.short is None for command in commands):
-            return False
-        now = time.monotonic()
-        if now - self._asked < self.SECONDS:
-            return True
-        self._asked = now
-        return False
+    @property
+    def is_in_charge(self) -> bool:
+        """True while commands may be sent in their short form; if not, their scripts ask."""
+        return time.monotonic() - self._known < self.SECONDS
+
+    def confirm(self, sent: float) -> None:
+        """Note that a script has found the server in charge.
+
+        :param sent: when it was sent, by `time.monotonic`.
+        """
+        self._known = sent
 
 
 class Batch:
@@ -105,12 +108,16 @@ class Batch:
             if batch.take(exchange(batch.requests())):
                 ...  # the next exchange needs a new connection
 
-    :param short: whether the first exchange has the short forms of commands.
+    :param role: that of the server; if it is known to be in charge, the first exchange has the
+        short forms of commands.
     """
 
-    def __init__(self, commands: Sequence[Command], short: bool = False) -> None:
+    def __init__(self, commands: Sequence[Command], role: Role | None = None) -> None:
         self._commands = commands
-        self._short = short
+        self._role = role or Role()
+        self._short = self._role.is_in_charge
+        #: When the last exchange began, by `time.monotonic`.
+        self._sent = 0.0
         self.outcomes: list[Result] = [None] * len(commands)
         #: What is to be sent in the next exchange, by its place among the commands.
         self.due: Sequence[int] = range(len(commands))
@@ -121,6 +128,7 @@ class Batch:
 
     def requests(self) -> list[Request]:
         """Return every command that has not run yet, as what is sent to Redis."""
+        self._sent = time.monotonic()
         requests: list[Request] = []
         in_full = set(self._unknown)
         for index in self.due:
@@ -144,6 +152,7 @@ class Batch:
         """
         for index, reply in zip(self.due, replies, strict=True):
             self.outcomes[index] = reply
+        self._note_role()
         self._short = False
         if not any(isinstance(outcome, Exception) for outcome in self.outcomes):
             self.due = []
@@ -157,6 +166,12 @@ class Batch:
         self.due = [] if self._is_last else refused
         self._unknown, self._is_last = set(), True
         return bool(refused)
+
+    def _note_role(self) -> None:
+        """Keep what the scripts have found out that ask whether the server is in charge."""
+        said = (self.outcomes[index] for index in self.due if self._commands[index].short)
+        if not self._short and not all(isinstance(each, Exception) for each in said):
+            self._role.confirm(self._sent)
 
     def _all(self, is_so: Callable[[Result], bool]) -> list[int]:
         return [index for index, reply in enumerate(self.outcomes) if is_so(reply)]

@@ -148,7 +148,7 @@ class Topics:
     def read(self, name: str, data: bytes) -> Arrival | None:
         """Return what was published on a pub/sub channel, None if it is not for us.
 
-        :raises ValueError: if it is an envelope that was not written by ``publish.lua``.
+        :raises ValueError: if it is an envelope that was written by none of `commands`.
         """
         topic = self._topics.get(name)
         if topic is None or not topic.confirmed.done():

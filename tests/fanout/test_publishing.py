@@ -158,6 +158,17 @@ async def test_what_is_not_kept_for_legacy_servers(listen, redis_client, setting
     assert redis_client.hget("{broadcast:foo}:meta", "offset") == b"1"
 
 
+async def test_an_empty_message_for_legacy_servers(redis_client, settings):
+    """They get it as well, and what one of them publishes next is not taken for the copy."""
+    settings.WS4REDIS_LEGACY_SERVERS = True
+    layer = get_channel_layer()
+    listener = await Listener(get_fanout(layer)).join("broadcast:foo")
+    await broadcast().apublish_message("", keep=False)
+    redis_client.publish("broadcast:foo", "theirs")
+    assert await listener.receive() == "theirs"
+    await close_fanout(layer)
+
+
 async def test_nobody_listens(layer_name, redis_client):
     """Publishing without a listener anywhere stores the message all the same."""
     broadcast().publish_message("one")
@@ -240,6 +251,20 @@ def test_what_is_not_kept_may_be_forbidden(redis_client, redis_url, settings):
             publish(Publication(names, b"x", 10, keep=False))
     assert redis_client.info("commandstats")["cmdstat_publish"]["calls"] == 1
     redis_client.execute_command("ACL DELUSER few")
+
+
+@pytest.mark.parametrize("name", ["sync", "async"])
+async def test_a_replica_reaches_nobody(settings, name):
+    """Each publish says so of what is not kept, and not only the first one, which asks."""
+    with RedisServer(port=0) as server, RedisServer(port=0) as other:
+        with redis.Redis.from_url(server.url) as client:
+            client.replicaof("127.0.0.1", other.port)
+        settings.WS4REDIS_CONNECTION = server.url
+        publication = Publication(["broadcast:foo"], b"x", 10, keep=False)
+        for _ in range(3):
+            with pytest.raises(redis.exceptions.RedisError, match="replica"):
+                await apublish(publication) if name == "async" else publish(publication)
+        await close_layer(get_channel_layer())
 
 
 async def test_what_is_not_kept_follows_a_failover(settings):

@@ -249,8 +249,10 @@ async def test_a_client_does_not_wait_for_a_policy_that_hangs(monkeypatch, setti
     assert await asyncio.to_thread(Released.told.wait, 10)
 
 
-async def test_clients_publish_with_what_the_option_names(caplog):
+async def test_clients_publish_with_what_the_option_names(caplog, monkeypatch):
     """Whatever the function says; the log tells once of a flag that it grants in vain."""
+    made = remarks.Remarks()
+    monkeypatch.setattr(remarks, "_remarks", lambda: made)
     policed("foo", True)
     policed("bar", [LISTEN, TALK])
     policed("baz", [LISTEN, TALK], publish=[TALK])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
+
 import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
 from channels_ws4redis.store import scripts
-from channels_ws4redis.store.scripts import Batch, Charge, Command, Script, pack
+from channels_ws4redis.store.scripts import Batch, Command, Role, Script, pack
 
 ONE = Script("return 1")
 TWO = Script("return 2")
@@ -60,20 +62,30 @@ def test_a_short_form_is_sent_where_the_server_is_known_to_be_in_charge() -> Non
     """And once more by its script, if the server says that it is not."""
     (request,) = Batch([SHORT]).requests()
     assert list(request) == ["EVALSHA", ONE.sha, 1, "key"]
-    batch = Batch([SHORT, Command(ONE, [], [])], short=True)
+    role = Role()
+    role.confirm(time.monotonic())
+    batch = Batch([SHORT, Command(ONE, [], [])], role)
     assert [request[0] for request in batch.requests()] == ["PUBLISH", "EVALSHA"]
     assert batch.take([redis.exceptions.ReadOnlyError("READONLY"), 2])
     assert [list(request) for request in batch.requests()] == [["EVALSHA", ONE.sha, 1, "key"]]
 
 
 def test_a_server_is_asked_once_a_second_whether_it_is_in_charge(monkeypatch) -> None:
-    """By scripts that stand for short commands, and no others."""
+    """By scripts that stand for short commands, and no others; a refusal answers nothing."""
     monkeypatch.setattr(scripts.time, "monotonic", lambda: now)
-    charge, now = Charge(), 0.0
-    assert not charge.allows_short([Command(ONE, [], [])])
-    assert not charge.allows_short([SHORT])
+    role, now = Role(), 0.0
+
+    def sent(command: Command, reply: object = 1) -> str | bytes | int:
+        """Run a command, and return by which one of Redis it was sent."""
+        batch = Batch([command], role)
+        (request,) = batch.requests()
+        batch.take([reply])
+        return request[0]
+
+    assert [sent(Command(ONE, [], [])), sent(SHORT)] == ["EVALSHA", "EVALSHA"]
     now = 0.9
-    assert charge.allows_short([Command(ONE, [], []), SHORT])
+    assert [sent(Command(ONE, [], [])), sent(SHORT)] == ["EVALSHA", "PUBLISH"]
     now = 1.1
-    assert not charge.allows_short([SHORT])
-    assert charge.allows_short([SHORT])
+    for refusal in ("READONLY", "NOPERM"):
+        assert sent(SHORT, redis.exceptions.ResponseError(refusal)) == "EVALSHA"
+    assert [sent(SHORT), sent(SHORT)] == ["EVALSHA", "PUBLISH"]
