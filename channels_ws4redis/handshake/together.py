@@ -4,10 +4,10 @@ By itself a socket takes a thread, and two queries. Who asks while others are lo
 the end of that, and is then looked up with all who wait. Nobody joins a look-up that has begun: it
 may have read a session that has ended since.
 
-Whatever may depend on a single socket has no part in this: a session engine, a backend or a manager
-of users of the project's own, and databases that a router chooses. The answer is one-sided, as in
-`facts`. Where it is not certain, nothing is said. The socket is then looked up by itself, and only
-that decides.
+Whatever may find others for a single socket has no part in this: a session engine, a backend or a
+manager of the project's own, and databases that a router chooses. Whether a user may log in, the
+project's own code says in the context of the socket. The answer is one-sided, as in `facts`. Where
+it is not certain, nothing is said. The socket is then looked up by itself, and only that decides.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Hashable, Mapping, Sequence
-from contextvars import Context
-from copy import copy, deepcopy
+from contextvars import Context, copy_context
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -76,6 +76,8 @@ class Asker:
     """A socket that waits to be looked up."""
 
     key: str
+    #: Of its task.
+    context: Context
     #: Whom it counts for.
     whom: Hashable
     answer: asyncio.Future[Visitor | None]
@@ -103,7 +105,7 @@ class LookUps:
             self._task = this_loop().spawn(self._serve(), "ws4redis-look-up", Context())
         elif time.monotonic() - self._begun > PATIENCE:
             return None  # it hangs
-        asker = Asker(key, whom, asyncio.get_running_loop().create_future())
+        asker = Asker(key, copy_context(), whom, asyncio.get_running_loop().create_future())
         self._waiting.add(asker)
         try:
             await asyncio.wait([asker.answer], timeout=PATIENCE)
@@ -128,8 +130,9 @@ class LookUps:
 
     async def _look_up(self, askers: Sequence[Asker]) -> None:
         visitors: Sequence[Visitor | None] = [None] * len(askers)
+        asked = [(asker.key, asker.context) for asker in askers]
         try:
-            visitors = await self._calls.look_up(recognise, [asker.key for asker in askers])
+            visitors = await self._calls.look_up(recognise, asked)
         except Exception:  # noqa: BLE001, S110 # each of them asks by itself, and tells of it
             pass
         finally:
@@ -138,17 +141,18 @@ class LookUps:
                     asker.answer.set_result(visitor)
 
 
-def recognise(keys: Sequence[str]) -> list[Visitor | None]:
-    """Return who has sessions of these keys, key by key; None where that is not certain.
+def recognise(asked: Sequence[tuple[str, Context]]) -> list[Visitor | None]:
+    """Return who has sessions of some keys, key by key; None where that is not certain.
 
     This asks the database and so blocks. There are two queries for all of them.
 
-    :param keys: such as `readers.can_read`.
+    :param asked: keys such as `readers.can_read`, each with the context of its socket, in which the
+        project's own code judges the user.
     :raises Exception: whatever says that the database or the cache cannot be asked at the moment.
     """
-    sessions = read_sessions(set(keys))
+    sessions = read_sessions({key for key, _ in asked})
     users = Users(sessions.values())
-    return [_recognise(key, sessions.get(key), users) for key in keys]
+    return [context.run(_recognise, key, sessions.get(key), users) for key, context in asked]
 
 
 def _recognise(key: str, data: Mapping[str, Any] | None, users: Users) -> Visitor | None:
@@ -164,6 +168,6 @@ def _recognise(key: str, data: Mapping[str, Any] | None, users: Users) -> Visito
         session = session_engine()(key)
         session._session_cache = deepcopy(data)
         session._get_session()  # counts as looked at
-        return Visitor(session, copy(user))
+        return Visitor(session, deepcopy(user))
     except Exception:  # noqa: BLE001 # of the project's user or backend, about this one alone
         return None
