@@ -44,6 +44,10 @@ TURNS: Final = 10
 #: Seconds after which a socket asks by itself, as the others may wait for something that hangs.
 PATIENCE: Final = 1.0
 
+#: Seconds in which users are judged together. Where the project's own code takes longer, such as
+#: for a query, the rest is looked up in threads side by side.
+JUDGING: Final = 0.25
+
 
 class Visitor(NamedTuple):
     """Who stands behind a session cookie."""
@@ -152,7 +156,11 @@ def recognise(asked: Sequence[tuple[str, Context]]) -> list[Visitor | None]:
     """
     sessions = read_sessions({key for key, _ in asked})
     users = Users(sessions.values())
-    return [context.run(_recognise, key, sessions.get(key), users) for key, context in asked]
+    end = time.monotonic() + JUDGING
+    return [
+        context.run(_recognise, key, sessions.get(key), users) if time.monotonic() < end else None
+        for key, context in asked
+    ]
 
 
 def _recognise(key: str, data: Mapping[str, Any] | None, users: Users) -> Visitor | None:

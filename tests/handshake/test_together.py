@@ -333,6 +333,24 @@ async def test_a_look_up_that_hangs(holding, by_themselves):
     assert by_themselves == []
 
 
+class Querying(ModelBackend):
+    """Takes its time for each user."""
+
+    def user_can_authenticate(self, user: Any) -> bool:
+        """Ask somebody."""
+        time.sleep(2 * together.JUDGING / AT_ONCE)
+        return super().user_can_authenticate(user)
+
+
+async def test_a_backend_that_takes_its_time(settings, by_themselves):
+    """Nobody waits until all others are judged: the last ones are looked up side by side."""
+    settings.AUTHENTICATION_BACKENDS = [backend := f"{__name__}.Querying"]
+    sessions = [await alog_in(f"user{number}", backend) for number in range(AT_ONCE * 3 // 4)]
+    found = await asyncio.gather(*[find_out(session.session_key) for session in sessions])
+    assert all(each.user.is_authenticated for each in found)
+    assert 0 < len(by_themselves) < len(sessions)
+
+
 class Picky(ModelBackend):
     """Fails for one user."""
 
