@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from contextvars import Context, copy_context
 from copy import deepcopy
 from dataclasses import dataclass
@@ -157,13 +157,16 @@ def recognise(asked: Sequence[tuple[str, Context]]) -> list[Visitor | None]:
     sessions = read_sessions({key for key, _ in asked})
     users = Users(sessions.values())
     end = time.monotonic() + JUDGING
+    own = _Own()
     return [
-        context.run(_recognise, key, sessions.get(key), users) if time.monotonic() < end else None
+        context.run(_recognise, key, sessions.get(key), users, own)
+        if time.monotonic() < end
+        else None
         for key, context in asked
     ]
 
 
-def _recognise(key: str, data: Mapping[str, Any] | None, users: Users) -> Visitor | None:
+def _recognise(key: str, data: dict[str, Any] | None, users: Users, own: _Own) -> Visitor | None:
     if data is None:
         return Visitor(session_engine()(), nobody())
     try:
@@ -172,10 +175,23 @@ def _recognise(key: str, data: Mapping[str, Any] | None, users: Users) -> Visito
             user = users.logged_in_by(data)
             if user is None or not user.is_authenticated:
                 return None
-        # Copies, as there may be several sockets of one user, and hooks that change what they get.
         session = session_engine()(key)
-        session._session_cache = deepcopy(data)
+        session._session_cache = own.of(data)
         session._get_session()  # counts as looked at
-        return Visitor(session, deepcopy(user))
+        return Visitor(session, own.of(user))
     except Exception:  # noqa: BLE001 # of the project's user or backend, about this one alone
         return None
+
+
+class _Own:
+    """Gives each of several sockets of one session or user its own, as hooks may change them."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+
+    def of(self, found: Any) -> Any:
+        """Return what was found, or a copy if another socket has that."""
+        if id(found) in self._given:
+            return deepcopy(found)
+        self._given.add(id(found))
+        return found
