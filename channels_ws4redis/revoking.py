@@ -35,6 +35,7 @@ from channels_ws4redis.protocol.names import auth_group_of
 from channels_ws4redis.protocol.orders import Action, Order, Trait, mark
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.standing import Standing
+from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.subscriber_hooks import SubscriberHooks
 
 logger = logging.getLogger(__name__)
@@ -202,7 +203,7 @@ class Revocable(ABC):
         hooks = self._subscriber
         groups = filter(None, _auth_groups(hooks).values())
         marks = get_control().marks_of(self)
-        return claim_of(hooks.calls.scope, marks, groups, hooks.is_stock)
+        return claim_of(hooks.calls.scope, marks, groups, hooks.is_stock, hooks.calls.context)
 
     async def look_again(self, doubt: Doubt) -> None:
         """Find out what the socket may still use, and give up the rest."""
@@ -212,7 +213,9 @@ class Revocable(ABC):
         before = hooks.rights
         self._standing.looked_at = True
         try:
-            found = await ask_again(hooks, control.marks_of(self), doubt)
+            # In the context of this socket: the task that looks at it looks at others as well.
+            asking = ask_again(hooks, control.marks_of(self), doubt)
+            found = await this_loop().spawn(asking, "ws4redis-ask-again", hooks.calls.context)
         finally:
             self._standing.looked_at = False
         if isinstance(found, Revoked):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -72,6 +74,37 @@ async def test_a_policy_that_refuses_now_ends_the_socket(connect, policy):
         "code": codes.REVOKED,
     }
     assert policy.asked == 2
+
+
+#: What a middleware of the project notes of a socket, such as its site.
+site: ContextVar[str] = ContextVar("site", default="")
+
+
+async def noting(scope, receive, send) -> None:
+    """Note the site of a socket, as a middleware around the router does."""
+    site.set(scope["query_string"].decode().partition("site=")[2])
+    await router(scope, receive, send)
+
+
+async def test_each_is_asked_about_in_its_own_context(connect, policy):
+    """What a middleware has noted of one socket counts for no other, nor what a policy notes."""
+    asked = []
+    done = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def note(request) -> bool:
+        asked.append((request.GET["site"], site.get()))
+        site.set("left behind")
+        if len(asked) == 6:
+            loop.call_soon_threadsafe(done.set)
+        return True
+
+    policy.answer = note
+    for name in ("one", "other", "one"):
+        await connect(f"{PATH}&site={name}", noting)
+    await control.arefresh(facility="foo")
+    await asyncio.wait_for(done.wait(), PATIENCE)
+    assert sorted(asked) == [("one", "one")] * 4 + [("other", "other")] * 2
 
 
 async def test_a_policy_that_is_no_more_ends_the_socket_where_one_has_to_be(connect, settings):

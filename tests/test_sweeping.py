@@ -9,6 +9,7 @@ import sqlite3
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import closing
+from contextvars import Context
 from typing import Any
 
 import pytest
@@ -357,7 +358,7 @@ class Seen(Revocable):
     def claim(self) -> Claim:
         """Be looked at."""
         self.looks += 1
-        return Claim("", b"", frozenset(), by_project=False)
+        return Claim("", b"", frozenset(), by_project=False, context=Context())
 
     def stop(self) -> None:
         """Do nothing."""

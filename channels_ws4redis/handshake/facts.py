@@ -8,6 +8,7 @@ socket is admitted anew, and only that decides.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextvars import Context
 from typing import Any, NamedTuple
 
 from django.contrib.auth import SESSION_KEY, get_user_model
@@ -32,14 +33,23 @@ class Claim(NamedTuple):
     groups: frozenset[str]
     #: Whether code of the project has a say in it, which may look at anything.
     by_project: bool
+    #: In which the project's own code judges the user.
+    context: Context
 
 
-def claim_of(scope: dict[str, Any], marks: bytes, groups: Iterable[str], is_stock: bool) -> Claim:
+def claim_of(
+    scope: dict[str, Any],
+    marks: bytes,
+    groups: Iterable[str],
+    is_stock: bool,
+    context: Context | None = None,
+) -> Claim:
     """Return the claim of a socket.
 
     :param scope: what the server says about the socket.
     :param groups: of which names it uses the channels.
     :param is_stock: whether its subscriber is of the package's own class.
+    :param context: a copy of that of its handshake; None for an empty one.
     """
     request = WebSocketRequest(scope)
     by_cookie = (
@@ -55,7 +65,7 @@ def claim_of(scope: dict[str, Any], marks: bytes, groups: Iterable[str], is_stoc
         or settings.WS4REDIS_ALLOWED_CHANNELS is not None
         or _has_policy(request)
     )
-    return Claim(key, marks, frozenset(groups), by_project)
+    return Claim(key, marks, frozenset(groups), by_project, context or Context())
 
 
 def _has_policy(request: WebSocketRequest) -> bool:
@@ -82,7 +92,7 @@ def _is_certain(
     claim: Claim, sessions: Mapping[str, dict[str, Any]], users: Users, groups: _Groups
 ) -> bool:
     try:
-        return _is_true(claim, sessions, users, groups)
+        return claim.context.run(_is_true, claim, sessions, users, groups)
     except Exception:  # noqa: BLE001 # of the project's user or backend, about this client alone
         return False  # the admission asks the same, and tells of it
 

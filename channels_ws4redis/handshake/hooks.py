@@ -7,7 +7,7 @@ import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from typing import Any
 
 from asgiref.sync import AsyncToSync, iscoroutinefunction
@@ -54,7 +54,7 @@ class Calls:
     :param scope: what the server says about the socket.
     """
 
-    __slots__ = ("_begun", "_job", "_patience", "failed", "scope", "whom")
+    __slots__ = ("_begun", "_context", "_job", "_patience", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any]) -> None:
         #: What the server says about the socket.
@@ -62,6 +62,7 @@ class Calls:
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
         self._begun = time.monotonic()
+        self._context = copy_context()
         self._patience: float | None = THREAD_PATIENCE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
@@ -82,6 +83,11 @@ class Calls:
     def age(self) -> float:
         """Seconds since the handshake began."""
         return time.monotonic() - self._begun
+
+    @property
+    def context(self) -> Context:
+        """A copy of the context in which the handshake began, with what a middleware has noted."""
+        return self._context.copy()
 
     def be_patient(self) -> None:
         """Wait for threads as long as it takes from now on: the handshake is over."""

@@ -4,19 +4,19 @@ By itself a socket takes a thread, and two queries. Who asks while others are lo
 the end of that, and is then looked up with all who wait. Nobody joins a look-up that has begun: it
 may have read a session that has ended since.
 
-Whatever may depend on a single socket has no part in this: a session engine, a backend or a manager
-of users of the project's own, and databases that a router chooses. The answer is one-sided, as in
-`facts`. Where it is not certain, nothing is said. The socket is then looked up by itself, and only
-that decides.
+Whatever may find others for a single socket has no part in this: a session engine, a backend or a
+manager of the project's own, and databases that a router chooses. Whether a user may log in, the
+project's own code says in the context of the socket. The answer is one-sided, as in `facts`. Where
+it is not certain, nothing is said. The socket is then looked up by itself, and only that decides.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Hashable, Mapping, Sequence
-from contextvars import Context
-from copy import copy, deepcopy
+from collections.abc import Hashable, Sequence
+from contextvars import Context, copy_context
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -43,6 +43,10 @@ TURNS: Final = 10
 
 #: Seconds after which a socket asks by itself, as the others may wait for something that hangs.
 PATIENCE: Final = 1.0
+
+#: Seconds in which users are judged together. Where the project's own code takes longer, such as
+#: for a query, the rest is looked up in threads side by side.
+JUDGING: Final = 0.25
 
 
 class Visitor(NamedTuple):
@@ -76,6 +80,8 @@ class Asker:
     """A socket that waits to be looked up."""
 
     key: str
+    #: Of its task.
+    context: Context
     #: Whom it counts for.
     whom: Hashable
     answer: asyncio.Future[Visitor | None]
@@ -103,7 +109,7 @@ class LookUps:
             self._task = this_loop().spawn(self._serve(), "ws4redis-look-up", Context())
         elif time.monotonic() - self._begun > PATIENCE:
             return None  # it hangs
-        asker = Asker(key, whom, asyncio.get_running_loop().create_future())
+        asker = Asker(key, copy_context(), whom, asyncio.get_running_loop().create_future())
         self._waiting.add(asker)
         try:
             await asyncio.wait([asker.answer], timeout=PATIENCE)
@@ -128,8 +134,9 @@ class LookUps:
 
     async def _look_up(self, askers: Sequence[Asker]) -> None:
         visitors: Sequence[Visitor | None] = [None] * len(askers)
+        asked = [(asker.key, asker.context) for asker in askers]
         try:
-            visitors = await self._calls.look_up(recognise, [asker.key for asker in askers])
+            visitors = await self._calls.look_up(recognise, asked)
         except Exception:  # noqa: BLE001, S110 # each of them asks by itself, and tells of it
             pass
         finally:
@@ -138,20 +145,28 @@ class LookUps:
                     asker.answer.set_result(visitor)
 
 
-def recognise(keys: Sequence[str]) -> list[Visitor | None]:
-    """Return who has sessions of these keys, key by key; None where that is not certain.
+def recognise(asked: Sequence[tuple[str, Context]]) -> list[Visitor | None]:
+    """Return who has sessions of some keys, key by key; None where that is not certain.
 
     This asks the database and so blocks. There are two queries for all of them.
 
-    :param keys: such as `readers.can_read`.
+    :param asked: keys such as `readers.can_read`, each with the context of its socket, in which the
+        project's own code judges the user.
     :raises Exception: whatever says that the database or the cache cannot be asked at the moment.
     """
-    sessions = read_sessions(set(keys))
+    sessions = read_sessions({key for key, _ in asked})
     users = Users(sessions.values())
-    return [_recognise(key, sessions.get(key), users) for key in keys]
+    end = time.monotonic() + JUDGING
+    own = _Own()
+    return [
+        context.run(_recognise, key, sessions.get(key), users, own)
+        if time.monotonic() < end
+        else None
+        for key, context in asked
+    ]
 
 
-def _recognise(key: str, data: Mapping[str, Any] | None, users: Users) -> Visitor | None:
+def _recognise(key: str, data: dict[str, Any] | None, users: Users, own: _Own) -> Visitor | None:
     if data is None:
         return Visitor(session_engine()(), nobody())
     try:
@@ -160,10 +175,23 @@ def _recognise(key: str, data: Mapping[str, Any] | None, users: Users) -> Visito
             user = users.logged_in_by(data)
             if user is None or not user.is_authenticated:
                 return None
-        # Copies, as there may be several sockets of one user, and hooks that change what they get.
         session = session_engine()(key)
-        session._session_cache = deepcopy(data)
+        session._session_cache = own.of(data)
         session._get_session()  # counts as looked at
-        return Visitor(session, copy(user))
+        return Visitor(session, own.of(user))
     except Exception:  # noqa: BLE001 # of the project's user or backend, about this one alone
         return None
+
+
+class _Own:
+    """Gives each of several sockets of one session or user its own, as hooks may change them."""
+
+    def __init__(self) -> None:
+        self._given: set[int] = set()
+
+    def of(self, found: Any) -> Any:
+        """Return what was found, or a copy if another socket has that."""
+        if id(found) in self._given:
+            return deepcopy(found)
+        self._given.add(id(found))
+        return found

@@ -13,10 +13,10 @@ from django.contrib.auth import (
     load_backend,
 )
 from django.core.exceptions import ValidationError
-from django.db.models.manager import BaseManager
 from django.utils.crypto import constant_time_compare
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.managers import finds_as_django
 
 
 class Users:
@@ -36,9 +36,9 @@ class Users:
         #: By their paths.
         self._backends = {path: each for path, each in backends.items() if _finds_by_key(each)}
         manager = self._model._default_manager
-        # One that finds some users only may look at anything, such as at the site of a request.
-        finds_all = type(manager).get_queryset is BaseManager.get_queryset
-        keys = {self._key_of(data) for data in sessions} - {None} if finds_all else ()
+        keys: set[Any] = set()
+        if finds_as_django(manager):
+            keys = {self._key_of(data) for data in sessions} - {None}
         self._users: dict[Any, Any] = manager.in_bulk(keys) if keys else {}
 
     def _key_of(self, data: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextvars import Context, ContextVar
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -339,6 +340,30 @@ class Picky(ModelBackend):
         if user.get_username() == "mary":
             raise LookupError("nobody knows")
         return super().user_can_authenticate(user)
+
+
+#: What a middleware of the project notes of a socket, such as its site.
+site: ContextVar[str] = ContextVar("site", default="")
+
+
+class OfOneSite(ModelBackend):
+    """Lets users in on the site of their name, and on any where nobody has noted one."""
+
+    def user_can_authenticate(self, user: Any) -> bool:
+        """Tell, and leave a trace."""
+        here = site.get()
+        site.set("left behind")
+        return here in {"", user.get_username()}
+
+
+def test_who_may_log_in_is_asked_in_the_context_of_each(settings, paul) -> None:
+    """What a middleware has noted of the socket counts, and nothing is noted for others."""
+    settings.AUTHENTICATION_BACKENDS = [backend := f"{__name__}.OfOneSite"]
+    claim, contexts = claimed(session_of(paul, backend)), [Context() for _ in range(3)]
+    for context, name in zip(contexts, ("paul", "mary", ""), strict=True):
+        context.run(site.set, name)
+    claims = [claim._replace(context=context) for context in contexts]
+    assert still_true(claims) == [True, False, True]
 
 
 def test_who_cannot_be_judged_keeps_no_other_from_it(settings, paul) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
 from django.contrib.sessions.backends import cache, cached_db, db, file, signed_cookies
+from django.contrib.sessions.base_session import BaseSessionManager
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
 
@@ -91,6 +92,56 @@ def test_an_engine_with_a_model_of_its_own(use):
     key = saved(HarmlessSession, a=1)
     assert can_read(key)
     assert read_sessions([key]) == {key: {"a": 1}}
+
+
+class Filtering(BaseSessionManager):
+    """Finds some sessions only, such as those of this site."""
+
+    def get_queryset(self) -> Any:
+        """Return those."""
+        return super().get_queryset().filter(session_key__startswith="this")
+
+
+@pytest.mark.parametrize("engine", [db, cached_db], ids=lambda module: module.__name__)
+def test_a_table_that_is_read_in_its_own_way(use, engine):
+    """Only its manager knows which sessions there are, and nothing is said of them."""
+    model = SimpleNamespace(objects=Filtering())
+    use(type("SessionStore", (engine.SessionStore,), {"get_model_class": lambda store: model}))
+    assert not can_read(KEY)
+    assert read_sessions([KEY]) == {}
+
+
+def test_a_row_is_what_its_model_makes_of_it(use, monkeypatch):
+    """Such as one that is decrypted."""
+
+    def decrypted(cls, alias, names, values):
+        row = from_db(cls, alias, names, values)
+        row.session_data = row.session_data.removeprefix("encrypted ")
+        return row
+
+    from_db = Session.from_db.__func__  # type: ignore[attr-defined] # it is a class method
+    monkeypatch.setattr(Session, "from_db", classmethod(decrypted))
+    use(type("SessionStore", (db.SessionStore,), {}))
+    key = saved(import_module("engine_of_a_test").SessionStore, a=1)
+    row = Session.objects.get()
+    Session.objects.update(session_data=f"encrypted {row.session_data}")
+    assert read_sessions([key]) == {key: {"a": 1}}
+
+
+def at_this_site(key: str, prefix: str, version: int) -> str:
+    """Return the key of an entry, as a project may name it."""
+    return f"this-site:{key}"
+
+
+@pytest.mark.parametrize("engine", ["cache", "cached_db"])
+def test_a_cache_with_names_of_the_projects_own(settings, engine):
+    """Only the function knows them, and for whom."""
+    settings.SESSION_ENGINE = f"django.contrib.sessions.backends.{engine}"
+    assert can_read(KEY)
+    cache = settings.CACHES["default"] | {"KEY_FUNCTION": f"{__name__}.at_this_site"}
+    settings.CACHES = {"default": cache}
+    assert not can_read(KEY)
+    assert read_sessions([KEY]) == {}
 
 
 class Loading:

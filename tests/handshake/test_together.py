@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Hashable
+from contextvars import ContextVar, copy_context
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +18,7 @@ from django.contrib.auth.models import User, UserManager
 from django.contrib.sessions.models import Session
 from django.core.cache import caches
 from django.db import connection
+from django.db.models import Q, QuerySet
 from django.test.utils import CaptureQueriesContext
 
 from channels_ws4redis.handshake import together
@@ -124,7 +127,7 @@ def test_a_batch_is_two_queries():
     """However many there are: one for the sessions and one for the users."""
     keys = [log_in(f"user{number}").session_key for number in range(30)]
     with CaptureQueriesContext(connection) as queries:
-        visitors = recognise([*keys, MADE_UP])
+        visitors = recognise([(key, copy_context()) for key in [*keys, MADE_UP]])
     assert len(queries) == 2
     names = [visitor.user.get_username() for visitor in visitors if visitor is not None]
     assert names == [*(f"user{number}" for number in range(30)), ""]
@@ -148,6 +151,22 @@ async def test_each_socket_has_objects_of_its_own():
     assert other.user.username == "john"
     assert other.session["rooms"] == {"a": [1]}
     assert (one.session.accessed, other.session.modified) == (True, False)
+
+
+async def test_what_a_user_is_made_of_is_shared_with_nobody(monkeypatch):
+    """Such as the value of a field of JSON, which a hook may change too."""
+    from_db = User.from_db.__func__  # type: ignore[attr-defined] # it is a class method
+
+    def with_preferences(cls, *args):
+        user = from_db(cls, *args)
+        user.preferences = {"colour": "red"}
+        return user
+
+    monkeypatch.setattr(User, "from_db", classmethod(with_preferences))
+    session = await alog_in("john")
+    one, other = await asyncio.gather(*[find_out(session.session_key) for _ in range(2)])
+    one.user.preferences["colour"] = "blue"
+    assert other.user.preferences == {"colour": "red"}
 
 
 async def test_a_session_that_is_saved_by_a_hook(engine):
@@ -279,9 +298,9 @@ async def test_those_who_wait_are_the_next_batch(holding, monkeypatch):
     """All who come while one look-up is under way cost one thread and two queries."""
     batches = []
 
-    def counting(keys):
-        batches.append(len(keys))
-        return recognise(keys)
+    def counting(asked):
+        batches.append(len(asked))
+        return recognise(asked)
 
     monkeypatch.setattr(together, "recognise", counting)
     slow = await alog_in("slow", HOLDING)
@@ -312,6 +331,24 @@ async def test_a_look_up_that_hangs(holding, by_themselves):
     await asyncio.wait([this_loop().get(LookUps, LookUps)._task])
     assert (await find_out(session.session_key)).user.username == "john"
     assert by_themselves == []
+
+
+class Querying(ModelBackend):
+    """Takes its time for each user."""
+
+    def user_can_authenticate(self, user: Any) -> bool:
+        """Ask somebody."""
+        time.sleep(2 * together.JUDGING / AT_ONCE)
+        return super().user_can_authenticate(user)
+
+
+async def test_a_backend_that_takes_its_time(settings, by_themselves):
+    """Nobody waits until all others are judged: the last ones are looked up side by side."""
+    settings.AUTHENTICATION_BACKENDS = [backend := f"{__name__}.Querying"]
+    sessions = [await alog_in(f"user{number}", backend) for number in range(AT_ONCE * 3 // 4)]
+    found = await asyncio.gather(*[find_out(session.session_key) for session in sessions])
+    assert all(each.user.is_authenticated for each in found)
+    assert 0 < len(by_themselves) < len(sessions)
 
 
 class Picky(ModelBackend):
@@ -365,13 +402,48 @@ async def test_who_goes_meanwhile(holding):
 
 async def test_a_crowd_leaves_places_to_others():
     """A stranger with hundreds of cookies has a part of the next batch; a user is in it too."""
-    look_ups, loop = LookUps(), asyncio.get_running_loop()
+    look_ups = LookUps()
+
+    def come(key: str, whom: Hashable) -> None:
+        future = asyncio.get_running_loop().create_future()
+        look_ups._waiting.add(Asker(key, copy_context(), whom, future))
+
     for number in range(3 * AT_ONCE):
-        look_ups._waiting.add(Asker(f"stranger{number}", "9.9.9.9", loop.create_future()))
-    look_ups._waiting.add(Asker("john", (User, 1), loop.create_future()))
+        come(f"stranger{number}", "9.9.9.9")
+    come("john", (User, 1))
     batch = [asker.key for asker in await look_ups._next()]
     assert "john" in batch
     assert len(batch) == AT_ONCE * 3 // 4 + 1
+
+
+#: The site of a socket, as a middleware of a project may note it.
+site: ContextVar[str] = ContextVar("site", default="")
+
+
+class OfOneSite(ModelBackend):
+    """Lets users in on the site of their name, and on any where nobody has noted one."""
+
+    def user_can_authenticate(self, user: Any) -> bool:
+        """Tell, and leave a trace."""
+        here = site.get()
+        site.set("left behind")
+        return here in {"", user.get_username()}
+
+
+async def test_who_may_log_in_is_asked_in_the_context_of_each(settings, by_themselves):
+    """What a middleware has noted of the socket counts, and nothing is noted for others."""
+    settings.AUTHENTICATION_BACKENDS = [backend := f"{__name__}.OfOneSite"]
+    cookies = {name: (await alog_in(name, backend)).session_key for name in ("john", "mary")}
+
+    async def on_site(here: str, name: str) -> WebSocketRequest:
+        site.set(here)
+        return await find_out(cookies[name])
+
+    visits = [("john", "john"), ("john", "mary"), ("mary", "mary"), ("", "john")]
+    for _ in range(2):
+        found = await asyncio.gather(*[on_site(*visit) for visit in visits])
+        assert [each.user.is_authenticated for each in found] == [True, False, True, True]
+    assert by_themselves == [cookies["mary"]] * 2
 
 
 # By themselves
@@ -391,6 +463,22 @@ class OfThisSite(UserManager[User]):
     def get_queryset(self) -> Any:
         """Return those."""
         return super().get_queryset().exclude(username="elsewhere")
+
+
+class Owned(QuerySet[User]):
+    """Has a say in which row is found."""
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Return it, if it is not that of one."""
+        return super().get(~Q(username="elsewhere"), *args, **kwargs)
+
+
+class Getting(UserManager[User]):
+    """Has the same say."""
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Return a row, if it is not that of one."""
+        return super().get(~Q(username="elsewhere"), *args, **kwargs)
 
 
 class Router:
@@ -416,10 +504,15 @@ async def test_what_may_depend_on_a_single_socket(settings, by_themselves, choos
     assert by_themselves == [session.session_key] * 2
 
 
-async def test_a_manager_that_finds_some_users_only(monkeypatch, by_themselves):
+@pytest.mark.parametrize(
+    "make",
+    [OfThisSite, Getting, UserManager.from_queryset(Owned)],
+    ids=["get_queryset", "get", "queryset"],
+)
+async def test_a_manager_that_finds_some_users_only(monkeypatch, by_themselves, make):
     """It is asked for each socket; who cannot be found is nobody."""
     sessions = [await alog_in(name) for name in ("john", "elsewhere")]
-    manager = OfThisSite()
+    manager = make()
     manager.model, manager.name = User, "objects"
     monkeypatch.setattr(User._meta, "default_manager", manager, raising=False)
     cookies = [session.session_key for session in sessions]
