@@ -92,6 +92,10 @@ class Charge:
         self._asked = now
         return False
 
+    def forget(self) -> None:
+        """Have the scripts asked again, as new connections may lead to another server."""
+        self._asked = -math.inf
+
 
 class Batch:
     """Commands on their way, in as few exchanges as it takes; the body that both runners share.

@@ -242,6 +242,18 @@ def test_what_is_not_kept_may_be_forbidden(redis_client, redis_url, settings):
     redis_client.execute_command("ACL DELUSER few")
 
 
+async def test_what_is_not_kept_is_refused_by_a_replica_each_time(settings, free_port):
+    """Not only by the script that asks for the role of the server, once a second."""
+    publication = Publication(["broadcast:foo"], b"x", 10, keep=False)
+    with RedisServer(port=0, options={"replicaof": f"127.0.0.1 {free_port}"}) as replica:
+        settings.WS4REDIS_CONNECTION = replica.url
+        for function in (partial(asyncio.to_thread, publish), apublish):
+            for _ in range(5):
+                with pytest.raises(redis.exceptions.ReadOnlyError):
+                    await function(publication)
+        await close_layer(get_channel_layer())
+
+
 async def test_what_is_not_kept_follows_a_failover(settings):
     """Behind one name a replica takes over; the old primary would take a PUBLISH for ever."""
     with RedisServer(port=0) as server, RedisServer(port=0) as other:
