@@ -31,6 +31,10 @@ AT_ONCE = 500
 #: Seconds for which all others have their turns after that, if they have so much to do.
 MOST_OF_OTHERS = 0.02
 
+#: Things on their way to the sockets of one group with which its line is full. Each takes as much
+#: memory as there are sockets.
+MAX_DUE = 10
+
 
 def hand(what: Event | Outcome, sockets: Iterable[Recipient]) -> None:
     """Hand a message, or what was missed, to sockets, all of them in one go."""
@@ -40,6 +44,11 @@ def hand(what: Event | Outcome, sockets: Iterable[Recipient]) -> None:
     else:
         for socket in sockets:
             socket.recover(what)
+
+
+def _served_at_once(what: Event | Outcome) -> int:
+    """Return how many sockets are handed something in one go: of what was missed each gets more."""
+    return AT_ONCE if isinstance(what, Event) else max(1, AT_ONCE // len(what))
 
 
 @asynccontextmanager
@@ -81,6 +90,11 @@ class Line:
         """Have something handed to these sockets, after all that is on its way already."""
         self._due.append(_Due(what, dict.fromkeys(sockets)))
 
+    @property
+    def full(self) -> bool:
+        """True if nothing more should be added for now that can wait."""
+        return len(self._due) >= MAX_DUE
+
     def leave(self, socket: Recipient) -> None:
         """Hand nothing more to a socket of what is on its way, also if it comes back meanwhile.
 
@@ -113,7 +127,7 @@ class Line:
         if not self._due:
             return
         what, rest = self._due[0]
-        part = list(islice(rest, AT_ONCE))
+        part = list(islice(rest, _served_at_once(what)))
         for socket in part:
             del rest[socket]
         if not rest:
@@ -171,9 +185,9 @@ class Group:
     def hand_out(self, what: Event | Outcome) -> None:
         """Hand a message, or what was missed, to every live socket, after all that came before.
 
-        That is done at once, unless there are many.
+        That is done at once, unless there are many, or much was missed.
         """
-        if self.line is None and len(self.live) <= AT_ONCE:
+        if self.line is None and len(self.live) <= _served_at_once(what):
             hand(what, list(self.live))
             if isinstance(what, Event):
                 what.forget_wire()

@@ -92,10 +92,13 @@ class Readings:
         self, channels: Sequence[str], socket: Recipient | None = None, start: Start | None = None
     ) -> None:
         done = asyncio.get_running_loop().create_future()
-        self._waiting.append(Asker(channels, done, socket, start))
+        self._add(Asker(channels, done, socket, start))
+        await done
+
+    def _add(self, asker: Asker) -> None:
+        self._waiting.append(asker)
         if self._task is None:
             self._begin()
-        await done
 
     def _begin(self) -> None:
         self._task = this_loop().spawn(self._read_all(), "ws4redis-readings")
@@ -170,7 +173,8 @@ class Readings:
         """Wait for messages that readings have overtaken.
 
         :returns: the tracks that are still on the way to where their reading stands. Taking it in
-            would skip what is on the link; no time is too long for that, as long as it arrives.
+            would skip what is on the link; no time is too long for that, as long as it arrives. And
+            those to whose sockets so much is on its way that nothing more can be handed out.
         """
         readings = {
             track: outcome
@@ -178,14 +182,18 @@ class Readings:
             if isinstance(outcome, Reading)
         }
         begun = lags = self._lags(readings)
-        looks = LOOKS
-        while lags and looks:
+        slow: set[Track] = set()
+        for _ in range(LOOKS):
+            # What waits while the message before it is handed to many sockets is not late. That may
+            # take long, and all others would wait for it here.
+            slow |= {track for track in lags if group_of[track].line is not None}
+            if slow.issuperset(lags):
+                break
             await asyncio.sleep(PAUSE)
             lags = self._lags({track: readings[track] for track in lags})
-            # What waits while the message before it is handed to many sockets is not late.
-            if all(group_of[track].line is None for track in lags):
-                looks -= 1
-        return [track for track, lag in lags.items() if lag != begun[track]]
+        moving = [track for track, lag in lags.items() if track in slow or lag != begun[track]]
+        full = [track for track in readings if _is_full(group_of[track]) and track not in moving]
+        return moving + full
 
     def _lags(self, readings: Mapping[Track, Reading]) -> dict[Track, Lag]:
         """Return the tracks that a reading has overtaken, and how far they have come."""
@@ -207,7 +215,7 @@ class Readings:
         elif asker.socket is None or asker.start is None:
             asker.done.set_result(None)
         elif None in mine:
-            self._waiting.append(asker)  # more is on the way, or has come, than can be held
+            self._put_off(asker)  # more is on the way, or has come, than can be held
         else:
             try:
                 self._go_live(asker.socket, asker.channels)
@@ -218,6 +226,19 @@ class Readings:
                 if not asker.done.done():  # its outbox may have overflowed, and ended it just now
                     asker.done.set_result(None)
 
+    def _put_off(self, asker: Asker) -> None:
+        """Have a newcomer ask again, where sockets are many once they have what is on its way."""
+        groups = (self._groups.get(name) for name in asker.channels)
+        lines = [group.line for group in groups if group is not None and group.line is not None]
+        if lines:
+            lines[0].done.add_done_callback(lambda _: self._ask_again(asker))
+        else:
+            self._waiting.append(asker)
+
+    def _ask_again(self, asker: Asker) -> None:
+        if not asker.done.done():  # or the event loop may be about to end
+            self._add(asker)
+
     def _is_wanted(self, name: str, socket: Recipient | None) -> bool:
         """Tell whether a newcomer still listens on a channel: it may have had to leave it."""
         group = self._groups.get(name)
@@ -227,6 +248,10 @@ class Readings:
         for name in channels:
             if self._is_wanted(name, socket):
                 self._groups[name].live[socket] = None
+
+
+def _is_full(group: Group) -> bool:
+    return group.line is not None and group.line.full
 
 
 def _at_once() -> int:

@@ -60,7 +60,7 @@ class _Held:
 
     def __init__(self, entries: Sequence[Entry] = ()) -> None:
         self.known = _known(entries)
-        self.events: list[Event] = []
+        self.events: Outcome = []
         self.bytes = 0
 
 
@@ -147,8 +147,8 @@ class Socket:
         known = _known(entries)
         for reading, after in entries:
             # A legacy server publishes what it stores in two steps, so both may have reached us.
-            for event in _without(after, foreign.get(reading.channel, ()), known):
-                self.deliver(event)
+            for item in _without(after, foreign.get(reading.channel, ()), known):
+                self._pass_on(item)
 
     def go_on(self, entries: Sequence[Entry]) -> None:
         """Go on with further channels, without what is stored of them."""
@@ -188,13 +188,13 @@ class Socket:
     def resume(self) -> None:
         """Send what was held back in a pause."""
         held, self._held = self._held, None
-        for event in held.events if held is not None else ():
-            self.deliver(event)
+        for item in held.events if held is not None else ():
+            self._pass_on(item)
 
     def drop(self, channels: Container[str]) -> None:
         """Forget what is held back of channels that the socket may not hear any more."""
         if self._held is not None:
-            self._held.events = [e for e in self._held.events if e.channel not in channels]
+            self._held.events = [i for i in self._held.events if i.channel not in channels]
 
     def let_go(self, sent: Iterable[bytes]) -> None:
         """Send what was held back, but for what a hook has sent meanwhile.
@@ -204,8 +204,8 @@ class Socket:
         held, self._held = self._held, None
         self.replayed = True
         if held is not None:
-            for event in _without(held.events, sent, held.known):
-                self.deliver(event)
+            for item in _without(held.events, sent, held.known):
+                self._pass_on(item)
 
     def deliver(self, event: Event, stored: bool = False) -> None:
         """Send a message, unless it is the socket's own.
@@ -233,9 +233,9 @@ class Socket:
         else:
             self.outbox.put(event.frame(label))
 
-    def _hold(self, event: Event, held: _Held) -> None:
-        held.events.append(event)
-        held.bytes += len(event.payload)
+    def _hold(self, item: Event | Lost, held: _Held) -> None:
+        held.events.append(item)
+        held.bytes += 0 if isinstance(item, Lost) else len(item.payload)
         if not self.outbox.has_room_for(len(held.events), held.bytes):
             self._held = _Held()
             self.outbox.overflow()
@@ -248,14 +248,20 @@ class Socket:
         """
         idle = not len(self.outbox)
         for item in items:
-            if isinstance(item, Lost):
-                self.tell(item)
-            else:
-                self.deliver(item, stored=idle)
+            self._pass_on(item, stored=idle)
+
+    def _pass_on(self, item: Event | Lost, stored: bool = False) -> None:
+        if isinstance(item, Lost):
+            self.tell(item)
+        else:
+            self.deliver(item, stored)
 
     def tell(self, lost: Lost) -> None:
         """Tell a client of the package's own protocol that messages are missing."""
-        self._send_position("lost", lost.channel, lost.position)
+        if self._held is not None:
+            self._hold(lost, self._held)  # what is held back came before
+        else:
+            self._send_position("lost", lost.channel, lost.position)
 
     def _send_position(self, kind: str, channel: str, position: Position) -> None:
         label = (self.labels or {}).get(channel)
@@ -265,8 +271,8 @@ class Socket:
 
 
 def _without(
-    events: Sequence[Event], payloads: Iterable[bytes], known: Mapping[str, _Known]
-) -> Sequence[Event]:
+    events: Sequence[Event | Lost], payloads: Iterable[bytes], known: Mapping[str, _Known]
+) -> Outcome:
     """Return events without those that have been sent as stored payloads, one for each payload.
 
     A payload that was stored before says nothing about a message that came later: it was published
@@ -276,7 +282,7 @@ def _without(
     for payload in payloads:
         for index, event in enumerate(left):
             before = known.get(event.channel)
-            if before is None or event.payload != payload:
+            if before is None or isinstance(event, Lost) or event.payload != payload:
                 continue
             if before.value != payload or event.offset <= before.offset:
                 del left[index]

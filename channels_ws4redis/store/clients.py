@@ -254,7 +254,8 @@ class Pool:
         self.drop_idle()
 
     def drop_idle(self) -> None:
-        """Close what nobody uses; whoever comes next connects anew."""
+        """Close what nobody uses; whoever comes next connects anew, perhaps to another server."""
+        self.role.forget()
         with contextlib.suppress(IndexError):
             while True:
                 connection, _ = self._idle.pop()

@@ -148,6 +148,7 @@ class Runner:
                     await self.renew()
             self._outage.end()
         except UNREACHABLE as error:
+            self._role.forget()
             self._outage.begin(error)
             batch.fail(_as_redis_error(error))
         except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
@@ -173,6 +174,7 @@ class Runner:
 
     async def renew(self) -> None:
         """Take a new connection for the next command: this one may be silent for ever."""
+        self._role.forget()
         with contextlib.suppress(*UNREACHABLE):
             await self._client.connection_pool.disconnect(inuse_connections=False)
 

@@ -95,6 +95,10 @@ class Role:
         """
         self._known = sent
 
+    def forget(self) -> None:
+        """Have the scripts asked again, as new connections may lead to another server."""
+        self._known = -math.inf
+
 
 class Batch:
     """Commands on their way, in as few exchanges as it takes; the body that both runners share.

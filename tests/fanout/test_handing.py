@@ -81,8 +81,8 @@ async def test_few_are_served_on_the_spot() -> None:
     """Without any task."""
     group, sockets = group_of(3)
     group.hand_out(message(1))
-    group.hand_out([message(2), Lost(FOO, Position("epoch", 3))])
-    assert [socket.heard for socket in sockets] == [["1", "2", "lost"]] * 3
+    group.hand_out([Lost(FOO, Position("epoch", 3))])
+    assert [socket.heard for socket in sockets] == [["1", "lost"]] * 3
     assert group.line is None
 
 
@@ -100,6 +100,20 @@ async def test_others_have_their_turns_between_the_parts_of_many() -> None:
     assert max(steps) == 3
     assert steps.count(0) >= (TURNS_OF_OTHERS - 1) * 16
     assert [socket.heard for socket in [*some, *more]] == [["0", "1"]] * 22
+
+
+async def test_much_that_was_missed_is_as_much_as_many_sockets() -> None:
+    """Of three sockets that have missed two messages each, one has its turn at a time."""
+    group, sockets = group_of(3)
+    group.hand_out([message(1), message(2)])
+    group.hand_out([message(number) for number in range(3, 10)])
+    steps = []
+    while group.line is not None:
+        before = count_of(sockets)
+        await asyncio.sleep(0)
+        steps.append(count_of(sockets) - before)
+    assert [step for step in steps if step] == [2, 2, 2, 7, 7, 7]
+    assert [socket.heard for socket in sockets] == [[str(number) for number in range(1, 10)]] * 3
 
 
 async def test_large_groups_take_their_turns_one_after_the_other() -> None:

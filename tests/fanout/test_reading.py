@@ -10,6 +10,7 @@ import pytest
 import redis
 from channels.layers import get_channel_layer
 
+from channels_ws4redis.fanout import handing
 from channels_ws4redis.fanout import reading as reading_module
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol import track as track_module
@@ -174,6 +175,52 @@ async def test_a_newcomer_costs_nobody_what_is_still_on_the_link(fanout, monkeyp
         while got[-1] != "end":
             got.append(await newcomer.receive())
         assert got == [*numbers, "end"][-len(got) :]
+
+
+async def test_a_large_group_that_lags_keeps_nobody_else_waiting(fanout, monkeypatch):
+    """Who comes to it waits for what is on its way, and who comes to another channel does not."""
+    monkeypatch.setattr(handing, "AT_ONCE", 3)
+    live = [await Listener(fanout).join(FOO) for _ in range(10)]
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    async with handing.turn_of_many():  # so nothing goes on
+        for number in range(20):
+            publisher.publish_message(str(number))
+        while fanout._groups[FOO].line is None:  # noqa: ASYNC110 # nothing tells of it
+            await asyncio.sleep(0)
+        entering = asyncio.ensure_future(Listener(fanout).join(FOO))
+        await asyncio.sleep(0)
+        async with asyncio.timeout(reading_module.GRACE / 2):
+            await Listener(fanout).join(BAR)
+        await asyncio.sleep(0.1)
+        assert not entering.done()
+    newcomer = await entering
+    await publish("20")
+    numbers = [str(number) for number in range(21)]
+    for listener in live:
+        assert [await listener.receive() for _ in numbers] == numbers
+    assert newcomer.queue.qsize() <= 2
+    assert await newcomer.receive() in numbers[19:]
+
+
+async def test_newcomers_do_not_let_more_and_more_be_on_its_way(fanout, monkeypatch, settings):
+    """Each has made good what the group has not been handed, which takes memory for each socket."""
+    settings.WS4REDIS_HISTORY = 100
+    monkeypatch.setattr(handing, "AT_ONCE", 3)
+    monkeypatch.setattr(handing, "MAX_DUE", 5)
+    live = [await Listener(fanout).join(FOO) for _ in range(10)]
+    entering = []
+    async with handing.turn_of_many():  # so nothing goes on
+        for number in range(20):
+            await publish(str(number))
+            entering.append(asyncio.ensure_future(Listener(fanout).join(FOO)))
+            await asyncio.wait(entering[-1:], timeout=0.05)
+        assert len(fanout._groups[FOO].line._due) == 5
+        assert [each.done() for each in entering] == [True] * 5 + [False] * 15
+    newcomers = await asyncio.gather(*entering)
+    await publish("20")
+    numbers = [str(number) for number in range(21)]
+    for listener in [*live, *newcomers]:
+        assert [await listener.receive() for _ in numbers] == numbers
 
 
 @pytest.mark.parametrize("share", [1, 3, 100])

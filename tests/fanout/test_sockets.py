@@ -324,3 +324,20 @@ def test_a_hook_that_runs_keeps_no_history():
     del first, reading
     assert watch() is None
     client.socket.let_go([])
+
+
+@pytest.mark.parametrize("by_hook", [False, True], ids=["in a pause", "while a hook replays"])
+def test_word_of_a_loss_does_not_overtake_what_is_held_back(by_hook):
+    client = Client(labels=LABELS).start(entry(0), hold=by_hook)
+    if not by_hook:
+        client.socket.pause()
+    client.socket.deliver(event(1))
+    client.socket.recover([event(2), Lost(FOO, Position("n.a", 4)), event(5)])
+    client.socket.recover([Lost(BAR, Position("n.a", 1))])
+    client.socket.drop([BAR])
+    assert client.told == []
+    if by_hook:
+        client.socket.let_go([b"1"])
+    else:
+        client.socket.resume()
+    assert client.told == [*([] if by_hook else ["1"]), "2", ("lost", 4), "5"]
