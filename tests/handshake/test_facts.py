@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextvars import Context, ContextVar
+from contextvars import Context
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
@@ -25,6 +25,7 @@ from channels_ws4redis.handshake.policies import NO_OPTIONS, Policy, register
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.handshake.sessions import authenticate
 from channels_ws4redis.protocol.names import MEMBER_OF
+from tests.site.of_one_site import site
 
 pytestmark = pytest.mark.django_db
 
@@ -342,23 +343,9 @@ class Picky(ModelBackend):
         return super().user_can_authenticate(user)
 
 
-#: What a middleware of the project notes of a socket, such as its site.
-site: ContextVar[str] = ContextVar("site", default="")
-
-
-class OfOneSite(ModelBackend):
-    """Lets users in on the site of their name, and on any where nobody has noted one."""
-
-    def user_can_authenticate(self, user: Any) -> bool:
-        """Tell, and leave a trace."""
-        here = site.get()
-        site.set("left behind")
-        return here in {"", user.get_username()}
-
-
 def test_who_may_log_in_is_asked_in_the_context_of_each(settings, paul) -> None:
     """What a middleware has noted of the socket counts, and nothing is noted for others."""
-    settings.AUTHENTICATION_BACKENDS = [backend := f"{__name__}.OfOneSite"]
+    settings.AUTHENTICATION_BACKENDS = [backend := "tests.site.of_one_site.OfOneSite"]
     claim, contexts = claimed(session_of(paul, backend)), [Context() for _ in range(3)]
     for context, name in zip(contexts, ("paul", "mary", ""), strict=True):
         context.run(site.set, name)

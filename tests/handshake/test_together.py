@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Hashable
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from importlib import import_module
 from typing import Any
 
@@ -29,6 +29,7 @@ from channels_ws4redis.handshake.together import AT_ONCE, Asker, LookUps, aauthe
 from channels_ws4redis.redis_store import own_identities
 from channels_ws4redis.store.loops import this_loop
 from tests.handshake.test_requests import request
+from tests.site.of_one_site import site
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -416,23 +417,9 @@ async def test_a_crowd_leaves_places_to_others():
     assert len(batch) == AT_ONCE * 3 // 4 + 1
 
 
-#: The site of a socket, as a middleware of a project may note it.
-site: ContextVar[str] = ContextVar("site", default="")
-
-
-class OfOneSite(ModelBackend):
-    """Lets users in on the site of their name, and on any where nobody has noted one."""
-
-    def user_can_authenticate(self, user: Any) -> bool:
-        """Tell, and leave a trace."""
-        here = site.get()
-        site.set("left behind")
-        return here in {"", user.get_username()}
-
-
 async def test_who_may_log_in_is_asked_in_the_context_of_each(settings, by_themselves):
     """What a middleware has noted of the socket counts, and nothing is noted for others."""
-    settings.AUTHENTICATION_BACKENDS = [backend := f"{__name__}.OfOneSite"]
+    settings.AUTHENTICATION_BACKENDS = [backend := "tests.site.of_one_site.OfOneSite"]
     cookies = {name: (await alog_in(name, backend)).session_key for name in ("john", "mary")}
 
     async def on_site(here: str, name: str) -> WebSocketRequest:
