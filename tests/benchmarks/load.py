@@ -105,15 +105,19 @@ class Load:
         await asyncio.sleep(plan["settle"])
         grown = machine.resident_bytes(plan["server_pid"]) - resident
         result["bytes_per_socket"] = grown / len(plan["sockets"])
-        if plan["feed"]:
+        result |= await self.measure()
+        return result | {"closed": len(self.closed), "surplus": self.tally.surplus}
+
+    async def measure(self) -> dict[str, Any]:
+        """Return what the sockets, which are open now, are there for."""
+        result: dict[str, Any] = {}
+        if self.plan["feed"]:
             async with self.feeding():
                 await self.warm_up()
                 result["saturated"] = await self.saturate()
-                if plan["paced_rate"]:
+                if self.plan["paced_rate"]:
                     result["paced"] = await self.pace()
                 result["single"] = await self.single()
-        result["closed"] = len(self.closed)
-        result["surplus"] = self.tally.surplus
         return result
 
     @contextlib.asynccontextmanager
