@@ -56,9 +56,7 @@ class Sweep:
         #: Seconds between the looks of this round.
         self._pause = 0.0
         self._timer: asyncio.TimerHandle | None = None
-        self._calls = Calls({})
-        self._calls.whom = "all sockets"
-        self._calls.be_patient()
+        self._calls = Calls.for_many("all sockets")
 
     def begin(self) -> None:
         """Go on for as long as there are sockets."""

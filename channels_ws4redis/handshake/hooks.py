@@ -84,6 +84,17 @@ class Calls:
         """Seconds since the handshake began."""
         return time.monotonic() - self._begun
 
+    @classmethod
+    def for_many(cls, whom: str) -> Calls:
+        """Return what runs calls for many sockets at once, and waits for threads as it must.
+
+        :param whom: who takes turns with the clients of single sockets.
+        """
+        calls = cls({})
+        calls.whom = whom
+        calls.be_patient()
+        return calls
+
     @property
     def context(self) -> Context:
         """A copy of the context in which the handshake began, with what a middleware has noted."""

@@ -97,9 +97,7 @@ class LookUps:
         self._task: asyncio.Task[None] | None = None
         #: When the look-up that is under way has begun, by `time.monotonic`.
         self._begun = 0.0
-        self._calls = Calls({})
-        self._calls.whom = "those who connect"
-        self._calls.be_patient()
+        self._calls = Calls.for_many("those who connect")
 
     async def ask(self, key: str, whom: Hashable) -> Visitor | None:
         """Return who has a session of this key; None if that is not certain, or takes too long."""
