@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import cases, machine, picture, processes, publishing, report, servers
+from tests.benchmarks import cases, floor, machine, picture, processes, publishing, report, servers
 from tests.benchmarks.cases import FULL, QUICK, Bench, BrokenError
 from tests.benchmarks.contenders import DELIVERING, IDLE, Contender
 from tests.benchmarks.outcome import Outcome, lost
@@ -82,6 +82,7 @@ def _prepare(bench: Bench, contenders: list[Contender]) -> None:
 def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick: bool) -> Outcome:
     _prepare(bench, contenders)
     outcome, sizes = Outcome(missing=bench.missing), bench.sizes
+    outcome.write = floor.seconds_per_write(sizes.payload_bytes)
     ours = [one for one in contenders if one.feed == "package"]
     if "publish" in wanted:
         outcome.published = publishing.run(bench, quick=quick)

@@ -27,6 +27,8 @@ class Outcome:
     #: This package in several processes, all with sockets on one facility.
     processes: Results = field(default_factory=dict)
     published: Published = field(default_factory=dict)
+    #: Seconds of processor time for a bare write to a socket.
+    write: float | None = None
     #: Why a contender was not measured.
     missing: dict[str, str] = field(default_factory=dict)
 
