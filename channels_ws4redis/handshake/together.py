@@ -25,17 +25,13 @@ from django.db import router
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.readers import can_read, read_sessions
+from channels_ws4redis.handshake.readers import AT_ONCE, can_read, read_sessions
 from channels_ws4redis.handshake.requests import WebSocketRequest, nobody
 from channels_ws4redis.handshake.sessions import authenticate, session_engine
 from channels_ws4redis.handshake.threads import FairQueue
 from channels_ws4redis.handshake.users import Users
 from channels_ws4redis.store.fairness import let_others
 from channels_ws4redis.store.loops import this_loop
-
-#: Sockets that are looked up together. It takes a thread some milliseconds of Python, for which the
-#: event loop has to wait.
-AT_ONCE: Final = 100
 
 #: Turns of the event loop in which others may come before a look-up begins. While many connect that
 #: makes it three times as large, and costs hardly anything while nobody does.

@@ -118,7 +118,7 @@ def test_a_cancelled_job_never_begins():
     for job in jobs:
         assert job.future.cancel()
     (queue,) = (queue for kind, queue in work.pool._queues.items() if kind is Kind.HOOK)
-    assert list(queue._waiting) == [JOHN]
+    assert [whom for whom, _ in queue._waiting] == [JOHN]
     assert work.finish() == [JOHN]
     work.pool._threads.shutdown()  # a job is over a moment before its thread has noted that
     assert not queue._waiting
