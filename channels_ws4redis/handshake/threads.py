@@ -38,7 +38,7 @@ class Job:
     :param whom: the one that it is done for.
     """
 
-    __slots__ = ("_function", "_made", "_pool", "future", "kind", "waited", "whom")
+    __slots__ = ("_function", "_made", "_pool", "future", "kind", "whom")
 
     def __init__(self, pool: Pool, kind: Kind, whom: Hashable) -> None:
         self._pool = pool
@@ -47,8 +47,6 @@ class Job:
         self.future: Future[Any] = Future()
         self._function: Callable[[], Any] | None = None
         self._made = time.monotonic()
-        #: Seconds that it has waited for its thread; 0 until it has one.
-        self.waited = 0.0
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Wait for a thread, and call the function in it.
@@ -71,7 +69,6 @@ class Job:
         function = self._function
         if function is None or not self.future.set_running_or_notify_cancel():
             return  # it was cancelled just now
-        self.waited = time.monotonic() - self._made
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001 # raised where the result is awaited
