@@ -20,6 +20,7 @@ from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.handshake.facts import still_true
 from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.readers import AT_ONCE
 from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.protocol.texts import reason_of
 from channels_ws4redis.revoking import PATIENCE, Revocable
@@ -27,10 +28,6 @@ from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
-
-#: Sockets that are looked at together. Reading the facts of these takes a thread some milliseconds
-#: of Python, for which the event loop has to wait.
-BATCH: Final = 100
 
 #: Seconds for all others between two looks, where all sockets have to be looked at at once.
 BREATH: Final = 0.02
@@ -84,7 +81,7 @@ class Sweep:
                 return
             # At random, so that processes that have begun together do not go on together.
             seconds = period / 2 * random.uniform(0.8, 1)  # noqa: S311 # no secret
-            self._pause = seconds / math.ceil(self._left / BATCH)
+            self._pause = seconds / math.ceil(self._left / AT_ONCE)
         self._timer = asyncio.get_running_loop().call_later(self._pause, self._go_on)
 
     def _go_on(self) -> None:
@@ -104,10 +101,10 @@ class Sweep:
         may have chosen a slow policy.
         """
         control, doubt = get_control(), self._doubt
-        if doubt is Doubt.DUE and control.doubts.clients >= BATCH:
+        if doubt is Doubt.DUE and control.doubts.clients >= AT_ONCE:
             return
         self._overtaken = False
-        due = control.due(BATCH)
+        due = control.due(AT_ONCE)
         sockets = [each for each in due if isinstance(each, Revocable)]
         try:
             async with asyncio.timeout(PATIENCE):
@@ -119,7 +116,7 @@ class Sweep:
             doubtful = sockets  # of which each is told that nobody knows what it may use
         control.seen(due)
         # Those of a look that was overtaken come last now, after all who have come meanwhile.
-        self._left = len(control) if self._overtaken else self._left - BATCH
+        self._left = len(control) if self._overtaken else self._left - AT_ONCE
         control.doubts.add([each for each in doubtful if control.marks_of(each)], doubt)
 
     async def _doubtful(self, sockets: Sequence[Revocable]) -> list[Revocable]:

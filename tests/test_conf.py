@@ -116,12 +116,16 @@ def test_csrf_trusted_origins(settings):
         ("WS4REDIS_CLOSE_WINDOW", 0, 0),
         ("WS4REDIS_CLOSE_WINDOW", 0.5, 0.5),
         ("WS4REDIS_LEGACY_SERVERS", 1, True),
+        ("WS4REDIS_LEGACY_SERVERS", None, False),
+        ("WS4REDIS_ALLOW_PUBLISH", 0, False),
+        ("WS4REDIS_ALLOW_PUBLISH", True, True),
     ],
 )
 def test_values(name, value, read):
     """A setting is read at the moment it is used, so that override_settings works."""
     with override_settings(**{name: value}):
         assert getattr(conf, name) == read
+        assert type(getattr(conf, name)) is type(read) or not isinstance(read, bool)
 
 
 @pytest.mark.parametrize(
@@ -152,7 +156,7 @@ def test_values(name, value, read):
         ("WS4REDIS_THREADS", 1, "at least 2"),
         ("WS4REDIS_FACILITIES", "closed", "'open' or 'strict'"),
         ("WS4REDIS_FACILITIES", None, "'open' or 'strict'"),
-        ("WS4REDIS_ALLOW_PUBLISH", 0, "True or False"),
+        ("WS4REDIS_ALLOW_PUBLISH", 2, "True or False"),
         ("WS4REDIS_ALLOW_PUBLISH", "False", "True or False"),
         ("WS4REDIS_MAX_SOCKETS", 0, "at least 1"),
         ("WS4REDIS_MAX_SOCKETS_PER_USER", "100", "at least 1"),
@@ -169,6 +173,8 @@ def test_values(name, value, read):
         ("WS4REDIS_CLOSE_WINDOW", -0.1, "number of seconds"),
         ("WS4REDIS_CLOSE_WINDOW", "2", "number of seconds"),
         ("WS4REDIS_CLOSE_WINDOW", False, "number of seconds"),
+        pytest.param("WS4REDIS_CLOSE_WINDOW", 10**400, "number of seconds", id="huge"),
+        ("WS4REDIS_CLOSE_WINDOW", float("inf"), "number of seconds"),
     ],
 )
 def test_wrong_values(settings, name, value, complaint):

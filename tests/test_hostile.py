@@ -227,7 +227,7 @@ async def test_a_lost_connection_can_be_paused_and_read_on(certificate) -> None:
     transport = connection.transport
     gate = uvicorn._Gate(connection)
     gate.pause_reading()
-    gate.pause_reading(uvicorn._Who.PEER)
+    gate.pause_reading(uvicorn._PEER)
     gate.resume_reading()
     assert not transport.is_reading()
     for _ in range(2):  # as uvicorn does
@@ -235,7 +235,7 @@ async def test_a_lost_connection_can_be_paused_and_read_on(certificate) -> None:
         transport.close()
         await asyncio.sleep(0)
     for act in (gate.resume_reading, gate.pause_reading, gate.resume_reading):
-        act(uvicorn._Who.PEER)
+        act(uvicorn._PEER)
     uvicorn._Gate(connection)
     client.transport.abort()
     server.close()

@@ -13,7 +13,7 @@ from channels.testing import WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.utils.functional import SimpleLazyObject
 
-from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake import deadlines
 from channels_ws4redis.handshake.limits import limits
 from channels_ws4redis.handshake.refusals import counted
 from channels_ws4redis.routing import router
@@ -21,6 +21,7 @@ from channels_ws4redis.subscriber import RedisSubscriber
 from tests.clients import END, Visitor
 from tests.communicators import leave
 from tests.silent import forget_peak, peak
+from tests.test_facilities import POLICED
 from tests.test_starvation import ALL_SERVERS, SERVERS, SOON, crowd, seconds_to_get_in
 
 #: Here every client comes from the same address; this has it count.
@@ -105,6 +106,15 @@ async def test_a_flood_of_handshakes(serve, kind):
         async with Visitor(server).socket(f"/ws/room{LISTENING}", **headers):
             pass
     assert server.log.count("Cannot open the socket") <= 20
+
+
+@pytest.mark.parametrize("kind", SERVERS)
+async def test_waits_of_a_handshake_add_up_to_less_than_daphne_gives_it(serve, kind):
+    """A socket that has waited for its turn, and then for a policy, is told when to come back."""
+    server = serve(kind, settings=POLICED | {"WS4REDIS_HANDSHAKE_RATE": 1})
+    with crowd(server, 4, f"/ws/room{LISTENING}"):
+        assert await told(Visitor(server), f"/ws/hanging{LISTENING}") == LATER
+    assert server.says("to the policy tests.site.policed.facilities.hanging")
 
 
 @pytest.mark.parametrize("kind", ALL_SERVERS)
@@ -293,7 +303,7 @@ async def test_a_subscriber_that_is_made_too_late_is_released(settings, monkeypa
         def release(self) -> None:
             loop.call_soon_threadsafe(released.set)
 
-    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "CALL", 0.05)
     settings.WS4REDIS_SUBSCRIBER = Slow
     client = WebsocketCommunicator(router, PATH)
     assert (await closed(client))["code"] == 1013

@@ -23,12 +23,13 @@ from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.handshake import together
 from channels_ws4redis.handshake.facts import Claim
 from channels_ws4redis.handshake.identity import marks_of
+from channels_ws4redis.handshake.readers import AT_ONCE
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import LOOK_AT_ALL
 from channels_ws4redis.revoking import Revocable
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.sweeping import BATCH, BREATH, Sweep, get_sweep
+from channels_ws4redis.sweeping import BREATH, Sweep, get_sweep
 from tests.clients import Visitor
 from tests.communicators import leave, opening, publish
 
@@ -375,13 +376,13 @@ async def control():
 
 async def test_each_socket_is_looked_at_in_each_round(control) -> None:
     """One that comes in the middle of a round is before the next one ends, whoever goes."""
-    sweep, sockets = Sweep(), [Seen() for _ in range(3 * BATCH - 50)]
+    sweep, sockets = Sweep(), [Seen() for _ in range(3 * AT_ONCE - 50)]
     for socket in sockets:
         control.guard(control.expect(), socket, bytes(8))
     for _ in range(3):
         await sweep._look()
     assert {socket.looks for socket in sockets} <= {1, 2}
-    assert sum(socket.looks for socket in sockets) == 3 * BATCH
+    assert sum(socket.looks for socket in sockets) == 3 * AT_ONCE
     late = Seen()
     control.guard(control.expect(), late, bytes(8))
     for socket in sockets[:100]:
@@ -411,7 +412,7 @@ async def test_a_sweep_waits_for_admissions_that_take_long(control, monkeypatch)
     socket = Seen()
     control.guard(control.expect(), socket, bytes(8))
     monkeypatch.setattr(doubts, "AT_ONCE", 0)  # nobody is admitted anew
-    waiting = [Seen() for _ in range(BATCH)]
+    waiting = [Seen() for _ in range(AT_ONCE)]
     control.doubts.add(waiting, Doubt.DUE)
     await Sweep()._look()
     assert socket.looks == 0
@@ -447,7 +448,7 @@ async def test_all_are_looked_at_once_when_orders_may_have_been_missed(
 ) -> None:
     """At once, also if nobody wants a sweep; then it goes on as before."""
     settings.WS4REDIS_REAUTHORIZE = period
-    sweep, sockets = Sweep(), [Seen() for _ in range(3 * BATCH)]
+    sweep, sockets = Sweep(), [Seen() for _ in range(3 * AT_ONCE)]
     for socket in sockets:
         control.guard(control.expect(), socket, bytes(8))
     sweep.begin()
@@ -468,23 +469,23 @@ async def test_what_was_read_before_the_order_does_not_count(
 ) -> None:
     """Those that are being looked at then are looked at again."""
     settings.WS4REDIS_REAUTHORIZE = 0
-    sweep, sockets = Sweep(), [Seen() for _ in range(2 * BATCH)]
+    sweep, sockets = Sweep(), [Seen() for _ in range(2 * AT_ONCE)]
     for socket in sockets:
         control.guard(control.expect(), socket, bytes(8))
     sweep.begin()
     control._take(LOOK_AT_ALL)
     for _ in range(2):  # until the first ones are being looked at
         await asyncio.sleep(0)
-    assert sum(socket.looks for socket in sockets) == BATCH
+    assert sum(socket.looks for socket in sockets) == AT_ONCE
     control._take(LOOK_AT_ALL)
     await until_it_rests(sweep)
-    assert [socket.looks for socket in sockets] == [2] * BATCH + [1] * BATCH
+    assert [socket.looks for socket in sockets] == [2] * AT_ONCE + [1] * AT_ONCE
 
 
 async def test_who_comes_meanwhile_takes_nobodys_turn(control, settings, monkeypatch) -> None:
     """Those that are being looked at when orders may have been missed come after all others."""
     settings.WS4REDIS_REAUTHORIZE = 0
-    sweep, sockets = Sweep(), [Seen() for _ in range(BATCH)]
+    sweep, sockets = Sweep(), [Seen() for _ in range(AT_ONCE)]
     for socket in sockets:
         control.guard(control.expect(), socket, bytes(8))
     sweep.begin()
@@ -492,10 +493,10 @@ async def test_who_comes_meanwhile_takes_nobodys_turn(control, settings, monkeyp
     for _ in range(2):  # until they are being looked at
         await asyncio.sleep(0)
     control._take(LOOK_AT_ALL)
-    for _ in range(BATCH):
+    for _ in range(AT_ONCE):
         control.guard(control.expect(), Seen(), bytes(8))
     await until_it_rests(sweep)
-    assert [socket.looks for socket in sockets] == [2] * BATCH
+    assert [socket.looks for socket in sockets] == [2] * AT_ONCE
 
 
 @pytest.mark.parametrize("value", [0, None])

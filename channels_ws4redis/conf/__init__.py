@@ -158,11 +158,7 @@ class Settings(Permissions, Limits):
         Messages then go both ways, once. It costs a second ``PUBLISH`` for each message, and needs
         ``channels_ws4redis.layers.RedisChannelLayer`` without ``hosts`` of its own.
         """
-        value = self._get("WS4REDIS_LEGACY_SERVERS", False)
-        if value in (True, False):
-            return bool(value)
-        # A text from the environment, such as "False", would be true.
-        raise improper("WS4REDIS_LEGACY_SERVERS", value, "True or False")
+        return bool(self._flag("WS4REDIS_LEGACY_SERVERS"))
 
 
 settings = Settings()

@@ -46,10 +46,7 @@ class Permissions(Reader):
         With True and None they may, as far as ``WS4REDIS_ALLOWED_CHANNELS`` lets them; with None,
         [check W005](checks.md) reminds you of that. With False they may not, whatever that grants.
         """
-        value: bool | None = self._get("WS4REDIS_ALLOW_PUBLISH", None)
-        if value is None or isinstance(value, bool):
-            return value
-        raise improper("WS4REDIS_ALLOW_PUBLISH", value, "True or False")
+        return self._flag("WS4REDIS_ALLOW_PUBLISH")
 
     @property
     def WS4REDIS_PROCESS_REQUEST(self) -> Hook:

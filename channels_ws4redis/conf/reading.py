@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import isfinite
+from math import inf, nan
 from typing import Any
 
 from django.conf import settings as django_settings
@@ -40,6 +40,14 @@ class Reader:
             return getattr(django_settings, name, default)  # which reads them in
         return getattr(holder, name, default)
 
+    def _flag(self, name: str) -> bool | None:
+        """Return what is True, False, or the same as a number; None for what is not set."""
+        value = self._get(name, None)
+        if value is None or value in (True, False):
+            return None if value is None else bool(value)
+        # A text from the environment, such as "False", would be true.
+        raise improper(name, value, "True or False")
+
     def _whole_number(self, name: str, default: int, minimum: int) -> int:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -52,11 +60,15 @@ class Reader:
         return self._whole_number(name, default or 1, minimum=1)
 
     def _seconds(self, name: str, default: float) -> float:
-        value: float = self._get(name, default)
+        value = self._get(name, default)
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not is_number or not isfinite(value) or value < 0:
+        try:
+            seconds = float(value) if is_number else nan
+        except OverflowError:  # of a whole number
+            seconds = inf
+        if not 0 <= seconds < inf:
             raise improper(name, value, "a number of seconds")
-        return value
+        return seconds
 
     def _text(self, name: str, default: str) -> str:
         value = self._get(name, default)

@@ -12,6 +12,7 @@ from channels_ws4redis.fanout.groups import RETRY_INTERVAL
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import Action, Order
 from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.store.rounds import Rounds
 
 #: Sockets of a loop that are looked at again at the same time, and how many of them may be those
 #: that no order names. Each keeps a thread busy, and the event loop waits some milliseconds for
@@ -58,35 +59,33 @@ class Waiting:
     """Sockets that wait to be looked at. Their clients take turns, each with the oldest first."""
 
     def __init__(self) -> None:
-        self._doubts: dict[Hashable, dict[Guarded, Doubt]] = {}
-        #: Whose each socket is: a client may be found to be another one while a socket waits.
-        self._whose: dict[Guarded, Hashable] = {}
+        self._rounds: Rounds[Guarded] = Rounds()
+        #: Of each socket, why it waits, and whose it was when it began to: a client may be found to
+        #: be another one meanwhile.
+        self._doubts: dict[Guarded, tuple[Doubt, Hashable]] = {}
 
     def __len__(self) -> int:
-        return len(self._whose)
+        return len(self._doubts)
 
     def __contains__(self, socket: Guarded) -> bool:
-        return socket in self._whose
+        return socket in self._doubts
 
     def add(self, socket: Guarded, doubt: Doubt) -> None:
         """Have a socket wait. One that is waiting keeps its place, and the greater doubt."""
-        own = self._doubts.setdefault(self._whose.setdefault(socket, socket.whom), {})
-        own[socket] = max(doubt, own.get(socket, doubt))
+        before, whom = self._doubts.get(socket, (doubt, socket.whom))
+        self._doubts[socket] = max(doubt, before), whom
+        self._rounds.add(whom, socket)
 
     @property
     def clients(self) -> int:
         """For how many clients sockets wait."""
-        return len(self._doubts)
+        return len(self._rounds)
 
     def discard(self, socket: Guarded) -> None:
         """Have a socket wait no more, if it does."""
-        if socket not in self._whose:
-            return
-        whom = self._whose.pop(socket)
-        own = self._doubts.pop(whom)
-        del own[socket]
-        if own:
-            self._doubts[whom] = own  # at the end of the round
+        if socket in self._doubts:
+            _, whom = self._doubts.pop(socket)
+            self._rounds.discard(whom, socket)
 
     def take(self, busy: Collection[Guarded], of_one: int) -> tuple[Guarded, Doubt] | None:
         """Return the socket that is next in turn, and why it waits; it waits no more.
@@ -95,12 +94,13 @@ class Waiting:
         :param of_one: how many of these may be of one client.
         """
         taken = Counter(socket.whom for socket in busy)
-        allowed = (own for whom, own in self._doubts.items() if taken[whom] < of_one)
-        free = (each for own in allowed for each in own.items() if each[0] not in busy)
-        found = next(free, None)
-        if found is not None:
-            self.discard(found[0])
-        return found
+        allowed = (own for whom, own in self._rounds if taken[whom] < of_one)
+        socket = next((each for own in allowed for each in own if each not in busy), None)
+        if socket is None:
+            return None
+        doubt, whom = self._doubts.pop(socket)
+        self._rounds.take(whom, socket)
+        return socket, doubt
 
 
 class Doubts:

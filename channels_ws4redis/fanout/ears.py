@@ -74,13 +74,10 @@ class Ear:
             self.stop()  # the socket gets what is stored
 
     def recover(self, items: Outcome) -> None:
-        """Take what the group had missed."""
+        """Take what the group had missed; a socket without positions is not told of losses."""
         for item in items:
             if not isinstance(item, Lost):
                 self.deliver(item)
-
-    def tell(self, lost: Lost) -> None:
-        """Take no notice of losses, which a socket without positions is not told."""
 
     def end(self, error: Exception) -> None:
         """Stop, as Redis refuses one of the channels; it refuses that to the socket as well."""

@@ -18,7 +18,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.fanout.counting import answer
-from channels_ws4redis.fanout.handing import Group
+from channels_ws4redis.fanout.group import Group
 from channels_ws4redis.fanout.memberships import Memberships
 from channels_ws4redis.fanout.pulse import Pulse
 from channels_ws4redis.fanout.reading import GRACE, PAUSE, Readings, Start

@@ -1,4 +1,4 @@
-"""Groups, and how a message is handed to all sockets of one.
+"""How a message is handed to all sockets of a group.
 
 A message for ten thousand sockets takes their process 50 ms and more. On the same event loop others
 shake hands, ask for pages, or wait for a message of another channel. So in a large group messages
@@ -10,15 +10,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from itertools import islice
 from typing import NamedTuple
 
 from channels_ws4redis.fanout.sockets import Recipient
-from channels_ws4redis.protocol.history import Outcome
+from channels_ws4redis.protocol.history import Lost, Outcome
 from channels_ws4redis.protocol.messages import Event
-from channels_ws4redis.protocol.track import Track
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.fairness import let_others_finish
 from channels_ws4redis.store.loops import this_loop
 
@@ -37,16 +37,46 @@ MAX_DUE = 10
 
 
 def hand(what: Event | Outcome, sockets: Iterable[Recipient]) -> None:
-    """Hand a message, or what was missed, to sockets, all of them in one go."""
+    """Hand a message, or what was missed, to sockets, all of them in one go.
+
+    A socket that fails ends, or it would miss the message without knowing. The others get it.
+    """
+    failures: list[tuple[Recipient, Exception]] = []
     if isinstance(what, Event):
         for socket in sockets:
-            socket.deliver(what)
+            try:
+                socket.deliver(what)
+            except Exception as error:  # noqa: BLE001 # a defect, of whichever kind
+                failures.append((socket, error))
     else:
         for socket in sockets:
-            socket.recover(what)
+            try:
+                socket.recover(what)
+            except Exception as error:  # noqa: BLE001 # the same
+                failures.append((socket, error))
+    if failures:
+        _end_all(failures, what if isinstance(what, Event) else what[0])
 
 
-def _served_at_once(what: Event | Outcome) -> int:
+def _end_all(failures: Sequence[tuple[Recipient, Exception]], what: Event | Lost) -> None:
+    """End sockets that have failed; their clients come back, and recover.
+
+    There is one line in the log for all that have failed with one message.
+    """
+    logger.error(
+        "Messages on %s could not be handed to %s sockets, which have to come back",
+        shown(what.channel),
+        len(failures),
+        exc_info=failures[0][1],
+    )
+    for socket, error in failures:
+        try:
+            socket.end(error)
+        except Exception:  # they are few
+            logger.exception("A socket that has failed cannot be ended")
+
+
+def served_at_once(what: Event | Outcome) -> int:
     """Return how many sockets are handed something in one go: of what was missed each gets more."""
     return AT_ONCE if isinstance(what, Event) else max(1, AT_ONCE // len(what))
 
@@ -127,15 +157,12 @@ class Line:
         if not self._due:
             return
         what, rest = self._due[0]
-        part = list(islice(rest, _served_at_once(what)))
+        part = list(islice(rest, served_at_once(what)))
         for socket in part:
             del rest[socket]
         if not rest:
             self._due.popleft()
-        try:
-            hand(what, part)
-        except Exception:
-            logger.exception("A message could not be delivered")
+        hand(what, part)
         if not rest and isinstance(what, Event):
             what.forget_wire()
 
@@ -146,55 +173,3 @@ class Line:
         if not self.done.done():
             self._on_end()
             self.done.set_result(None)
-
-
-class Group:
-    """A channel-layer group and the local sockets in it."""
-
-    __slots__ = ("channel", "joined", "line", "live", "moving", "sockets", "track")
-
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
-        #: All sockets that want to hear the channel.
-        self.sockets: set[Recipient] = set()
-        #: Those to which messages are delivered, in the order in which they came.
-        self.live: dict[Recipient, None] = {}
-        self.track = Track()
-        #: What is on its way to the live sockets; None if nothing is.
-        self.line: Line | None = None
-        self.joined = False
-        #: Joins or leaves the group at the moment; returns what could not be joined.
-        self.moving: asyncio.Task[Mapping[str, Exception]] | None = None
-
-    def refuse(self, error: Exception) -> None:
-        """End all sockets, as Redis refuses the channel from now on."""
-        self.live.clear()
-        self.track = Track()
-        if self.line is not None:
-            self.line.clear()
-        for socket in list(self.sockets):
-            socket.end(error)
-
-    def leave(self, socket: Recipient) -> None:
-        """Forget a socket, which gets nothing more from now on."""
-        self.sockets.discard(socket)
-        self.live.pop(socket, None)
-        if self.line is not None:
-            self.line.leave(socket)
-
-    def hand_out(self, what: Event | Outcome) -> None:
-        """Hand a message, or what was missed, to every live socket, after all that came before.
-
-        That is done at once, unless there are many, or much was missed.
-        """
-        if self.line is None and len(self.live) <= _served_at_once(what):
-            hand(what, list(self.live))
-            if isinstance(what, Event):
-                what.forget_wire()
-            return
-        if self.line is None:
-            self.line = Line(self._on_end_of_line)
-        self.line.add(what, self.live)
-
-    def _on_end_of_line(self) -> None:
-        self.line = None

@@ -129,10 +129,12 @@ class Hearing:
                 self.deliver(item)
 
     def end(self, error: Exception) -> None:
-        """Have all sockets come back, as Redis refuses the channel: nobody could cut them off."""
+        """Have all sockets come back: nobody could cut them off, as Redis refuses the channel."""
         if self._joining is not None:
             return  # it fails for the same reason, and those who wait for it are told
-        logger.error("Redis refuses the control channel, so all sockets end: %s", reason_of(error))
+        logger.error(
+            "The control channel cannot be heard, so all sockets end: %s", reason_of(error)
+        )
         self._take(COME_BACK)
         self.stop()
 

@@ -11,7 +11,7 @@ from typing import Any
 import redis
 
 from channels_ws4redis.fanout.backends import Feed
-from channels_ws4redis.fanout.handing import Group
+from channels_ws4redis.fanout.group import Group
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Track
 from channels_ws4redis.store.clients import UNREACHABLE

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from typing import Any
 import redis
 
 from channels_ws4redis.fanout.backends import Feed, Receiver
+from channels_ws4redis.fanout.probes import Probes
 from channels_ws4redis.fanout.publishing import RedisBackend
 from channels_ws4redis.fanout.stock_layers import (
     carried_by,
@@ -29,6 +29,7 @@ from channels_ws4redis.layers import FANOUT_PREFIX
 from channels_ws4redis.protocol.messages import Event, Question
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.fairness import TimeSlice
+from channels_ws4redis.store.inbox import Complaint, Inbox
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import Outage
 from channels_ws4redis.store.process import background_loop
@@ -36,14 +37,8 @@ from channels_ws4redis.store.pubsub import JOIN_TIMEOUT
 
 logger = logging.getLogger(__name__)
 
-#: ``type`` of the message that a feed sends through the layer to itself.
-PROBE_TYPE = "ws4redis.probe"
-
 #: Seconds between tests of the layer, and the seconds that a test may take.
 PROBE_INTERVAL, PROBE_TIMEOUT = 2.0, 3.0
-
-#: Seconds after which a test is repeated for the first time; each time it takes twice as long.
-PROBE_PAUSE = 0.05
 
 #: Seconds between readings of histories without an occasion, and how many are read each time: of
 #: a dropped message only the next one would tell.
@@ -102,7 +97,11 @@ class StockBackend(RedisBackend):
 
 
 class StockFeed(Feed):
-    """Receives on one channel of the layer for all sockets, and watches the layer."""
+    """Receives on one channel of the layer for all sockets, and watches the layer.
+
+    As with the package's own layer, what cannot be handed on at once waits in an inbox, where the
+    channels take turns: one that many sockets hear holds up no other.
+    """
 
     #: Few, as each test message has to find room in the layer.
     at_once = 50
@@ -115,8 +114,9 @@ class StockFeed(Feed):
         self._layer = backend.layer
         self._receiver = receiver
         self._channel = ""
-        self._token = uuid.uuid4().hex
-        self._probes: dict[str, asyncio.Future[None]] = {}
+        self._probes = Probes(self._layer)
+        self._inbox = Inbox(self._hand_on, self._give_up, self._go_on_later)
+        self._complaint = Complaint()
         #: What is done, and the task that does it; empty once the feed is closed.
         self._tasks: dict[Work, asyncio.Task[None]] = {}
         self._outage = Outage(lambda: place_of(self._layer))
@@ -169,7 +169,7 @@ class StockFeed(Feed):
         if self._waits:
             # The layer has only sent its request. Once our own message comes back through the
             # group, everything that is published from now on will.
-            await self._probe(group)
+            await self._probes.send(self._channel, group, JOIN_TIMEOUT)
 
     async def leave(self, channels: Sequence[str]) -> None:
         """Listen no more on channels."""
@@ -188,6 +188,7 @@ class StockFeed(Feed):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._inbox.clear()
 
     async def _receive(self) -> None:
         time_slice, clock = TimeSlice(), asyncio.get_running_loop().time
@@ -202,53 +203,38 @@ class StockFeed(Feed):
                 await asyncio.sleep(RETRY_INTERVAL)
                 self._receiver.suspect_all()
                 continue
-            begun, busy = clock(), None
+            begun, size = clock(), 0
             try:
-                busy = self._take(message)
+                size = self._take(message)
             except Exception:
                 logger.exception("A message of the channel layer could not be delivered")
-            payload = message.get("payload")
-            time_slice.spend(len(payload) if isinstance(payload, bytes) else 0, clock() - begun)
-            if busy is not None:
-                await asyncio.wait([busy])
+            time_slice.spend(size, clock() - begun)
 
-    def _take(self, message: dict[str, Any]) -> asyncio.Future[None] | None:
+    def _take(self, message: dict[str, Any]) -> int:
+        """Take a message, and return the bytes of its payload."""
+        self._probes.take(message)
         event = carried_by(message)
-        if event is not None:
-            return self._receiver.receive(event)
-        if message.get("type") == PROBE_TYPE:
-            future = self._probes.get(message["token"])
-            if future is not None and not future.done():
-                future.set_result(None)
-        return None
+        if event is None:
+            return 0
+        size = len(event.payload) if isinstance(event, Event) else 0
+        self._inbox.put(event.channel, event, size)
+        return size
 
-    async def _probe(self, group: str | None) -> None:
-        """Send a message to ourselves, through a group or directly, until one comes back.
-
-        The first may be lost: it may overtake the layer's request to join, which goes to Redis on
-        another connection.
-
-        :raises redis.exceptions.ConnectionError: if it does not arrive in time.
-        """
-        token = f"{self._token}.{uuid.uuid4().hex}"
-        future = self._probes[token] = asyncio.get_running_loop().create_future()
-        message = {"type": PROBE_TYPE, "token": token}
+    def _hand_on(self, event: Event | Question) -> asyncio.Future[None] | None:
         try:
-            async with asyncio.timeout(PROBE_TIMEOUT if group is None else JOIN_TIMEOUT):
-                pause = PROBE_PAUSE
-                while not future.done():
-                    if group is None:
-                        await self._layer.send(self._channel, message)
-                    else:
-                        await self._layer.group_send(group, message)
-                    await asyncio.wait([future], timeout=pause)
-                    pause *= 2
-        except TimeoutError:
-            raise redis.exceptions.ConnectionError(
-                "A message to ourselves did not come back through the channel layer."
-            ) from None
-        finally:
-            del self._probes[token]
+            return self._receiver.receive(event)
+        except Exception:
+            logger.exception("A message could not be delivered")
+            return None
+
+    def _give_up(self, events: Sequence[Event | Question]) -> None:
+        for channel in {event.channel for event in events}:
+            self._receiver.suspect(channel)
+        self._complaint.note(len(events), events[-1].channel)
+
+    def _go_on_later(self, why: str) -> None:
+        """Hand on what waits, as the task for that has ended; not at once, as in `_on_done`."""
+        asyncio.get_running_loop().call_later(RETRY_INTERVAL, self._inbox.go_on)
 
     async def _join_again(self) -> None:
         for channel in self._receiver.channels():
@@ -266,7 +252,7 @@ class StockFeed(Feed):
         lost = False
         while True:
             try:
-                await self._probe(None)
+                await self._probes.send(self._channel, None, PROBE_TIMEOUT)
                 if lost:
                     await self._join_again()
                     self._receiver.suspect_all()

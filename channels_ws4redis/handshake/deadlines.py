@@ -1,16 +1,32 @@
-"""How long a handshake may wait for what.
+"""How long a handshake may wait for what, in seconds.
 
 Daphne gives all of a handshake 5 seconds (``--websocket_connect_timeout``), and then refuses it
-without a reason. What takes too long has to be told to the client before that.
+without a reason. What takes too long has to be told to the client before that. So each thing that a
+handshake waits for has a time of its own, and none may last beyond the `HANDSHAKE`, which `Calls`
+has begun. A hook alone may take longer, for projects that give their server more patience.
 """
 
 from __future__ import annotations
 
-#: Seconds for its turn, where more sockets are opened than may be.
-TURN_PATIENCE = 3.0
+#: For all that is waited for together, from the beginning.
+HANDSHAKE = 4.5
 
-#: Seconds for threads, altogether.
-THREAD_PATIENCE = 3.0
+#: For its turn, where more sockets are opened than may be.
+TURN = 3.0
 
-#: Seconds for the decision of a policy, those for which it waits for a thread among them.
-POLICY_TIMEOUT = 4.0
+#: For others to be looked up with it, after which the socket asks by itself.
+TOGETHER = 1.0
+
+#: For a thread, each time.
+THREAD = 3.0
+
+#: For the decision of a policy, the time among it for which that waits for a thread.
+POLICY = 4.0
+
+#: For the end of one call. Nobody waits that long for a page. The thread of a call that hangs is
+#: lost until it ends, as no thread can be ended from outside.
+CALL = 20.0
+
+#: For a thread to begin when the time of the handshake is up, as one that is free is had in any
+#: case; and for an asynchronous hook to end when it is cancelled.
+LAST = 0.1

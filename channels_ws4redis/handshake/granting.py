@@ -18,8 +18,7 @@ from django.http import Http404
 from django.utils.functional import empty
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake import policies, remarks
-from channels_ws4redis.handshake.deadlines import POLICY_TIMEOUT
+from channels_ws4redis.handshake import deadlines, policies, remarks
 from channels_ws4redis.handshake.hooks import ENDS, REFUSALS, Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Match, Options, Policy
 from channels_ws4redis.handshake.refusals import BusyError, RefusedError, few_lines
@@ -94,7 +93,8 @@ async def grant(
     :raises PolicyFailedError: if the policy fails, or takes too long.
     :raises django.core.exceptions.PermissionDenied: if the socket is refused.
     :raises channels.exceptions.DenyConnection: the same.
-    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
+    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time, or if what
+        came before has left the policy too little of the handshake's.
     """
     flags = await _ask_hook(request, flags, calls)
     found = policy_of(request)  # only now: a hook may have changed the facility
@@ -157,7 +157,8 @@ def _granted_by(
 
 async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
     """Return what the function of a policy says: True, False, None, or a collection of flags."""
-    policy, limit = found.policy, asyncio.timeout(POLICY_TIMEOUT)
+    policy, seconds = found.policy, min(deadlines.POLICY, calls.time_left)
+    limit = asyncio.timeout(seconds)
     try:
         async with limit:
             if iscoroutinefunction(policy.function) and unwrapped(request.user) is empty:
@@ -174,11 +175,17 @@ async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
         raise
     except Exception:
         name, path = policy.name, shown(request.path)
+        if limit.expired() and seconds < deadlines.POLICY:
+            raise BusyError(
+                f"its handshake has taken {calls.age:.1f} s, which left {seconds:.1f} s to the "
+                f"policy {name}",
+                "handshakes that take long",
+            ) from None
         if limit.expired():
             logger.error(
                 "The policy %s took longer than %s s for the socket %s; it is refused",
                 name,
-                POLICY_TIMEOUT,
+                seconds,
                 path,
             )
         else:

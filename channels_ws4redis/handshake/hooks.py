@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator
 from contextvars import Context, copy_context
@@ -17,8 +18,8 @@ from django.core.exceptions import PermissionDenied
 from django.db.models import Model
 from django.utils.module_loading import import_string
 
+from channels_ws4redis.handshake import deadlines
 from channels_ws4redis.handshake.addresses import address_of
-from channels_ws4redis.handshake.deadlines import THREAD_PATIENCE
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import unwrapped
 from channels_ws4redis.handshake.threads import Job, Kind, threads
@@ -29,14 +30,6 @@ REFUSALS = (PermissionDenied, DenyConnection)
 
 #: What says nothing about the hook that raises it, and ends the handshake.
 ENDS = (*REFUSALS, BusyError)
-
-#: Seconds that are left for a thread to begin when the patience of a handshake is spent, and for an
-#: asynchronous hook to end when it is cancelled.
-LAST_PATIENCE = 0.1
-
-#: Seconds that a handshake waits for the end of one call. Nobody waits that long for a page. The
-#: thread of a call that hangs is lost until it ends, as no thread can be ended from outside.
-CALL_TIMEOUT = 20.0
 
 
 class HookError(Exception):
@@ -54,7 +47,7 @@ class Calls:
     :param scope: what the server says about the socket.
     """
 
-    __slots__ = ("_begun", "_context", "_job", "_patience", "failed", "scope", "whom")
+    __slots__ = ("_begun", "_context", "_is_patient", "_job", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any]) -> None:
         #: What the server says about the socket.
@@ -63,7 +56,8 @@ class Calls:
         self.whom: Hashable = address_of(scope)
         self._begun = time.monotonic()
         self._context = copy_context()
-        self._patience: float | None = THREAD_PATIENCE
+        #: True once the handshake is over.
+        self._is_patient = False
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
         #: True once a hook of the settings has raised an error.
@@ -84,6 +78,13 @@ class Calls:
         """Seconds since the handshake began."""
         return time.monotonic() - self._begun
 
+    @property
+    def time_left(self) -> float:
+        """Seconds for which the handshake may still wait; without end once it is over."""
+        if self._is_patient:
+            return math.inf
+        return max(deadlines.HANDSHAKE - self.age, deadlines.LAST)
+
     @classmethod
     def for_many(cls, whom: str) -> Calls:
         """Return what runs calls for many sockets at once, and waits for threads as it must.
@@ -102,7 +103,7 @@ class Calls:
 
     def be_patient(self) -> None:
         """Wait for threads as long as it takes from now on: the handshake is over."""
-        self._patience = None
+        self._is_patient = True
 
     async def hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         """Call a hook of the settings and return its result.
@@ -147,7 +148,7 @@ class Calls:
         finally:
             if not task.done():
                 task.cancel()
-                await asyncio.wait([task], timeout=LAST_PATIENCE)
+                await asyncio.wait([task], timeout=deadlines.LAST)
         if task.cancelled():  # before its first step
             raise HookError("its task was cancelled")
         result, error = task.result()
@@ -203,35 +204,33 @@ class Calls:
     @contextlib.asynccontextmanager
     async def _not_for_ever(self, function: Callable[..., Any]) -> AsyncIterator[None]:
         """Go on without a call that does not end, as long as the handshake is not over."""
-        if self._patience is None:
+        if self._is_patient:
             yield
             return
         try:
-            async with asyncio.timeout(CALL_TIMEOUT) as timeout:
+            async with asyncio.timeout(deadlines.CALL) as timeout:
                 yield
         except TimeoutError:
             if not timeout.expired():
                 raise  # of the hook's own
             raise BusyError(
-                f"{_name_of(function)} has not ended in {CALL_TIMEOUT:g} s; give what it waits for "
-                "a timeout",
+                f"{_name_of(function)} has not ended in {deadlines.CALL:g} s; give what it waits "
+                "for a timeout",
                 "hooks that hang",
             ) from None
 
     @contextlib.contextmanager
     def _limited(self, job: Job) -> Iterator[None]:
         """Have a job give up if it waits for longer than the handshake may."""
-        if self._patience is None:
+        if self._is_patient:
             yield
             return
-        seconds = max(self._patience, LAST_PATIENCE)
+        seconds = min(deadlines.THREAD, self.time_left)
         timer = asyncio.get_running_loop().call_later(seconds, job.give_up)
         try:
             yield
         finally:
             timer.cancel()
-            if self._patience is not None:  # or the handshake is over, and this call is not its own
-                self._patience -= job.waited
 
 
 async def _outcome(awaitable: Awaitable[Any]) -> tuple[Any, Exception | None]:

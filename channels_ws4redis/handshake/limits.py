@@ -12,10 +12,9 @@ import time
 from collections.abc import Collection, Hashable
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake import remarks
+from channels_ws4redis.handshake import deadlines, remarks
 from channels_ws4redis.handshake.addresses import Proxy
 from channels_ws4redis.handshake.buckets import Bucket, Charge, Pace, overdrawn, pay
-from channels_ws4redis.handshake.deadlines import TURN_PATIENCE
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.protocol.texts import shown
@@ -134,7 +133,7 @@ class Limits:
         if rate is None:
             return
         name, now = "WS4REDIS_HANDSHAKE_RATE", time.monotonic()
-        pace = Pace(rate, HANDSHAKE_BURST, TURN_PATIENCE)
+        pace = Pace(rate, HANDSHAKE_BURST, deadlines.TURN)
         charges = []
         if not isinstance(whom, Proxy):
             share = pace._replace(rate=rate * HANDSHAKE_SHARE)

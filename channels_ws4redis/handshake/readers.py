@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 from django.contrib.sessions.backends import cache as cache_engine
 from django.contrib.sessions.backends import cached_db, db, file
@@ -20,6 +20,10 @@ from django.utils import timezone
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.managers import finds_as_django
 from channels_ws4redis.handshake.sessions import exists, session_engine
+
+#: Sockets whose sessions and users are read together. That takes a thread some milliseconds of
+#: Python, for which the event loop has to wait.
+AT_ONCE: Final = 100
 
 #: By key, the data of those sessions that there are.
 Found = dict[str, dict[str, Any]]

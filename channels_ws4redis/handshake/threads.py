@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import threading
 import time
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -18,6 +18,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.store.process import this_process
+from channels_ws4redis.store.rounds import Rounds
 
 
 class Kind(enum.Enum):
@@ -37,7 +38,7 @@ class Job:
     :param whom: the one that it is done for.
     """
 
-    __slots__ = ("_function", "_made", "_pool", "future", "kind", "waited", "whom")
+    __slots__ = ("_function", "_made", "_pool", "future", "kind", "whom")
 
     def __init__(self, pool: Pool, kind: Kind, whom: Hashable) -> None:
         self._pool = pool
@@ -46,8 +47,6 @@ class Job:
         self.future: Future[Any] = Future()
         self._function: Callable[[], Any] | None = None
         self._made = time.monotonic()
-        #: Seconds that it has waited for its thread; 0 until it has one.
-        self.waited = 0.0
 
     def submit(self, function: Callable[[], Any]) -> Future[Any]:
         """Wait for a thread, and call the function in it.
@@ -70,7 +69,6 @@ class Job:
         function = self._function
         if function is None or not self.future.set_running_or_notify_cancel():
             return  # it was cancelled just now
-        self.waited = time.monotonic() - self._made
         try:
             result = function()
         except BaseException as error:  # noqa: BLE001 # raised where the result is awaited
@@ -117,39 +115,30 @@ class FairQueue(Generic[T]):
         self._limit = limit
         # One who makes all threads hang leaves the others some.
         self._limit_of_one = max(1, limit * 3 // 4)
-        #: Those who have jobs here; the first is the next in turn.
-        self._waiting: OrderedDict[Hashable, OrderedDict[T, None]] = OrderedDict()
+        self._waiting: Rounds[T] = Rounds()
         self._taken: Counter[Hashable] = Counter()
         self._newest = False
 
     def add(self, job: T) -> None:
         """Have a job wait."""
-        self._waiting.setdefault(job.whom, OrderedDict())[job] = None
+        self._waiting.add(job.whom, job)
 
     def discard(self, job: T) -> bool:
         """Have a job wait no longer; False if it has not been waiting."""
-        jobs = self._waiting.get(job.whom)
-        if jobs is None or job not in jobs:
-            return False
-        del jobs[job]
-        if not jobs:
-            del self._waiting[job.whom]
-        return True
+        return self._waiting.discard(job.whom, job)
 
     def take(self) -> T | None:
         """Return the next job; None if there is none that may begin."""
         if self._taken.total() >= self._limit:
             return None
         # Those who have reached their limit are few, as they share the threads.
-        allowed = (whom for whom in self._waiting if self._taken[whom] < self._limit_of_one)
-        whom = next(allowed, None)
-        if whom is None:
+        allowed = (each for each in self._waiting if self._taken[each[0]] < self._limit_of_one)
+        whom, jobs = next(allowed, (None, None))
+        if jobs is None:
             return None
-        jobs = self._waiting.pop(whom)
-        job, _ = jobs.popitem(last=self._newest)
+        job = next(reversed(jobs) if self._newest else iter(jobs))
         self._newest = not self._newest
-        if jobs:
-            self._waiting[whom] = jobs  # at the end of the round
+        self._waiting.take(whom, job)
         self._taken[whom] += 1
         return job
 

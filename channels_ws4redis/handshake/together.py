@@ -24,8 +24,9 @@ from django.contrib.auth import SESSION_KEY
 from django.db import router
 
 from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake import deadlines
 from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.handshake.readers import can_read, read_sessions
+from channels_ws4redis.handshake.readers import AT_ONCE, can_read, read_sessions
 from channels_ws4redis.handshake.requests import WebSocketRequest, nobody
 from channels_ws4redis.handshake.sessions import authenticate, session_engine
 from channels_ws4redis.handshake.threads import FairQueue
@@ -33,16 +34,9 @@ from channels_ws4redis.handshake.users import Users
 from channels_ws4redis.store.fairness import let_others
 from channels_ws4redis.store.loops import this_loop
 
-#: Sockets that are looked up together. It takes a thread some milliseconds of Python, for which the
-#: event loop has to wait.
-AT_ONCE: Final = 100
-
 #: Turns of the event loop in which others may come before a look-up begins. While many connect that
 #: makes it three times as large, and costs hardly anything while nobody does.
 TURNS: Final = 10
-
-#: Seconds after which a socket asks by itself, as the others may wait for something that hangs.
-PATIENCE: Final = 1.0
 
 #: Seconds in which users are judged together. Where the project's own code takes longer, such as
 #: for a query, the rest is looked up in threads side by side.
@@ -68,7 +62,7 @@ async def aauthenticate(request: WebSocketRequest, calls: Calls) -> None:
         return
     visitor = None
     if not router.routers and can_read(key):
-        visitor = await this_loop().get(LookUps, LookUps).ask(key, calls.whom)
+        visitor = await this_loop().get(LookUps, LookUps).ask(key, calls)
     if visitor is None:
         await calls.look_up(authenticate, request)
     else:
@@ -99,18 +93,22 @@ class LookUps:
         self._begun = 0.0
         self._calls = Calls.for_many("those who connect")
 
-    async def ask(self, key: str, whom: Hashable) -> Visitor | None:
-        """Return who has a session of this key; None if that is not certain, or takes too long."""
+    async def ask(self, key: str, calls: Calls) -> Visitor | None:
+        """Return who has a session of this key; None if that is not certain, or takes too long.
+
+        :param calls: those of the socket that asks.
+        """
         if self._task is None or self._task.done():
             self._begun = time.monotonic()
             # In a context of its own, as it serves others than who is the first.
             self._task = this_loop().spawn(self._serve(), "ws4redis-look-up", Context())
-        elif time.monotonic() - self._begun > PATIENCE:
+        elif time.monotonic() - self._begun > deadlines.TOGETHER:
             return None  # it hangs
-        asker = Asker(key, copy_context(), whom, asyncio.get_running_loop().create_future())
+        asker = Asker(key, copy_context(), calls.whom, asyncio.get_running_loop().create_future())
         self._waiting.add(asker)
         try:
-            await asyncio.wait([asker.answer], timeout=PATIENCE)
+            patience = min(deadlines.TOGETHER, calls.time_left)
+            await asyncio.wait([asker.answer], timeout=patience)
         finally:
             self._waiting.discard(asker)
         return asker.answer.result() if asker.answer.done() else None

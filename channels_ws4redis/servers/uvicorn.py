@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-import enum
 import random
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.servers.peer import KnownPeer, Send, made_by
 from channels_ws4redis.servers.straight import written_in
+
+#: Who may have paused reading: uvicorn, as messages of the client wait for the application; and we,
+#: as the client does not read. Bits of a number: an `enum.Flag` would take longer for each message
+#: of a client than all else that is done here.
+_SERVER: Final = 1
+_PEER: Final = 2
 
 
 class UvicornPeer(KnownPeer):
@@ -112,17 +117,7 @@ class UvicornPeer(KnownPeer):
         for name in ("connection_lost", "shutdown", "pause_writing", "resume_writing"):
             vars(self._protocol).pop(name, None)
         if self._gate is not None:
-            self._gate.resume_reading(_Who.PEER)
-
-
-class _Who(enum.Flag):
-    """Who has paused reading."""
-
-    NOBODY = 0
-    #: Uvicorn, as messages of the client wait for the application.
-    SERVER = 1
-    #: We, as the client does not read.
-    PEER = 2
+            self._gate.resume_reading(_PEER)
 
 
 class _Gate:
@@ -139,7 +134,7 @@ class _Gate:
         self._transport = transport = protocol.transport
         # A message may have come with the very handshake.
         is_paused = self._is_open and not transport.is_reading()
-        self._paused = _Who.SERVER if is_paused else _Who.NOBODY
+        self._paused = _SERVER if is_paused else 0
         # Once for each message, so without the way round below.
         self.write, self.is_closing = transport.write, transport.is_closing
 
@@ -151,13 +146,13 @@ class _Gate:
         # One of asyncio's for TLS, once it has been closed, raises when it is asked for more.
         return not self._transport.is_closing()
 
-    def pause_reading(self, who: _Who = _Who.SERVER) -> None:
+    def pause_reading(self, who: int = _SERVER) -> None:
         """Read no more until this one lets us."""
         if not self._paused and self._is_open:
             self._transport.pause_reading()
         self._paused |= who
 
-    def resume_reading(self, who: _Who = _Who.SERVER) -> None:
+    def resume_reading(self, who: int = _SERVER) -> None:
         """Read on, unless somebody else has paused that."""
         if self._paused & who:
             self._paused &= ~who
@@ -169,12 +164,12 @@ class _Gate:
     def pause_writing(self) -> None:
         """Read no more of a client that does not read."""
         type(self._protocol).pause_writing(self._protocol)
-        self.pause_reading(_Who.PEER)
+        self.pause_reading(_PEER)
 
     def resume_writing(self) -> None:
         """Read on, as the client does."""
         type(self._protocol).resume_writing(self._protocol)
-        self.resume_reading(_Who.PEER)
+        self.resume_reading(_PEER)
 
 
 def _gate_of(protocol: Any) -> _Gate | None:

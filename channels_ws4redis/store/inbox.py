@@ -9,12 +9,17 @@ messages of the channels that have most of it are given up here, and all others 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
+from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.fairness import MAX_SLICE_BYTES, TURNS_OF_OTHERS, TimeSlice, let_others
 from channels_ws4redis.store.loops import this_loop
+
+logger = logging.getLogger(__name__)
 
 #: Bytes that may wait in all, half of what Redis keeps by default before it cuts a reader off. If
 #: they are exceeded, the lanes that hold most are given up until half of the room is free.
@@ -28,6 +33,9 @@ ITEM_BYTES = 512
 #: (`GRACE` in ``fanout/reading``), in which each lane must have had its turn.
 BUSY_BYTES = 2 * MAX_SLICE_BYTES
 MAX_READING = 0.1
+
+#: Seconds between lines in the log that say that items are given up.
+COMPLAINT_INTERVAL = 10.0
 
 T = TypeVar("T")
 
@@ -192,3 +200,23 @@ class Inbox(Generic[T]):
         if task is self._task:  # neither by itself nor by us
             self._task = None
             self._on_end("the task that hands on was cancelled")
+
+
+class Complaint:
+    """Says in the log, from time to time, that messages are given up."""
+
+    def __init__(self) -> None:
+        #: Messages that are not in the log yet, and when the last ones were.
+        self._given_up, self._told = 0, -math.inf
+
+    def note(self, count: int, where: str) -> None:
+        """Note that so many messages were given up, the last of them on this channel."""
+        self._given_up += count
+        now = asyncio.get_running_loop().time()
+        if now - self._told > COMPLAINT_INTERVAL:
+            logger.warning(
+                "More arrives than can be handed on; dropped %s messages, the last of them on %s",
+                self._given_up,
+                shown(where),
+            )
+            self._given_up, self._told = 0, now

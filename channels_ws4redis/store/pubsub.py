@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from channels.exceptions import ChannelFull
 from channels_ws4redis.protocol.messages import EVENT_TYPE
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import disconnect, make_async_client
-from channels_ws4redis.store.inbox import Inbox
+from channels_ws4redis.store.inbox import Complaint, Inbox
 from channels_ws4redis.store.links import Link
 from channels_ws4redis.store.outages import server_address
 from channels_ws4redis.store.refusals import explained
@@ -33,9 +32,6 @@ MISSED_TYPE = "ws4redis.missed"
 
 #: ``type`` of the message that tells a fan-out that Redis refuses one ``group``, and the ``error``.
 REFUSED_TYPE = "ws4redis.refused"
-
-#: Seconds between lines in the log that say so.
-COMPLAINT_INTERVAL = 10.0
 
 #: What an ACL needs for the project's other consumers.
 LAYER_NEEDS = "~asgi.*, &asgi.* and the commands for them, see the manual on keys in Redis"
@@ -68,8 +64,7 @@ class Listener:
         #: By channel, the fan-outs of this process.
         self.receivers: dict[str, Handler] = {}
         self._topics = Topics()
-        #: Messages that were given up and are not in the log yet, and when the last ones were.
-        self._given_up, self._complained = 0, -math.inf
+        self._complaint = Complaint()
 
     def open(self, channel: str) -> asyncio.Queue[Message]:
         """Return the queue of a channel, made when first asked for."""
@@ -225,26 +220,23 @@ class Listener:
         topic, content = arrival
         busy = None
         try:
-            if topic.kind is Kind.MESSAGE:
-                # Unpacked per channel, as each consumer may change what it gets.
-                for channel in list(topic.channels):
-                    self._hand_over(channel, msgpack.unpackb(content))
-                return None
             message = {"type": EVENT_TYPE, "event": content}
             for channel in list(topic.channels):
-                if channel in self.receivers:
-                    busy = self.receivers[channel](message) or busy
+                if isinstance(content, bytes):
+                    # Unpacked per channel, as each consumer may change what it gets.
+                    message = msgpack.unpackb(content)
+                busy = self._hand_over(channel, message) or busy
         except Exception:
             logger.exception("A message on %s cannot be understood", shown(topic.name))
         return busy
 
-    def _hand_over(self, channel: str, message: Message) -> None:
+    def _hand_over(self, channel: str, message: Message) -> asyncio.Future[None] | None:
         take = self._taker(channel)
-        if take is not None:
-            try:
-                take(message)
-            except asyncio.QueueFull:
-                logger.warning("Channel %s is full; a message was dropped", channel)
+        try:
+            return None if take is None else take(message)
+        except asyncio.QueueFull:
+            logger.warning("Channel %s is full; a message was dropped", channel)
+            return None
 
     def _give_up(self, items: Sequence[Arrival]) -> None:
         """Have fan-outs read in the history what is not handed on; other consumers miss it."""
@@ -252,15 +244,7 @@ class Listener:
             for channel in list(topic.channels):
                 if channel in self.receivers:
                     self.receivers[channel]({"type": MISSED_TYPE, "group": topic.group})
-        self._given_up += len(items)
-        now = asyncio.get_running_loop().time()
-        if now - self._complained > COMPLAINT_INTERVAL:
-            logger.warning(
-                "More arrives than can be handed on; dropped %s messages, the last of them on %s",
-                self._given_up,
-                shown(items[-1].topic.name),
-            )
-            self._given_up, self._complained = 0, now
+        self._complaint.note(len(items), items[-1].topic.name)
 
 
 async def _refusals(topics: Mapping[str, Sequence[Topic]]) -> dict[str, Exception]:

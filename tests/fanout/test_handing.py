@@ -8,7 +8,7 @@ import random
 import pytest
 
 from channels_ws4redis.fanout import handing
-from channels_ws4redis.fanout.handing import Group
+from channels_ws4redis.fanout.group import Group
 from channels_ws4redis.protocol.history import Lost
 from channels_ws4redis.protocol.messages import Event, Position
 from channels_ws4redis.store.fairness import TURNS_OF_OTHERS, let_others
@@ -39,6 +39,16 @@ class Faulty(Hearer):
 
     def deliver(self, event: Event) -> None:
         raise RuntimeError("a defect")
+
+    def recover(self, items) -> None:
+        raise RuntimeError("another defect")
+
+
+class Hopeless(Faulty):
+    """A socket that cannot even be ended."""
+
+    def end(self, error: Exception) -> None:
+        raise RuntimeError("a third defect")
 
 
 @pytest.fixture(autouse=True)
@@ -207,15 +217,24 @@ async def test_whoever_ends_the_task_leaves_nobody_out(steps) -> None:
     assert [socket.heard for socket in sockets] == [["1", "2", "3"]] * 10
 
 
-async def test_a_defect_of_one_socket_does_not_end_the_line(caplog) -> None:
-    """Those that are served with it may miss the message; all others do not."""
-    group, sockets = group_of(3)
-    enter(group, Faulty())
-    sockets += [enter(group, Hearer()) for _ in range(3)]
-    group.hand_out(message(1))
+@pytest.mark.parametrize("kind", [Faulty, Hopeless])
+@pytest.mark.parametrize("many", [False, True], ids=["few", "many"])
+@pytest.mark.parametrize("missed", [False, True], ids=["message", "missed"])
+async def test_a_socket_that_fails_ends_and_no_other_does(kind, many, missed, caplog) -> None:
+    """It alone misses the message, and there is one line that says so."""
+    group, sockets = group_of(1)
+    faulty = enter(group, kind())
+    sockets += [enter(group, Hearer()) for _ in range(6 if many else 1)]
+    group.hand_out([message(1)] if missed else message(1))
     await at_rest(group)
-    assert [sockets[0].heard, sockets[5].heard] == [["1"], ["1"]]
-    assert "a defect" in caplog.text
+    assert [socket.heard for socket in sockets] == [["1"]] * len(sockets)
+    assert [socket.ended for socket in sockets] == [False] * len(sockets)
+    assert faulty.ended is (kind is Faulty)
+    lines = [record for record in caplog.records if "could not be handed" in record.message]
+    assert [record.message.partition(",")[0] for record in lines] == [
+        f"Messages on '{FOO}' could not be handed to 1 sockets"
+    ]
+    assert "defect" in caplog.text
 
 
 async def test_what_a_socket_has_still_to_get() -> None:

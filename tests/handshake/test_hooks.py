@@ -15,7 +15,7 @@ from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.facilities import facility
-from channels_ws4redis.handshake import granting, hooks
+from channels_ws4redis.handshake import deadlines
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import router
@@ -246,11 +246,11 @@ async def test_unsubscribing_on_the_loop(settings):
         assert await hears(socket)
 
 
-async def test_a_free_thread_is_had_by_whoever_has_no_patience_left(monkeypatch):
-    """A handshake may have spent all of it on the calls before."""
-    monkeypatch.setattr(hooks, "LAST_PATIENCE", 10.0)
+async def test_a_free_thread_is_had_by_whoever_has_no_time_left(monkeypatch):
+    """A handshake may have spent all of it on what came before."""
+    monkeypatch.setattr(deadlines, "LAST", 10.0)
+    monkeypatch.setattr(deadlines, "HANDSHAKE", 0.0)
     calls = Calls({})
-    calls._patience = 0.0
     assert [await calls.run(int) for _ in range(20)] == [0] * 20
 
 
@@ -288,7 +288,7 @@ async def answer_to(client: WebsocketCommunicator) -> dict:
 
 async def test_a_hook_that_swallows_its_cancellation_is_left_alone(stubborn, settings, monkeypatch):
     """Its socket is told to come back, as with any hook that hangs."""
-    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "CALL", 0.05)
     settings.WS4REDIS_ALLOWED_CHANNELS = stubborn
     client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
     assert (await answer_to(client))["type"] == "websocket.accept"
@@ -298,7 +298,7 @@ async def test_a_hook_that_swallows_its_cancellation_is_left_alone(stubborn, set
 
 async def test_a_policy_that_swallows_its_cancellation_refuses(stubborn, no_policies, monkeypatch):
     """It has failed then."""
-    monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "POLICY", 0.05)
     facility("foo")(stubborn)
     client = WebsocketCommunicator(router, "/ws/foo?subscribe-broadcast")
     assert (await answer_to(client))["type"] == "websocket.close"

@@ -28,11 +28,12 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from channels_ws4redis.facilities import facility
-from channels_ws4redis.handshake import granting, policies, remarks
+from channels_ws4redis.handshake import deadlines, policies, remarks
 from channels_ws4redis.handshake.admission import Admission, admit
 from channels_ws4redis.handshake.granting import PolicyFailedError, grant
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy
+from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.registering import admit_or_release
 from channels_ws4redis.subscriber import RedisSubscriber
@@ -177,7 +178,7 @@ async def test_not_there_and_not_allowed_are_the_same(error, is_async, caplog):
 @pytest.mark.parametrize("is_async", [False, True])
 async def test_a_policy_that_hangs_refuses(monkeypatch, caplog, is_async):
     """The log names the function."""
-    monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "POLICY", 0.05)
     go_on = threading.Event()
 
     def hang(request):
@@ -196,7 +197,7 @@ async def test_a_policy_that_hangs_refuses(monkeypatch, caplog, is_async):
 
 async def test_a_policy_that_takes_no_notice_of_its_end_refuses(monkeypatch, caplog):
     """Nobody waits for it, be it that it goes on, or that it answers too late."""
-    monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "POLICY", 0.05)
     go_on = asyncio.Event()
 
     async def stubborn(request):
@@ -221,6 +222,24 @@ async def test_a_policy_that_takes_no_notice_of_its_end_refuses(monkeypatch, cap
     assert caplog.text.count("took longer than 0.05 s") == 2
 
 
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_a_policy_that_is_asked_late(monkeypatch, caplog, is_async):
+    """It is not to blame: what came before has taken the time of the handshake."""
+    monkeypatch.setattr(deadlines, "HANDSHAKE", 0.15)
+    go_on = threading.Event()
+
+    async def ahang(request):
+        await asyncio.Event().wait()
+
+    facility("foo")(ahang if is_async else lambda request: go_on.wait())
+    try:
+        with pytest.raises(BusyError, match=r"which left 0\.\d s to the policy .*test_policies"):
+            await admitted("foo")
+    finally:
+        go_on.set()
+    assert caplog.text == ""
+
+
 class Released(RedisSubscriber):
     """Tells when it is released."""
 
@@ -234,7 +253,7 @@ class Released(RedisSubscriber):
 @pytest.mark.server  # before a policy is asked, the process hears the control channel
 async def test_a_client_does_not_wait_for_a_policy_that_hangs(monkeypatch, settings):
     """Its subscriber is released once the policy has ended, and the client is told before."""
-    monkeypatch.setattr(granting, "POLICY_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "POLICY", 0.05)
     settings.WS4REDIS_SUBSCRIBER = Released
     go_on = threading.Event()
     facility("foo")(lambda request: go_on.wait())

@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import multiprocessing
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ import pytest
 from django.contrib.auth.models import AnonymousUser, User
 from django.utils.functional import SimpleLazyObject
 
-from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake import deadlines
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.threads import Job, Kind, Pool, threads
@@ -118,7 +119,7 @@ def test_a_cancelled_job_never_begins():
     for job in jobs:
         assert job.future.cancel()
     (queue,) = (queue for kind, queue in work.pool._queues.items() if kind is Kind.HOOK)
-    assert list(queue._waiting) == [JOHN]
+    assert [whom for whom, _ in queue._waiting] == [JOHN]
     assert work.finish() == [JOHN]
     work.pool._threads.shutdown()  # a job is over a moment before its thread has noted that
     assert not queue._waiting
@@ -243,7 +244,7 @@ async def test_context_variables_reach_a_hook():
 async def test_a_handshake_does_not_wait_for_ever(settings, monkeypatch, method):
     """A thread that was not free in time ends the handshake; a socket that is open waits on."""
     settings.WS4REDIS_THREADS = 2
-    monkeypatch.setattr(hooks, "THREAD_PATIENCE", 0.05)
+    monkeypatch.setattr(deadlines, "THREAD", 0.05)
     kind, count = {"run": (Kind.HOOK, 1), "look_up": (Kind.LOOK_UP, 2)}[method]
     ran = []
     patient = Calls({})
@@ -262,7 +263,7 @@ async def test_a_handshake_does_not_wait_for_ever(settings, monkeypatch, method)
 async def test_a_call_that_hangs_ends_the_handshake(settings, monkeypatch, method):
     """The error names it; its thread is lost, and others go on."""
     settings.WS4REDIS_THREADS = 4
-    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "CALL", 0.05)
     may_end = threading.Event()
     name = r"tests\.handshake\.test_threads\.test_a_call_that_.*\.hang has not ended in 0\.05 s"
 
@@ -282,7 +283,7 @@ async def test_a_call_that_hangs_ends_the_handshake(settings, monkeypatch, metho
 
 async def test_an_asynchronous_hook_that_hangs_ends_the_handshake(monkeypatch):
     """It is cancelled; one whose own timeout is over has failed, and no more."""
-    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.05)
+    monkeypatch.setattr(deadlines, "CALL", 0.05)
     cancelled = []
 
     async def hang() -> None:
@@ -305,7 +306,7 @@ async def test_an_asynchronous_hook_that_hangs_ends_the_handshake(monkeypatch):
 
 async def test_a_call_of_an_open_socket_may_take_long(monkeypatch):
     """As in legacy: what the client has sent may be worked on."""
-    monkeypatch.setattr(hooks, "CALL_TIMEOUT", 0.01)
+    monkeypatch.setattr(deadlines, "CALL", 0.01)
     calls, may_end = Calls({}), threading.Event()
     calls.be_patient()
     asyncio.get_running_loop().call_later(0.1, may_end.set)
@@ -313,17 +314,17 @@ async def test_a_call_of_an_open_socket_may_take_long(monkeypatch):
 
 
 async def test_the_time_for_waiting_is_that_of_the_whole_handshake(settings, monkeypatch):
-    """Each call spends some of it; a thread that is free is had in any case."""
+    """Whatever has taken it; a thread that is free is had in any case."""
     settings.WS4REDIS_THREADS = 2
-    monkeypatch.setattr(hooks, "THREAD_PATIENCE", 1.0)
+    monkeypatch.setattr(deadlines, "HANDSHAKE", 0.5)
     calls = Calls({})
+    await calls.run(time.sleep, 0.2)
     with busy(threads(), Kind.HOOK, 1):
-        waiting = asyncio.ensure_future(calls.run(str))
-        await asyncio.sleep(0.2)
-    await waiting
-    assert calls._patience is not None
-    assert calls._patience <= 0.8
-    calls._patience = -1.0
+        for _ in range(2):
+            with pytest.raises(BusyError, match="no thread became free"):
+                await calls.run(str)
+    assert 0.5 < calls.age < SOON
+    assert await calls.run(str) == ""
     assert await calls.run(str) == ""
 
 

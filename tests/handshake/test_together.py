@@ -21,11 +21,12 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.test.utils import CaptureQueriesContext
 
-from channels_ws4redis.handshake import together
+from channels_ws4redis.handshake import deadlines, together
 from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.readers import AT_ONCE
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.handshake.sessions import authenticate
-from channels_ws4redis.handshake.together import AT_ONCE, Asker, LookUps, aauthenticate, recognise
+from channels_ws4redis.handshake.together import Asker, LookUps, aauthenticate, recognise
 from channels_ws4redis.redis_store import own_identities
 from channels_ws4redis.store.loops import this_loop
 from tests.handshake.test_requests import request
@@ -323,7 +324,7 @@ async def test_a_look_up_that_hangs(holding, by_themselves):
     second = await find_out(session.session_key)
     begun = time.monotonic()
     third = await find_out(session.session_key)
-    assert time.monotonic() - begun < together.PATIENCE
+    assert time.monotonic() - begun < deadlines.TOGETHER
     assert [each.user.username for each in (second, third)] == ["john", "john"]
     assert by_themselves.count(session.session_key) == 2
     holding.may_end.set()
@@ -332,6 +333,20 @@ async def test_a_look_up_that_hangs(holding, by_themselves):
     await asyncio.wait([this_loop().get(LookUps, LookUps)._task])
     assert (await find_out(session.session_key)).user.username == "john"
     assert by_themselves == []
+
+
+async def test_a_handshake_with_little_time_left(holding, monkeypatch):
+    """Its socket is looked up by itself while there is still time for that."""
+    monkeypatch.setattr(deadlines, "TOGETHER", PATIENCE)
+    slow, session = await alog_in("slow", HOLDING), await alog_in("john", HOLDING)
+    first = asyncio.ensure_future(find_out(slow.session_key))
+    await asyncio.to_thread(holding.begun.wait, PATIENCE)
+    monkeypatch.setattr(deadlines, "HANDSHAKE", 0.2)
+    begun = time.monotonic()
+    assert (await find_out(session.session_key)).user.username == "john"
+    assert time.monotonic() - begun < PATIENCE / 2
+    holding.may_end.set()
+    assert (await first).user.username == "slow"
 
 
 class Querying(ModelBackend):

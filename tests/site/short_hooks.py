@@ -1,8 +1,8 @@
 """The demo, which gives up a hook that takes longer than half a second."""
 
-from channels_ws4redis.handshake import hooks
+from channels_ws4redis.handshake import deadlines
 
-hooks.CALL_TIMEOUT = 0.5
+deadlines.CALL = 0.5
 
 from tests.site.asgi import application  # noqa: E402
 
