@@ -7,29 +7,45 @@ from typing import Any
 from channels_ws4redis.handshake.policies import Options
 from channels_ws4redis.store.commands import MAX_EXPIRE
 
+#: Versions of a state up to here are told apart by Redis, and by JavaScript.
+MAX_VERSION = 2**53 - 1
 
-def is_kept(options: Options, expire: int | None, key: str, keep: Any) -> bool:
+
+def is_kept(options: Options, keep: Any, **needing: Any) -> bool:
     """Tell whether a message is kept.
 
     :param options: those of the facility's policy, which decide if `keep` is None.
-    :raises ValueError: if `keep` is no answer, or another argument needs something to be kept.
+    :param needing: other arguments, which need something to be kept unless they are None.
+    :raises ValueError: if `keep` is no answer, or another argument needs what it takes away.
     """
     if keep is not None and not isinstance(keep, bool):
         raise ValueError(f"keep={keep!r} is neither True nor False.")
     kept = options.keep if keep is None else keep
-    if not kept and (expire or key):
-        who = "The policy of the facility says " if keep is None else ""
-        name, value = ("expire", expire) if expire else ("idempotency_key", key)
-        remedy = f"pass that, or leave {name} out"
-        raise ValueError(f"{who}keep=False, and {name}={value!r} needs keep=True; {remedy}.")
+    for name, value in needing.items():
+        if not kept and value is not None:
+            who = "The policy of the facility says " if keep is None else ""
+            remedy = f"pass that, or leave {name} out"
+            raise ValueError(f"{who}keep=False, and {name}={value!r} needs keep=True; {remedy}.")
     return kept
 
 
-def as_seconds(expire: Any) -> int:
-    """Return the seconds for which a message is stored.
+def as_seconds(name: str, value: Any, least: int = 0) -> int:
+    """Return the seconds for which something is kept.
 
     :raises ValueError: if they are no whole number that Redis can count.
     """
-    if isinstance(expire, bool) or not isinstance(expire, int) or not 0 <= expire <= MAX_EXPIRE:
-        raise ValueError(f"expire={expire!r} is no whole number of seconds from 0 to {MAX_EXPIRE}.")
-    return expire
+    return as_number(name, value, least, MAX_EXPIRE, "of seconds ")
+
+
+def as_number(name: str, value: Any, least: int, most: int | None = None, what: str = "") -> int:
+    """Return a whole number.
+
+    :param name: of the argument.
+    :param what: of which it is a number.
+    :raises ValueError: if it is none, or too small or too large.
+    """
+    is_number = isinstance(value, int) and not isinstance(value, bool)
+    if not is_number or value < least or (most is not None and value > most):
+        until = f"from {least} to {most}" if most is not None else f"from {least} up"
+        raise ValueError(f"{name}={value!r} is no whole number {what}{until}.")
+    return int(value)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
+from channels_ws4redis.addressing import own_identities, warn
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities, warn
+from channels_ws4redis.redis_store import RedisMessage, RedisStore
 from channels_ws4redis.store.commands import Publication, fetch_command
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.runner import get_runner, run
@@ -89,7 +91,8 @@ class RedisPublisher(RedisStore):
         if client_given_to(self) is None:
             publish: Any = super().apublish_message
         else:  # a synchronous one
-            publish = sync_to_async(self.publish_message, thread_sensitive=False)
+            at_once = partial(self.publish_message, on_commit=False)
+            publish = sync_to_async(at_once, thread_sensitive=False)
         await publish(message, expire, idempotency_key=idempotency_key, keep=keep)
 
     def pipeline_publish_message(

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import warnings
 from functools import partial
 from typing import Any, Self
 
+from channels_ws4redis.addressing import as_flag, legacy_values, own_identities
 from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
+from channels_ws4redis.failing import Errors, forgiven, logging_errors
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
-from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.keeping import as_seconds, is_kept
 from channels_ws4redis.protocol.messages import is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
     GROUP,
-    MEMBER_OF,
     SELF,
     SESSION,
     USER,
@@ -27,14 +24,10 @@ from channels_ws4redis.protocol.names import (
     channel_name,
     identities,
 )
-from channels_ws4redis.protocol.texts import reason_of, shown
-from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
-
-logger = logging.getLogger(__name__)
 
 
 class RedisMessage(bytes):
@@ -75,6 +68,9 @@ class RedisStore:
 
     #: The identity of the socket whose client publishes; "" for Django code.
     _sender = ""
+    #: True for what publishes in the name of a socket, whose client is not to wait for a commit of
+    #: somebody else's, and is told of errors.
+    _is_of_socket = False
     #: The facility whose policy may say how messages are kept.
     _policy_facility: str | None = None
 
@@ -113,7 +109,7 @@ class RedisStore:
         message: str | bytes | bytearray | RedisMessage,
         expire: int | None = None,
         *,
-        on_commit: bool = False,
+        on_commit: bool | None = None,
         using: str | None = None,
         idempotency_key: str = "",
         keep: bool | None = None,
@@ -124,40 +120,36 @@ class RedisStore:
         :param expire: seconds for which the message is stored, instead of those of the facility's
             policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older message stays in place.
         :param on_commit: publish once the open database transactions have been committed, and not
-            at all if one is rolled back. Then an error is logged and not raised: what has been
-            committed must not look as if it had failed.
+            at all if one is rolled back. An error is logged then. None for what
+            ``WS4REDIS_ON_COMMIT`` says, which does not hold for the subscriber of a socket.
         :param using: the alias of the only database that ``on_commit`` waits for; by default all
             that are in a transaction in this thread.
         :param idempotency_key: publishing again with the same key within a day does nothing, so
             that a publish that timed out can safely be repeated.
         :param keep: False to send the message and nothing else, which costs least: it is neither
-            stored nor numbered, and nobody is told who misses it. By default as the facility's
-            policy says, which is True without one.
+            stored nor numbered. By default as the facility's policy says, which is True without.
         :raises ValueError: if an argument can only be a mistake.
-        :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         publication = self._publication(message, expire, idempotency_key, keep)
-        if on_commit:
-            after_commit(partial(self._try_to_publish, publication), using)
+        waits = self._waits_by_default() if on_commit is None else on_commit
+        if waits:
+            after_commit(lambda: self._publish(publication, forgiven(committed=True)), using)
         elif using is not None:
             raise ValueError(f"using={using!r} is for on_commit=True; pass both, or none.")
         else:
-            self._publish(publication)
+            self._publish(publication, self._forgives())
 
-    def _try_to_publish(self, publication: Publication) -> None:
-        try:
-            self._publish(publication)
-        except Exception as error:
-            logger.error(
-                "Committed, but the message on %s is not published: %s",
-                shown(" ".join(publication.channels)),
-                reason_of(error),
-                exc_info=not isinstance(error, UNREACHABLE),
-            )
+    def _waits_by_default(self) -> bool:
+        return settings.WS4REDIS_ON_COMMIT and not self._is_of_socket
 
-    def _publish(self, publication: Publication) -> None:
+    def _forgives(self) -> Errors:
+        return () if self._is_of_socket else forgiven(committed=False)
+
+    def _publish(self, publication: Publication, errors: Errors) -> None:
         if publication.channels:  # a message for nobody needs not even a channel layer
-            backend_named(self.channel_layer_alias).publish(publication, self._connection)
+            with logging_errors(errors, publication.channels):
+                backend_named(self.channel_layer_alias).publish(publication, self._connection)
 
     async def apublish_message(
         self,
@@ -167,13 +159,15 @@ class RedisStore:
         idempotency_key: str = "",
         keep: bool | None = None,
     ) -> None:
-        """Publish a message; asyncio twin of `publish_message`.
+        """Publish a message at once; asyncio twin of `publish_message`.
 
-        There is no ``on_commit``, as Django has no transactions in asynchronous code.
+        There is no ``on_commit``, whatever ``WS4REDIS_ON_COMMIT`` says, as Django has no
+        transactions in asynchronous code.
         """
         publication = self._publication(message, expire, idempotency_key, keep)
         if publication.channels:
-            await backend_named(self.channel_layer_alias).apublish(publication)
+            with logging_errors(self._forgives(), publication.channels):
+                await backend_named(self.channel_layer_alias).apublish(publication)
 
     def _publication(
         self, message: Any, expire: int | None, key: str, keep: bool | None
@@ -188,8 +182,8 @@ class RedisStore:
             message = RedisMessage(message)
             if message is None:
                 message, channels = b"", []  # the heartbeat
-        keep = is_kept(self._options, expire, key, keep)
-        expire = as_seconds(self._expire if expire is None else expire)
+        keep = is_kept(self._options, keep, expire=expire or None, idempotency_key=key or None)
+        expire = as_seconds("expire", self._expire if expire is None else expire)
         history = self._options.history
         return Publication(channels, bytes(message), expire, self._sender, key, history, keep)
 
@@ -218,7 +212,7 @@ class RedisStore:
         """
         facility = as_facility(facility)
         name = partial(channel_name, self.get_prefix(), facility=facility)
-        names = [name(BROADCAST, None)] if _as_flag(broadcast) else []
+        names = [name(BROADCAST, None)] if as_flag(broadcast) else []
         for audience, keyword, values in (
             (GROUP, "groups", groups),
             (USER, "users", users),
@@ -226,7 +220,7 @@ class RedisStore:
         ):
             if values == ():
                 continue  # the default is common, and nothing has to be looked at then
-            for identity in identities(_legacy_values(values, keyword), keyword):
+            for identity in identities(legacy_values(values, keyword), keyword):
                 if isinstance(identity, SelfType):
                     names.extend(name(audience, own) for own in own_identities(request, audience))
                 else:
@@ -234,60 +228,6 @@ class RedisStore:
         return list(dict.fromkeys(names))
 
 
-def own_identities(request: Any, audience: str) -> list[str]:
-    """Return the identities of a request in an audience: its session, its user, or its auth groups.
-
-    :param request: any object with ``session`` and ``user``, or None.
-    """
-    session = getattr(request, "session", None)
-    if audience == SESSION:
-        key = session_key(session)
-        return [key] if key else []
-    user = getattr(request, "user", None)
-    if user is None or not user.is_authenticated:
-        return []
-    if audience == USER:
-        name = user.get_username()
-        return [str(name)] if name else []
-    members = session.get(MEMBER_OF) if session is not None else None
-    if isinstance(members, str) or not members:
-        return [members] if members else []
-    return [str(member) for member in members if member]
-
-
 def as_text(name: str | bytes) -> str:
     """Return the name of a channel; legacy code adds names as bytes."""
     return name.decode() if isinstance(name, bytes) else name
-
-
-def _as_flag(broadcast: Any) -> bool:
-    if isinstance(broadcast, bool) or broadcast is None:
-        return bool(broadcast)
-    if broadcast in (0, 1):
-        _deprecate(f"broadcast={broadcast!r}", f"broadcast={bool(broadcast)}")
-        return bool(broadcast)
-    raise ValueError(f"broadcast={broadcast!r} is neither True nor False.")
-
-
-def _legacy_values(values: Any, keyword: str) -> Any:
-    """Translate the short forms of legacy: True for oneself, False for nobody, a bare name."""
-    if values is True:
-        _deprecate(f"{keyword}=True", f"{keyword}=[SELF]")
-        return SELF
-    if values is False:
-        return ()
-    if isinstance(values, str):
-        _deprecate(f"{keyword}={values!r}", f"{keyword}=[{values!r}]")
-    return values
-
-
-def _deprecate(given: str, remedy: str) -> None:
-    warn(f"{given} is deprecated; write {remedy}.", DeprecationWarning)
-
-
-def warn(text: str, category: type[Warning]) -> None:
-    """Warn of a line of the project's own code: the innermost one that is not the package's."""
-    package, level, frame = __name__.partition(".")[0], 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, category, stacklevel=level)

@@ -45,6 +45,8 @@ class RedisSubscriber(RedisStore):
         "publish-broadcast",
     ]
 
+    _is_of_socket = True
+
     #: What the client has sent last.
     _received: bytes | None = None
 

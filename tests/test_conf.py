@@ -49,6 +49,8 @@ DEFAULTS = {
     "WS4REDIS_TRUSTED_PROXIES": None,
     "WS4REDIS_CLOSE_WINDOW": 2.0,
     "WS4REDIS_LEGACY_SERVERS": False,
+    "WS4REDIS_ON_COMMIT": False,
+    "WS4REDIS_ON_ERROR": "raise",
     "DEBUG": False,
     "SESSION_COOKIE_NAME": "sessionid",
     "SESSION_ENGINE": "django.contrib.sessions.backends.db",
@@ -116,6 +118,8 @@ def test_csrf_trusted_origins(settings):
         ("WS4REDIS_CLOSE_WINDOW", 0, 0),
         ("WS4REDIS_CLOSE_WINDOW", 0.5, 0.5),
         ("WS4REDIS_LEGACY_SERVERS", 1, True),
+        ("WS4REDIS_ON_COMMIT", 1, True),
+        ("WS4REDIS_ON_ERROR", "log", "log"),
     ],
 )
 def test_values(name, value, read):
@@ -138,6 +142,10 @@ def test_values(name, value, read):
         ("WS4REDIS_SUBSCRIBER", [], "a subclass of RedisSubscriber, or its dotted path"),
         ("WS4REDIS_PROCESS_REQUEST", 7, "a function, its dotted path, or None"),
         ("WS4REDIS_LEGACY_SERVERS", "False", "True or False"),
+        ("WS4REDIS_ON_COMMIT", "False", "True or False"),
+        ("WS4REDIS_ON_COMMIT", None, "True or False"),
+        ("WS4REDIS_ON_ERROR", "ignore", "'raise' or 'log'"),
+        ("WS4REDIS_ON_ERROR", None, "'raise' or 'log'"),
         ("CSRF_TRUSTED_ORIGINS", "https://a.example", "a list of texts"),
         ("WS4REDIS_EXPIRE", -1, "at least 0"),
         ("WS4REDIS_EXPIRE", "3600", "at least 0"),

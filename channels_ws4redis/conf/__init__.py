@@ -12,6 +12,7 @@ from typing import Any
 
 from channels_ws4redis.conf.limits import Limits
 from channels_ws4redis.conf.permissions import Permissions
+from channels_ws4redis.conf.publishing import Publishing
 from channels_ws4redis.conf.reading import improper
 
 DEFAULT_CONNECTION = {"host": "localhost", "port": 6379, "db": 0, "password": None}
@@ -26,7 +27,7 @@ OWN_LAYER = (
 )
 
 
-class Settings(Permissions, Limits):
+class Settings(Publishing, Permissions, Limits):
     """One lazy, typed property per setting."""
 
     @property
@@ -158,11 +159,7 @@ class Settings(Permissions, Limits):
         Messages then go both ways, once. It costs a second ``PUBLISH`` for each message, and needs
         ``channels_ws4redis.layers.RedisChannelLayer`` without ``hosts`` of its own.
         """
-        value = self._get("WS4REDIS_LEGACY_SERVERS", False)
-        if value in (True, False):
-            return bool(value)
-        # A text from the environment, such as "False", would be true.
-        raise improper("WS4REDIS_LEGACY_SERVERS", value, "True or False")
+        return self._true_or_false("WS4REDIS_LEGACY_SERVERS")
 
 
 settings = Settings()

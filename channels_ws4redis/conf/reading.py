@@ -40,6 +40,13 @@ class Reader:
             return getattr(django_settings, name, default)  # which reads them in
         return getattr(holder, name, default)
 
+    def _true_or_false(self, name: str) -> bool:
+        value = self._get(name, False)
+        if value in (True, False):
+            return bool(value)
+        # A text from the environment, such as "False", would be true.
+        raise improper(name, value, "True or False")
+
     def _whole_number(self, name: str, default: int, minimum: int) -> int:
         value = self._get(name, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
