@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Question
+from channels_ws4redis.protocol.messages import Event, Position, Question
 from channels_ws4redis.store.commands import Publication
 
 
@@ -95,16 +95,17 @@ class Backend(ABC):
     one_process = False
 
     @abstractmethod
-    def publish(self, publication: Publication, client: Any = None) -> None:
+    def publish(self, publication: Publication, client: Any = None) -> dict[str, Position]:
         """Store a message and send it to its groups.
 
         :param client: a redis-py client other than the process's own.
+        :returns: where each channel stands now; nothing for a message that is not kept.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses the message on a
             channel; the others have got it then.
         """
 
     @abstractmethod
-    async def apublish(self, publication: Publication) -> None:
+    async def apublish(self, publication: Publication) -> dict[str, Position]:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
 
     @abstractmethod

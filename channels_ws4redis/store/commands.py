@@ -31,14 +31,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from itertools import chain
-from typing import Any, NamedTuple
-
-import redis
+from typing import NamedTuple
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Question
-from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.scripts import Command, Script
 
 
@@ -61,7 +57,6 @@ def _publish_script(lifetime: int, size: int, limit: int, keys_each: int, mirror
 
 
 _UNKEPT = load_script("unkept.lua")
-_READ = load_script("standing.lua", "read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
 _QUESTION = load_script("question.lua")
 _ANSWER = Script(
@@ -95,6 +90,32 @@ class Publication(NamedTuple):
     history: int | None = None
     #: False to send the message and nothing else: it gets no number, and nothing is written.
     keep: bool = True
+    #: Seconds for which the history is kept after this message; None for as long as
+    #: WS4REDIS_HISTORY_EXPIRE says.
+    history_expire: int | None = None
+    #: The version of what the message is about, from 0 up: where a channel has had this one or a
+    #: later one, nothing is published. None if it has none.
+    version: int | None = None
+
+
+class Published(NamedTuple):
+    """What a publish has come to."""
+
+    #: What the server has said, to be passed to the next `publish_command`.
+    said: bytes
+    #: Where each channel stands now.
+    positions: dict[str, Position]
+    #: The channels that had the version already, and got nothing.
+    idle: frozenset[str] = frozenset()
+
+    def events(self, publication: Publication) -> list[Event]:
+        """Return what has still to be sent, where the script only stores."""
+        payload, sender = publication.payload, publication.sender
+        return [
+            Event(channel, payload, *position, sender)
+            for channel, position in self.positions.items()
+            if channel not in self.idle
+        ]
 
 
 def events_channel(name: str, prefix: str = "") -> str:
@@ -114,7 +135,7 @@ def publish_command(
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
     :param said: what the command has returned last to the same user.
     """
-    channels, payload, expire, sender, key, history, _ = publication
+    channels, payload, expire, sender, key, history, *_ = publication
     script = _publish_script(
         settings.WS4REDIS_META_EXPIRE,
         settings.WS4REDIS_HISTORY if history is None else history,
@@ -125,7 +146,7 @@ def publish_command(
     # As bytes, a sender is not remembered: there are as many as sockets.
     args: list[str | bytes | int] = [payload, sender.encode(), expire, said]
     args += [] if prefix is None else [prefix]
-    keys = list(chain.from_iterable(_keys(name, key) for name in channels))
+    keys = list(chain.from_iterable(channel_keys(name, key) for name in channels))
     return Command(script, keys, args)
 
 
@@ -152,7 +173,11 @@ def unkept_events(publication: Publication) -> list[Event]:
     ]
 
 
-def _keys(name: str, once: str = "") -> list[str]:
+def channel_keys(name: str, once: str = "") -> list[str]:
+    """Return the keys of a channel.
+
+    :param once: an idempotency key, which has one as well.
+    """
     keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
     if once:
         # Without a brace of its own, or a channel that somebody names could have the same key.
@@ -160,15 +185,12 @@ def _keys(name: str, once: str = "") -> list[str]:
     return keys
 
 
-def parse_published(publication: Publication, reply: bytes) -> list[Event]:
-    """Return the events of a message that was stored and not published, with their positions."""
-    words = reply.decode().split(" ")
-    return [
-        Event(channel, publication.payload, epoch, int(offset), publication.sender)
-        for channel, epoch, offset in zip(
-            publication.channels, words[::2], words[1::2], strict=True
-        )
-    ]
+def parse_published(publication: Publication, reply: bytes) -> Published:
+    """Return what `publish_command` has returned."""
+    said, _, found = reply.rpartition(b"\n")
+    words = found.decode().split(" ")
+    positions = map(Position, words[::2], map(int, words[1::2]))
+    return Published(said, dict(zip(publication.channels, positions, strict=True)))
 
 
 def parse_envelope(channel: str, data: bytes) -> tuple[Event | Question, bool]:
@@ -213,68 +235,3 @@ def answers_command(question: Question) -> Command:
 
 def _answers_key(question: Question) -> str:
     return f"{{{question.channel}}}:count:{question.token}"
-
-
-def read_command(name: str) -> Command:
-    """Return the command that reads all that is kept of a channel, and writes nothing."""
-    return Command(_READ, _keys(name), [settings.WS4REDIS_META_EXPIRE])
-
-
-def parse_readings(names: Sequence[str], replies: Sequence[Any]) -> list[Reading | Exception]:
-    """Return what `read_command` has found out about each channel, or why that cannot be told.
-
-    What is kept of one channel may be none of ours, and must not keep anybody from the others.
-    """
-    return [_try_parse(name, reply) for name, reply in zip(names, replies, strict=True)]
-
-
-def _try_parse(name: str, reply: Any) -> Reading | Exception:
-    if isinstance(reply, Exception):
-        return reply
-    try:
-        return parse_reading(name, reply)
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        return redis.exceptions.DataError(
-            f"What Redis keeps of {shown(name)} was not written by this package ({error}); delete "
-            f"'{{{name}}}:history' and '{{{name}}}:meta'."
-        )
-
-
-def parse_reading(name: str, reply: Any) -> Reading:
-    """Return what `read_command` has found out about a channel."""
-    epoch, offset, past, value, entries, now = reply
-    position = Position(epoch.decode(), offset)
-    events = [_parse_entry(name, position.epoch, entry) for entry in entries if _lives(entry, now)]
-    stored = _stored(name, value, events, entries)
-    return Reading(name, position, _parse_past(past.decode()), events, stored)
-
-
-def _parse_entry(name: str, epoch: str, entry: Any) -> Event:
-    entry_id, (_, payload, _, sender, *_) = entry
-    return Event(name, payload, epoch, int(entry_id.partition(b"-")[0]), sender.decode())
-
-
-def _lives(entry: Any, now: bytes) -> bool:
-    """Tell whether an entry has not expired; Redis expires whole keys only."""
-    _, fields = entry
-    return len(fields) < 6 or int(fields[5]) >= int(now)
-
-
-def _stored(name: str, value: bytes | None, events: list[Event], entries: Any) -> Sequence[Event]:
-    """Return what a newcomer is sent.
-
-    If the value is gone before the last entry has expired, somebody has deleted it to that end.
-    """
-    last_lives = bool(events) and events[-1].offset == int(entries[-1][0].partition(b"-")[0])
-    if value is None:
-        return [] if last_lives else events
-    if last_lives and events[-1].payload == value:
-        return events
-    # A policy may have more of them kept than the setting says.
-    return [*events, Event(name, value)][-max(settings.WS4REDIS_HISTORY, len(events)) :]
-
-
-def _parse_past(text: str) -> dict[str, int]:
-    """Read ``epoch:offset`` of each epoch that has ended, the latest first."""
-    ended = (entry.rpartition(":") for entry in text.split())
-    return {epoch: int(offset) for epoch, _, offset in ended}

@@ -1,13 +1,13 @@
 -- Gives a message the next number on each of some channels, stores it, and publishes it.
 -- KEYS, for each channel: C, {C}:history, {C}:meta, and with an idempotency key {C}:once:<key>
--- ARGV: 1 payload, 2 sender, 3 seconds to store the message (0: not), 4 what an earlier run has
---       returned, or nothing, 5 what stands before {C}:events in the name of its pub/sub channel; absent
+-- ARGV: 1 payload, 2 sender, 3 seconds to store the message (0: not), 4 what the server has said in an
+--       earlier run, or nothing, 5 what stands before {C}:events in the name of its pub/sub channel; absent
 --       where a channel layer sends the message
 -- What the settings say is in local variables that stand before all this text, as to pass it would take
 -- time in every run: lifetime, the seconds that {C}:meta lives at least; size and limit, the messages and
 -- the bytes of payload in a history; keys_each, the keys for each channel; and mirrors, true to publish
 -- the bare payload on C as well, for legacy servers.
--- Returns what the server has said, or without 10 "epoch offset" of each channel. A failure on one
+-- Returns what the server has said, a line feed, and "epoch offset" of each channel. A failure on one
 -- channel keeps no other channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
 local payload, sender, expire, said, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
@@ -102,19 +102,20 @@ local function publish(name, history, meta, once)
 end
 
 return answer(function()
-  local positions, failure = not prefix and {}, nil
+  local positions, failure = {}, nil
   for first = 1, #KEYS, keys_each do
     local done, epoch, offset = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
     if not done then
       failure = failure or epoch
-    elseif positions then
+    else
       positions[#positions + 1] = epoch .. ' ' .. offset
     end
   end
   if failure then error(failure, 0) end
-  if positions then return table.concat(positions, ' ') end
-  if not server or not server.told then return said end
-  -- Only who may publish everywhere may publish on a channel without a name.
-  local free = not redis.acl_check_cmd or redis.acl_check_cmd('PUBLISH', '', '')
-  return string.format('%s %.0f %s %s', server.reign, now, free and 'yes' or 'no', tostring(redis))
+  if server and server.told then
+    -- Only who may publish everywhere may publish on a channel without a name.
+    local free = not redis.acl_check_cmd or redis.acl_check_cmd('PUBLISH', '', '')
+    said = string.format('%s %.0f %s %s', server.reign, now, free and 'yes' or 'no', tostring(redis))
+  end
+  return said .. '\n' .. table.concat(positions, ' ')
 end)

@@ -594,7 +594,7 @@ def test_the_client_of_the_page_understands_every_story(name: str) -> None:
 
 def test_every_kind_of_key_and_pubsub_channel_is_documented() -> None:
     assert documented("redis-keys.md", "Keys")[:6] == [
-        *commands._keys("C", "<key>"),
+        *commands.channel_keys("C", "<key>"),
         queues.queue_key("<channel>", ""),
         queues.members_key("<group>", ""),
     ]

@@ -16,10 +16,9 @@ from channels_ws4redis.store import runner
 from channels_ws4redis.store.commands import (
     Publication,
     parse_published,
-    parse_reading,
     publish_command,
-    read_command,
 )
+from channels_ws4redis.store.readings import parse_reading, read_command
 from testproject.embedded import RedisServer
 from tests.protocol import lives
 
@@ -40,7 +39,7 @@ def publish_to(
     (reply,) = runner.run(client, [publish_command(publication, None, mirror=False)])
     if isinstance(reply, Exception):
         raise reply
-    return parse_published(publication, reply)
+    return parse_published(publication, reply).events(publication)
 
 
 def publish(client: redis.Redis, payload: bytes, expire: int = 60, key: str = "") -> Position:
@@ -582,7 +581,7 @@ def say(client: redis.Redis, said: bytes = b"", name: str = NAME) -> bytes:
     publication = Publication([name], b"x", 60)
     (reply,) = runner.run(client, [publish_command(publication, "", mirror=False, said=said)])
     assert isinstance(reply, bytes), repr(reply)
-    return reply
+    return parse_published(publication, reply).said
 
 
 def times_asked(client: redis.Redis, said: bytes) -> int:
