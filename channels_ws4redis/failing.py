@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import redis
 
@@ -18,32 +17,24 @@ logger.addFilter(few_lines)
 #: What Redis does wrong, or the way to it. An argument that is wrong is no such thing.
 OF_REDIS = (redis.exceptions.RedisError, OSError)
 
-Errors = tuple[type[Exception], ...]
 
-
-def forgiven(*, committed: bool) -> Errors:
-    """Return the errors of a publish in Django code that must not be raised.
+def forgiven(*, committed: bool, of_socket: bool) -> tuple[type[Exception], ...]:
+    """Return the errors of a publish that are to be logged by `tell`, and not to be raised.
 
     :param committed: whether what the message tells has been committed meanwhile. Then nothing
         may look as if it had failed.
+    :param of_socket: whether a client of a socket is to learn of them.
     """
     if committed:
         return (Exception,)
-    return OF_REDIS if settings.WS4REDIS_ON_ERROR == "log" else ()
+    return OF_REDIS if settings.WS4REDIS_ON_ERROR == "log" and not of_socket else ()
 
 
-@contextmanager
-def logging_errors(errors: Errors, channels: Sequence[str]) -> Iterator[None]:
-    """Write some errors of a publish into the log, in place of raising them.
-
-    :param channels: those that are published to.
-    """
-    try:
-        yield
-    except errors as error:
-        logger.error(
-            "The message on %s is not published: %s",
-            shown(" ".join(channels)),
-            reason_of(error),
-            exc_info=not isinstance(error, OF_REDIS),
-        )
+def tell(error: Exception, channels: Sequence[str]) -> None:
+    """Log that a message is not published, and why."""
+    logger.error(
+        "The message on %s is not published: %s",
+        shown(" ".join(channels)),
+        reason_of(error),
+        exc_info=None if isinstance(error, OF_REDIS) else error,
+    )

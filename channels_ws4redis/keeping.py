@@ -7,26 +7,32 @@ from typing import Any
 from channels_ws4redis.handshake.policies import Options
 from channels_ws4redis.store.commands import MAX_EXPIRE
 
-#: Versions of a state up to here are told apart by Redis, and by JavaScript.
-MAX_VERSION = 2**53 - 1
 
-
-def is_kept(options: Options, keep: Any, **needing: Any) -> bool:
+def is_kept(options: Options, keep: Any) -> bool:
     """Tell whether a message is kept.
 
     :param options: those of the facility's policy, which decide if `keep` is None.
-    :param needing: other arguments, which need something to be kept unless they are None.
-    :raises ValueError: if `keep` is no answer, or another argument needs what it takes away.
+    :raises ValueError: if `keep` is no answer.
     """
-    if keep is not None and not isinstance(keep, bool):
-        raise ValueError(f"keep={keep!r} is neither True nor False.")
-    kept = options.keep if keep is None else keep
+    if keep is None:
+        return options.keep
+    if isinstance(keep, bool):
+        return keep
+    raise ValueError(f"keep={keep!r} is neither True nor False.")
+
+
+def require_nothing_kept(keep: bool | None, **needing: Any) -> None:
+    """Refuse arguments that make no sense for a message that is not kept.
+
+    :param keep: None if it is the policy that says so.
+    :param needing: what needs something to be kept, unless it is None.
+    :raises ValueError: if there is any.
+    """
     for name, value in needing.items():
-        if not kept and value is not None:
+        if value is not None:
             who = "The policy of the facility says " if keep is None else ""
             remedy = f"pass that, or leave {name} out"
             raise ValueError(f"{who}keep=False, and {name}={value!r} needs keep=True; {remedy}.")
-    return kept
 
 
 def as_seconds(name: str, value: Any, least: int = 0) -> int:

@@ -14,14 +14,16 @@ from channels_ws4redis.addressing import own_identities, warn
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.handshake.policies import is_misspelt
+from channels_ws4redis.histories import History, Message, Since, Wanted
+from channels_ws4redis.protocol.messages import Position
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.redis_store import RedisMessage, RedisStore
+from channels_ws4redis.redis_store import Positions, RedisMessage, RedisStore
 from channels_ws4redis.store.commands import Publication, fetch_command
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.runner import get_runner, run
 from channels_ws4redis.store.scripts import Result
 
-__all__ = ["RedisPublisher"]
+__all__ = ["History", "Message", "Position", "RedisPublisher"]
 
 #: What legacy has as the facility if none is given.
 NO_FACILITY = ":{facility}"
@@ -86,23 +88,54 @@ class RedisPublisher(RedisStore):
         *,
         idempotency_key: str = "",
         keep: bool | None = None,
-    ) -> None:
-        """Publish a message; asyncio twin of `publish_message`, without its ``on_commit``."""
+    ) -> Positions:
+        """Publish a message at once; asyncio twin of `publish_message`."""
         if client_given_to(self) is None:
             publish: Any = super().apublish_message
         else:  # a synchronous one
             at_once = partial(self.publish_message, on_commit=False)
             publish = sync_to_async(at_once, thread_sensitive=False)
-        await publish(message, expire, idempotency_key=idempotency_key, keep=keep)
+        found: Positions = await publish(
+            message, expire, idempotency_key=idempotency_key, keep=keep
+        )
+        return found
 
     def pipeline_publish_message(
         self, message: Any, expire: int | None = None, transaction: bool = True
-    ) -> None:
+    ) -> Positions:
         """Publish a message; the same as `publish_message`, which is one round trip anyway.
 
         :param transaction: ignored; storing and publishing are always one step.
         """
-        self.publish_message(message, expire)
+        return self.publish_message(message, expire)
+
+    def history(self, since: Since | None = None, limit: int | None = None) -> dict[str, History]:
+        """Return what is kept of each channel of this publisher, by the channel's name.
+
+        :param since: leave out what somebody has already, and tell whether something is missing: a
+            position, as `publish_message` and this method return them, or several by channel. They
+            may have been JSON meanwhile. A channel without one is read from its beginning.
+        :param limit: messages of a channel: the first ones after ``since``, or else the last ones.
+        :raises ValueError: if an argument can only be a mistake.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        """
+        wanted = Wanted(self._channels(), since, limit)
+        backend = backend_named(self.channel_layer_alias)
+        for part in wanted.parts():
+            wanted.take(backend.read(part, self._connection))
+        return wanted.found
+
+    async def ahistory(
+        self, since: Since | None = None, limit: int | None = None
+    ) -> dict[str, History]:
+        """Return what is kept of each channel; asyncio twin of `history`."""
+        if client_given_to(self) is not None:  # a synchronous one
+            return await sync_to_async(self.history, thread_sensitive=False)(since, limit)
+        wanted = Wanted(self._channels(), since, limit)
+        backend = backend_named(self.channel_layer_alias)
+        for part in wanted.parts():
+            wanted.take(await backend.aread(part))
+        return wanted.found
 
     def fetch_message(self, request: Any, facility: str, audience: str = "any") -> bytes | None:
         """Return the stored message of a facility that a request may see, or None.

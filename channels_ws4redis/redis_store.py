@@ -8,11 +8,11 @@ from typing import Any, Self
 from channels_ws4redis.addressing import as_flag, legacy_values, own_identities
 from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
-from channels_ws4redis.failing import Errors, forgiven, logging_errors
+from channels_ws4redis.failing import forgiven, tell
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
-from channels_ws4redis.keeping import as_seconds, is_kept
-from channels_ws4redis.protocol.messages import is_heartbeat
+from channels_ws4redis.keeping import as_seconds, is_kept, require_nothing_kept
+from channels_ws4redis.protocol.messages import Position, is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
     GROUP,
@@ -28,6 +28,9 @@ from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
+
+#: Where channels stand, by name.
+Positions = dict[str, Position]
 
 
 class RedisMessage(bytes):
@@ -113,43 +116,45 @@ class RedisStore:
         using: str | None = None,
         idempotency_key: str = "",
         keep: bool | None = None,
-    ) -> None:
+    ) -> Positions:
         """Publish a message to every channel of this publisher, and store it.
 
         :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
         :param expire: seconds for which the message is stored, instead of those of the facility's
             policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older message stays in place.
-        :param on_commit: publish once the open database transactions have been committed, and not
-            at all if one is rolled back. An error is logged then. None for what
-            ``WS4REDIS_ON_COMMIT`` says, which does not hold for the subscriber of a socket.
-        :param using: the alias of the only database that ``on_commit`` waits for; by default all
-            that are in a transaction in this thread.
-        :param idempotency_key: publishing again with the same key within a day does nothing, so
-            that a publish that timed out can safely be repeated.
-        :param keep: False to send the message and nothing else, which costs least: it is neither
-            stored nor numbered. By default as the facility's policy says, which is True without.
+        :param on_commit: publish once the open transactions have been committed, not at all if one
+            is rolled back, and log errors. None for what ``WS4REDIS_ON_COMMIT`` says.
+        :param using: the only database to wait for; by default all in a transaction in this thread.
+        :param idempotency_key: publishing again with the same key within a day does nothing.
+        :param keep: False to send the message and nothing else: it is neither stored nor numbered.
+            None for what the facility's policy says.
+        :returns: where each channel stands then, by name. Empty if nothing is numbered, or not yet.
         :raises ValueError: if an argument can only be a mistake.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
         publication = self._publication(message, expire, idempotency_key, keep)
-        waits = self._waits_by_default() if on_commit is None else on_commit
-        if waits:
-            after_commit(lambda: self._publish(publication, forgiven(committed=True)), using)
-        elif using is not None:
+        if not self._is_to_wait(on_commit, using):
+            return self._publish(publication)
+        found: Positions = {}
+        after_commit(lambda: found.update(self._publish(publication, committed=True)), using)
+        return found.copy()
+
+    def _is_to_wait(self, on_commit: bool | None, using: str | None) -> bool:
+        if on_commit is None:
+            # A client of a socket is not to wait for what is somebody else's.
+            on_commit = settings.WS4REDIS_ON_COMMIT and not self._is_of_socket
+        if using is not None and not on_commit:
             raise ValueError(f"using={using!r} is for on_commit=True; pass both, or none.")
-        else:
-            self._publish(publication, self._forgives())
+        return on_commit
 
-    def _waits_by_default(self) -> bool:
-        return settings.WS4REDIS_ON_COMMIT and not self._is_of_socket
-
-    def _forgives(self) -> Errors:
-        return () if self._is_of_socket else forgiven(committed=False)
-
-    def _publish(self, publication: Publication, errors: Errors) -> None:
+    def _publish(self, publication: Publication, committed: bool = False) -> Positions:
         if publication.channels:  # a message for nobody needs not even a channel layer
-            with logging_errors(errors, publication.channels):
-                backend_named(self.channel_layer_alias).publish(publication, self._connection)
+            try:
+                backend = backend_named(self.channel_layer_alias)
+                return backend.publish(publication, self._connection)
+            except forgiven(committed=committed, of_socket=self._is_of_socket) as error:
+                tell(error, publication.channels)
+        return {}
 
     async def apublish_message(
         self,
@@ -158,7 +163,7 @@ class RedisStore:
         *,
         idempotency_key: str = "",
         keep: bool | None = None,
-    ) -> None:
+    ) -> Positions:
         """Publish a message at once; asyncio twin of `publish_message`.
 
         There is no ``on_commit``, whatever ``WS4REDIS_ON_COMMIT`` says, as Django has no
@@ -166,8 +171,11 @@ class RedisStore:
         """
         publication = self._publication(message, expire, idempotency_key, keep)
         if publication.channels:
-            with logging_errors(self._forgives(), publication.channels):
-                await backend_named(self.channel_layer_alias).apublish(publication)
+            try:
+                return await backend_named(self.channel_layer_alias).apublish(publication)
+            except forgiven(committed=False, of_socket=self._is_of_socket) as error:
+                tell(error, publication.channels)
+        return {}
 
     def _publication(
         self, message: Any, expire: int | None, key: str, keep: bool | None
@@ -182,10 +190,20 @@ class RedisStore:
             message = RedisMessage(message)
             if message is None:
                 message, channels = b"", []  # the heartbeat
-        keep = is_kept(self._options, keep, expire=expire or None, idempotency_key=key or None)
-        expire = as_seconds("expire", self._expire if expire is None else expire)
-        history = self._options.history
-        return Publication(channels, bytes(message), expire, self._sender, key, history, keep)
+        options = self._options
+        kept = is_kept(options, keep)
+        if not kept:
+            needing = {"expire": expire or None, "idempotency_key": key or None}
+            require_nothing_kept(keep, **needing)
+        return Publication(
+            channels,
+            bytes(message),
+            as_seconds("expire", self._expire if expire is None else expire),
+            self._sender,
+            key,
+            options.history,
+            kept,
+        )
 
     def _channels(self) -> list[str]:
         """Return the names of the channels that messages are published to."""

@@ -109,8 +109,11 @@ class Backend(ABC):
         """Store a message and send it to its groups; asyncio twin of `publish`."""
 
     @abstractmethod
-    def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
-        """Return all that is kept of each channel, or why that cannot be told."""
+    def read(self, channels: Sequence[str], client: Any = None) -> list[Reading | Exception]:
+        """Return all that is kept of each channel, or why that cannot be told.
+
+        :param client: a redis-py client other than the process's own.
+        """
 
     @abstractmethod
     async def aread(self, channels: Sequence[str]) -> list[Reading | Exception]:

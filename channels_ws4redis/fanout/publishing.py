@@ -152,11 +152,11 @@ class RedisBackend(Backend):
             return True
         return is_refusal_as_a_whole(error)
 
-    def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
+    def read(self, channels: Sequence[str], client: Any = None) -> list[Reading | Exception]:
         """Return all that is kept of each channel, or why that cannot be told."""
         commands = [read_command(channel) for channel in channels]
         try:
-            return _readings(channels, runner.run(get_client(), commands))
+            return _readings(channels, runner.run(client or get_client(), commands))
         except (redis.exceptions.RedisError, OSError) as error:
             return [error] * len(channels)
 
