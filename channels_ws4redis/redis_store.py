@@ -121,8 +121,9 @@ class RedisStore:
         """Publish a message to every channel of this publisher, and store it.
 
         :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
-        :param expire: seconds for which the message is stored, instead of those of the facility's
-            policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older message stays in place.
+        :param expire: seconds for which the message is stored for clients that come later, instead
+            of those of the facility's policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an
+            older message stays in place. Clients that come back recover from the history.
         :param on_commit: publish once the open database transactions have been committed, and not
             at all if one is rolled back. Then an error is logged and not raised: what has been
             committed must not look as if it had failed.
@@ -190,8 +191,9 @@ class RedisStore:
                 message, channels = b"", []  # the heartbeat
         keep = is_kept(self._options, expire, key, keep)
         expire = as_seconds(self._expire if expire is None else expire)
-        history = self._options.history
-        return Publication(channels, bytes(message), expire, self._sender, key, history, keep)
+        history, seconds = self._options.history, self._options.history_expire
+        payload = bytes(message)
+        return Publication(channels, payload, expire, self._sender, key, history, keep, seconds)
 
     def _channels(self) -> list[str]:
         """Return the names of the channels that messages are published to."""
