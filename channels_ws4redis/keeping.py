@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from channels_ws4redis.conf import MAX_EXPIRE
 from channels_ws4redis.handshake.policies import Options
-from channels_ws4redis.store.commands import MAX_EXPIRE
 
 
 def is_kept(options: Options, keep: Any) -> bool:

@@ -120,8 +120,8 @@ class RedisStore:
         """Publish a message to every channel of this publisher, and store it.
 
         :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
-        :param expire: seconds for which the message is stored, instead of those of the facility's
-            policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older message stays in place.
+        :param expire: seconds for which it is stored for clients that come later, instead of those
+            of the policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older one stays.
         :param on_commit: publish once the open transactions have been committed, not at all if one
             is rolled back, and log errors. None for what ``WS4REDIS_ON_COMMIT`` says.
         :param using: the only database to wait for; by default all in a transaction in this thread.
@@ -203,6 +203,7 @@ class RedisStore:
             key,
             options.history,
             kept,
+            options.history_expire,
         )
 
     def _channels(self) -> list[str]:

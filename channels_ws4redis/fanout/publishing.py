@@ -133,7 +133,7 @@ class RedisBackend(Backend):
                 if not part.keep:
                     to_send += [] if self.atomic else unkept_events(part)
                     continue
-                published = parse_published(part, reply)
+                published = parse_published(part.channels, reply)
                 positions |= published.positions
                 self._said = client, published.said
                 if not self.atomic:
@@ -152,17 +152,21 @@ class RedisBackend(Backend):
             return True
         return is_refusal_as_a_whole(error)
 
-    def read(self, channels: Sequence[str], client: Any = None) -> list[Reading | Exception]:
-        """Return all that is kept of each channel, or why that cannot be told."""
-        commands = [read_command(channel) for channel in channels]
+    def read(
+        self, channels: Sequence[str], client: Any = None, *, position_only: bool = False
+    ) -> list[Reading | Exception]:
+        """Return what is kept of each channel, or why that cannot be told."""
+        commands = [read_command(channel, position_only) for channel in channels]
         try:
             return _readings(channels, runner.run(client or get_client(), commands))
         except (redis.exceptions.RedisError, OSError) as error:
             return [error] * len(channels)
 
-    async def aread(self, channels: Sequence[str]) -> list[Reading | Exception]:
-        """Return all that is kept of each channel; asyncio twin of `read`."""
-        commands = [read_command(channel) for channel in channels]
+    async def aread(
+        self, channels: Sequence[str], *, position_only: bool = False
+    ) -> list[Reading | Exception]:
+        """Return what is kept of each channel; asyncio twin of `read`."""
+        commands = [read_command(channel, position_only) for channel in channels]
         try:
             return _readings(channels, await runner.get_runner().run(commands))
         except (redis.exceptions.RedisError, OSError) as error:
