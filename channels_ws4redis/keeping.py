@@ -7,6 +7,9 @@ from typing import Any
 from channels_ws4redis.conf import MAX_EXPIRE
 from channels_ws4redis.handshake.policies import Options
 
+#: The largest number in a column of a database, and so the largest version of a state.
+MAX_VERSION = 2**63 - 1
+
 
 def is_kept(options: Options, keep: Any) -> bool:
     """Tell whether a message is kept.
@@ -41,6 +44,14 @@ def as_seconds(name: str, value: Any, least: int = 0) -> int:
     :raises ValueError: if they are no whole number that Redis can count.
     """
     return as_number(name, value, least, MAX_EXPIRE, "of seconds ")
+
+
+def as_version(version: Any) -> int | None:
+    """Return the version of a state, None if there is none.
+
+    :raises ValueError: if it is no whole number that a database would take.
+    """
+    return None if version is None else as_number("version", version, 0, MAX_VERSION)
 
 
 def as_number(name: str, value: Any, least: int, most: int | None = None, what: str = "") -> int:

@@ -15,6 +15,7 @@ from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.histories import History, Message, Since, Wanted
+from channels_ws4redis.keeping import as_number, as_seconds
 from channels_ws4redis.protocol.messages import Position
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
 from channels_ws4redis.redis_store import Positions, RedisMessage, RedisStore
@@ -38,6 +39,10 @@ class RedisPublisher(RedisStore):
     :param groups: auth group names or ``Group`` objects; ``SELF`` means all of the user's.
     :param sessions: session keys; ``SELF`` is the session of ``request``.
     :param request: the HTTP request that ``SELF`` refers to.
+    :param history: messages that are kept of a channel, instead of those that the facility's policy
+        or ``WS4REDIS_HISTORY`` says.
+    :param history_expire: seconds for which they are kept after the last one, instead of those of
+        the policy or ``WS4REDIS_HISTORY_EXPIRE``.
     :raises ValueError: if an argument names nobody by mistake, or an audience has no facility.
 
     Nothing is published for a user that does not exist (an anonymous one), nor for a session that
@@ -47,7 +52,9 @@ class RedisPublisher(RedisStore):
     #: True if neither ``broadcast`` nor ``users``, ``groups`` or ``sessions`` was passed.
     _has_no_audience = False
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self, *, history: int | None = None, history_expire: int | None = None, **kwargs: Any
+    ) -> None:
         # The client is passed on although it is the default: the __init__ of a mixin may insist on
         # a connection, as the one of legacy did.
         super().__init__(get_client())
@@ -60,11 +67,15 @@ class RedisPublisher(RedisStore):
                 "facility='foobar'."
             )
         self._publishers.update(channels)
+        if history is not None:
+            self._history = as_number("history", history, 1)
+        if history_expire is not None:
+            self._history_expire = as_seconds("history_expire", history_expire, 1)
         if "facility" in kwargs:
             self._policy_facility = as_facility(kwargs["facility"])
 
     def _publication(
-        self, message: Any, expire: int | None, key: str, keep: bool | None
+        self, message: Any, expire: int | None, key: str, keep: bool | None, version: int | None
     ) -> Publication:
         if self._has_no_audience and not self._publishers:
             warn(
@@ -79,7 +90,7 @@ class RedisPublisher(RedisStore):
                 RuntimeWarning,
             )
         tell_if_elsewhere(self)
-        return super()._publication(message, expire, key, keep)
+        return super()._publication(message, expire, key, keep, version)
 
     async def apublish_message(
         self,
@@ -88,6 +99,7 @@ class RedisPublisher(RedisStore):
         *,
         idempotency_key: str = "",
         keep: bool | None = None,
+        version: int | None = None,
     ) -> Positions:
         """Publish a message at once; asyncio twin of `publish_message`."""
         if client_given_to(self) is None:
@@ -96,7 +108,7 @@ class RedisPublisher(RedisStore):
             at_once = partial(self.publish_message, on_commit=False)
             publish = sync_to_async(at_once, thread_sensitive=False)
         found: Positions = await publish(
-            message, expire, idempotency_key=idempotency_key, keep=keep
+            message, expire, idempotency_key=idempotency_key, keep=keep, version=version
         )
         return found
 
@@ -136,6 +148,28 @@ class RedisPublisher(RedisStore):
         for part in wanted.parts():
             wanted.take(await backend.aread(part))
         return wanted.found
+
+    def purge(self) -> Positions:
+        """Delete all that is kept of each channel of this publisher, and tell open sockets.
+
+        Nobody is sent again what was published before. Pages get the event ``purged``, and those
+        that come back later are told ``lost``.
+
+        :returns: up to where each channel was deleted, by name.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses, whatever
+            ``WS4REDIS_ON_ERROR`` says: what should be gone must not stay without a word.
+        """
+        channels = self._channels()
+        backend = backend_named(self.channel_layer_alias)
+        return backend.purge(channels, self._connection) if channels else {}
+
+    async def apurge(self) -> Positions:
+        """Delete all that is kept of each channel; asyncio twin of `purge`."""
+        if client_given_to(self) is not None:  # a synchronous one
+            return await sync_to_async(self.purge, thread_sensitive=False)()
+        channels = self._channels()
+        backend = backend_named(self.channel_layer_alias)
+        return await backend.apurge(channels) if channels else {}
 
     def fetch_message(self, request: Any, facility: str, audience: str = "any") -> bytes | None:
         """Return the stored message of a facility that a request may see, or None.

@@ -11,7 +11,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.failing import forgiven, tell
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
-from channels_ws4redis.keeping import as_seconds, is_kept, require_nothing_kept
+from channels_ws4redis.keeping import as_seconds, as_version, is_kept, require_nothing_kept
 from channels_ws4redis.protocol.messages import Position, is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
@@ -76,6 +76,10 @@ class RedisStore:
     _is_of_socket = False
     #: The facility whose policy may say how messages are kept.
     _policy_facility: str | None = None
+    #: How many messages are kept of a channel, and seconds for which they are; None for what the
+    #: policy says, or the settings.
+    _history: int | None = None
+    _history_expire: int | None = None
 
     def __init__(self, connection: Any = None) -> None:
         self._connection = connection
@@ -116,6 +120,7 @@ class RedisStore:
         using: str | None = None,
         idempotency_key: str = "",
         keep: bool | None = None,
+        version: int | None = None,
     ) -> Positions:
         """Publish a message to every channel of this publisher, and store it.
 
@@ -128,11 +133,13 @@ class RedisStore:
         :param idempotency_key: publishing again with the same key within a day does nothing.
         :param keep: False to send the message and nothing else: it is neither stored nor numbered.
             None for what the facility's policy says.
+        :param version: of the state that the message tells. Where a channel has had one as high,
+            nothing is done there.
         :returns: where each channel stands then, by name. Empty if nothing is numbered, or not yet.
         :raises ValueError: if an argument can only be a mistake.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        publication = self._publication(message, expire, idempotency_key, keep)
+        publication = self._publication(message, expire, idempotency_key, keep, version)
         if not self._is_to_wait(on_commit, using):
             return self._publish(publication)
         found: Positions = {}
@@ -163,13 +170,14 @@ class RedisStore:
         *,
         idempotency_key: str = "",
         keep: bool | None = None,
+        version: int | None = None,
     ) -> Positions:
         """Publish a message at once; asyncio twin of `publish_message`.
 
         There is no ``on_commit``, whatever ``WS4REDIS_ON_COMMIT`` says, as Django has no
         transactions in asynchronous code.
         """
-        publication = self._publication(message, expire, idempotency_key, keep)
+        publication = self._publication(message, expire, idempotency_key, keep, version)
         if publication.channels:
             try:
                 return await backend_named(self.channel_layer_alias).apublish(publication)
@@ -178,7 +186,7 @@ class RedisStore:
         return {}
 
     def _publication(
-        self, message: Any, expire: int | None, key: str, keep: bool | None
+        self, message: Any, expire: int | None, key: str, keep: bool | None, version: int | None
     ) -> Publication:
         if message is None:
             raise ValueError(
@@ -193,7 +201,9 @@ class RedisStore:
         options = self._options
         kept = is_kept(options, keep)
         if not kept:
-            needing = {"expire": expire or None, "idempotency_key": key or None}
+            needing = {"expire": expire or None, "idempotency_key": key or None, "version": version}
+            if keep is None:  # else it is an exception among messages that are kept
+                needing |= {"history": self._history, "history_expire": self._history_expire}
             require_nothing_kept(keep, **needing)
         return Publication(
             channels,
@@ -201,9 +211,10 @@ class RedisStore:
             as_seconds("expire", self._expire if expire is None else expire),
             self._sender,
             key,
-            options.history,
+            self._history or options.history,
             kept,
-            options.history_expire,
+            history_expire=self._history_expire or options.history_expire,
+            version=as_version(version),
         )
 
     def _channels(self) -> list[str]:

@@ -69,9 +69,9 @@ class RedisSubscriber(RedisStore):
             new.changed()
 
     def _publication(
-        self, message: Any, expire: int | None, key: str, keep: bool | None
+        self, message: Any, expire: int | None, key: str, keep: bool | None, version: int | None
     ) -> Publication:
-        publication = super()._publication(message, expire, key, keep)
+        publication = super()._publication(message, expire, key, keep, version)
         # A client without ``echo`` does not get back what it has sent. It does get what a hook
         # publishes in answer, which therefore has no sender.
         is_own = publication.payload == self._received

@@ -1,7 +1,8 @@
-"""What a publisher tells of its channels: positions and histories."""
+"""What a publisher tells of its channels: positions, histories, and what was deleted."""
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -12,8 +13,11 @@ import redis
 from channels.layers import get_channel_layer
 from django.db import transaction
 
+from channels_ws4redis.facilities import facility
 from channels_ws4redis.histories import MAX_AT_ONCE
+from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import History, Message, Position, RedisPublisher
+from tests.communicators import PATIENCE, opening
 from tests.listeners import LAYERS, close_layer, configuration
 
 pytestmark = pytest.mark.server
@@ -51,9 +55,9 @@ async def layer(request, settings, redis_url: str) -> AsyncIterator[str]:
     await close_layer(get_channel_layer())
 
 
-def broadcast() -> RedisPublisher:
+def broadcast(**kwargs: Any) -> RedisPublisher:
     """Return a publisher to everyone."""
-    return RedisPublisher(facility="foo", broadcast=True)
+    return RedisPublisher(facility="foo", broadcast=True, **kwargs)
 
 
 def payloads(found: dict[str, History], channel: str = "broadcast:foo") -> list[str]:
@@ -135,6 +139,81 @@ async def test_what_is_logged_has_none(call, settings, free_port):
     assert publisher.publish_message("lost", on_commit=True) == {}
 
 
+# Versions
+
+
+async def test_an_older_state_is_not_published(call, layer, redis_client):
+    """Nor the same one again; the position tells where to find the newer one."""
+    publisher = broadcast()
+    newer = await call(publisher, "publish_message", "v7", version=7)
+    for version in (7, 6, 0):
+        found = await call(publisher, "publish_message", f"v{version} again", version=version)
+        assert found == newer
+    assert redis_client.get("broadcast:foo") == b"v7"
+    await call(publisher, "publish_message", "v8", version=8)
+    assert payloads(await call(publisher, "history")) == ["v7", "v8"]
+
+
+async def test_versions_are_those_of_a_channel(call):
+    """A publish to several does what each of them needs."""
+    both = RedisPublisher(facility="foo", users=["john", "mary"])
+    await call(RedisPublisher(facility="foo", users=["john"]), "publish_message", "5", version=5)
+    found = await call(both, "publish_message", "4", version=4)
+    assert found.keys() == {"user:john:foo", "user:mary:foo"}
+    history = await call(both, "history")
+    assert payloads(history, "user:john:foo") == ["5"]
+    assert payloads(history, "user:mary:foo") == ["4"]
+
+
+async def test_messages_without_a_version_do_not_count(call):
+    """They are published in any case, and the last version stays what it was."""
+    publisher = broadcast()
+    await call(publisher, "publish_message", "v7", version=7)
+    await call(publisher, "publish_message", "hint")
+    await call(publisher, "publish_message", "v6", version=6)
+    await call(publisher, "publish_message", "v8", version=8, expire=0)
+    await call(publisher, "publish_message", "v8 again", version=8)
+    assert payloads(await call(publisher, "history")) == ["v7", "hint", "v8"]
+
+
+async def test_versions_may_be_as_large_as_nanoseconds(call):
+    """The largest ones are told apart too, as databases have them."""
+    publisher, largest = broadcast(), 2**63 - 1
+    for version in (largest - 1, largest, largest - 1):
+        await call(publisher, "publish_message", str(version), version=version)
+    assert payloads(await call(publisher, "history")) == [str(largest - 1), str(largest)]
+
+
+@pytest.mark.parametrize("version", [-1, 1.0, "7", True, 2**63], ids=repr)
+async def test_what_is_no_version(call, version):
+    """The error names it."""
+    with pytest.raises(
+        ValueError, match=r"version=.* is no whole number from 0 to 9223372036854775807"
+    ):
+        await call(broadcast(), "publish_message", "x", version=version)
+
+
+async def test_a_version_needs_something_to_be_kept(call):
+    """Else nobody would know it the next time."""
+    with pytest.raises(ValueError, match="keep=False, and version=0 needs keep=True"):
+        await call(broadcast(), "publish_message", "x", version=0, keep=False)
+
+
+async def test_of_many_at_once_the_newest_remains(redis_client):
+    """Redis decides, in the step in which it publishes."""
+    versions = [number * 7919 % 200 for number in range(200)]
+    publisher = broadcast()
+    await asyncio.gather(
+        *(
+            asyncio.to_thread(publisher.publish_message, str(each), version=each)
+            for each in versions
+        )
+    )
+    assert redis_client.get("broadcast:foo") == b"199"
+    numbers = list(map(int, payloads(publisher.history())))
+    assert numbers == sorted(set(numbers))
+
+
 # What is kept
 
 
@@ -186,10 +265,9 @@ async def test_somebody_who_has_all(call):
     assert history.position == since["broadcast:foo"]
 
 
-async def test_what_is_missing_is_told(call, settings):
+async def test_what_is_missing_is_told(call):
     """What the history has no room for, and what was numbered in another life of Redis."""
-    settings.WS4REDIS_HISTORY = 2
-    publisher = broadcast()
+    publisher = broadcast(history=2)
     since = await call(publisher, "publish_message", "one")
     for text in ("two", "three", "four"):
         await call(publisher, "publish_message", text)
@@ -215,10 +293,9 @@ async def test_a_limit(call):
     assert got == [["1", "2"], ["3", "4"], ["5"], []]
 
 
-async def test_what_is_missing_behind_a_limit_is_told_there(call, settings):
+async def test_what_is_missing_behind_a_limit_is_told_there(call):
     """Page by page nothing is told early, late or twice."""
-    settings.WS4REDIS_HISTORY = 3
-    publisher = broadcast()
+    publisher = broadcast(history=3)
     for number in range(1, 6):
         await call(publisher, "publish_message", str(number))
     since = Position((await call(publisher, "history"))["broadcast:foo"].position.epoch, 1)
@@ -286,10 +363,11 @@ async def test_without_redis(settings, free_port):
     """Nothing is told that is not known, whatever becomes of a publish."""
     settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
     settings.WS4REDIS_ON_ERROR = "log"
-    with pytest.raises(redis.exceptions.ConnectionError):
-        broadcast().history()
-    with pytest.raises(redis.exceptions.ConnectionError):
-        await broadcast().ahistory()
+    for name in ("history", "purge"):
+        with pytest.raises(redis.exceptions.ConnectionError):
+            getattr(broadcast(), name)()
+        with pytest.raises(redis.exceptions.ConnectionError):
+            await getattr(broadcast(), f"a{name}")()
 
 
 def test_what_is_returned_does_not_change():
@@ -309,3 +387,105 @@ async def test_many_channels(call):
     found = await call(publisher, "history")
     assert {text for name in found for text in payloads(found, name)} == {"Hello"}
     assert found.keys() == {f"user:{user}:foo" for user in users}
+
+
+# How much is kept
+
+
+def test_a_publisher_says_how_much_is_kept(redis_client, settings):
+    """Its word counts more than the settings."""
+    settings.WS4REDIS_HISTORY = 1
+    publisher = broadcast(history=3, history_expire=1000)
+    for number in range(5):
+        publisher.publish_message(str(number))
+    assert payloads(publisher.history()) == ["2", "3", "4"]
+    assert 1000 <= redis_client.ttl("{broadcast:foo}:history") < 1050
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ({"history": 0}, "history=0 is no whole number from 1 up"),
+        ({"history": "10"}, "history='10' is no whole number from 1 up"),
+        ({"history": True}, "history=True is no whole number"),
+        ({"history_expire": 0}, "history_expire=0 is no whole number of seconds from 1 to"),
+        ({"history_expire": 10**10}, "history_expire=10000000000 is no whole number of seconds"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_how_much_is_kept_is_a_number(arguments, complaint):
+    """The error comes where the publisher is made."""
+    with pytest.raises(ValueError, match=complaint):
+        broadcast(**arguments)
+
+
+def test_a_publisher_counts_more_than_a_policy(no_policies):
+    """As an argument of a publish does."""
+    facility("foo", history=1)(lambda request: True)
+    for number in range(5):
+        broadcast(history=3).publish_message(str(number))
+    assert payloads(broadcast().history()) == ["2", "3", "4"]
+
+
+def test_a_policy_that_keeps_nothing_and_a_publisher_that_does(no_policies, redis_client):
+    """One of both is a mistake; a single message may be kept, or not, all the same."""
+    facility("foo", keep=False)(lambda request: True)
+    publisher = broadcast(history=3)
+    with pytest.raises(ValueError, match=r"^The policy .* keep=False, and history=3 needs keep=T"):
+        publisher.publish_message("x")
+    publisher.publish_message("cursor", keep=False)
+    assert redis_client.keys("*") == []
+    publisher.publish_message("kept", keep=True)
+    assert payloads(publisher.history()) == ["kept"]
+
+
+# Deleting
+
+
+async def test_a_purge_deletes_all_that_is_kept(call, layer, redis_client):
+    """The numbering goes on, and whoever was away is told that something is missing."""
+    publisher = RedisPublisher(facility="foo", broadcast=True, users=["john"])
+    since = await call(publisher, "publish_message", "secret")
+    found = await call(publisher, "purge")
+    assert found == {name: stands(redis_client, name) for name in since}
+    assert all(found[name].offset > since[name].offset for name in since)
+    assert redis_client.get("broadcast:foo") is None
+    history = await call(publisher, "history", since=since)
+    assert [each.messages for each in history.values()] == [(), ()]
+    assert all(each.lost for each in history.values())
+    await call(publisher, "publish_message", "public")
+    history = await call(publisher, "history", since=found)
+    assert payloads(history) == ["public"]
+    assert not history["broadcast:foo"].lost
+
+
+async def test_a_purge_is_told_to_open_sockets(call):
+    """Those of the package's protocol learn of it in the order of the messages; raw ones do not."""
+    async with opening("/ws/foo?subscribe-broadcast") as opened:
+        raw, client = await opened(), await opened(subprotocols=[SUBPROTOCOL])
+        await client.send_json_to({"type": "hello"})
+        assert (await client.receive_json_from(PATIENCE))["type"] == "welcome"
+        await call(broadcast(), "publish_message", "secret")
+        position = (await call(broadcast(), "purge"))["broadcast:foo"]
+        await call(broadcast(), "publish_message", "public")
+        got = [await client.receive_json_from(PATIENCE) for _ in range(3)]
+        assert [each["type"] for each in got] == ["message", "purged", "message"]
+        assert got[1] == {"type": "purged", "channel": "broadcast", **position._asdict()}
+        assert [await raw.receive_from(PATIENCE) for _ in range(2)] == ["secret", "public"]
+
+
+async def test_a_purge_of_nothing(call):
+    """It is no error to delete what is not there, or of nobody."""
+    assert await call(RedisPublisher(facility="foo", users=[]), "purge") == {}
+    await call(broadcast(), "purge")
+    assert payloads(await call(broadcast(), "history")) == []
+
+
+async def test_a_purge_keeps_the_version(call):
+    """What is late must not bring back what was deleted."""
+    await call(broadcast(), "publish_message", "v7", version=7)
+    await call(broadcast(), "purge")
+    await call(broadcast(), "publish_message", "v6", version=6)
+    await call(broadcast(), "publish_message", "v7", version=7)
+    await call(broadcast(), "publish_message", "v8", version=8)
+    assert payloads(await call(broadcast(), "history")) == ["v8"]
