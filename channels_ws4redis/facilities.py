@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from django.core.exceptions import ImproperlyConfigured
 
 from channels_ws4redis.handshake.policies import Options, Policy, register
+from channels_ws4redis.protocol.history import Replay
 
 __all__ = ["facility"]
 
@@ -27,9 +28,10 @@ def facility(
     route: str,
     *,
     history: int | None = None,
+    history_expire: int | None = None,
     expire: int | None = None,
     keep: bool = True,
-    replay: bool = True,
+    replay: Replay | None = None,
     publish: Collection[str] = (),
     max_message_bytes: int | None = None,
 ) -> Callable[[Function], Function]:
@@ -37,15 +39,14 @@ def facility(
 
     The function is called during the handshake, with the request and what the route has between
     ``<`` and ``>``. It returns True to grant the flags that the socket asks for, a list or set of
-    flags to grant those of them, or False or None to refuse the socket. ``Http404`` and
-    ``PermissionDenied`` refuse it too, and so does any other exception, which is logged.
+    flags to grant those of them, or False or None to refuse the socket. So does any exception.
 
     :param route: in the syntax of Django's ``path()``, matched with the whole facility.
-    :param history: messages that are kept of a channel, instead of ``WS4REDIS_HISTORY``.
-    :param expire: seconds for which a message is kept, instead of ``WS4REDIS_EXPIRE``.
+    :param history: instead of ``WS4REDIS_HISTORY``.
+    :param history_expire: instead of ``WS4REDIS_HISTORY_EXPIRE``.
+    :param expire: instead of ``WS4REDIS_EXPIRE``.
     :param keep: False if messages are sent and nothing else: neither stored nor numbered.
-    :param replay: False if somebody who comes is sent nothing of what is kept. Who comes back
-        recovers all the same.
+    :param replay: instead of ``WS4REDIS_REPLAY``.
     :param publish: the flags by which clients may publish, such as ``publish-broadcast``. What the
         function grants besides these is not granted.
     :param max_message_bytes: bytes in one message of a client, below ``WS4REDIS_MAX_MESSAGE``.
@@ -56,7 +57,7 @@ def facility(
         raise ImproperlyConfigured(
             f"@facility has {route!r} for its route; write @facility('orders/<int:pk>')."
         )
-    options = Options(history, expire, keep, replay, publish, max_message_bytes)
+    options = Options(history, history_expire, expire, keep, replay, publish, max_message_bytes)
 
     def decorate(function: Function) -> Function:
         register(Policy.of(route, function, options))

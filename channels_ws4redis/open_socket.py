@@ -88,8 +88,8 @@ class OpenSocket(Revocable):
         self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
-        replays = admission.options.replay
-        self._socket = Socket(outbox, admission.echo, admission.labels, replays, end)
+        replay = admission.options.replay or settings.WS4REDIS_REPLAY
+        self._socket = Socket(outbox, admission.echo, admission.labels, replay, end)
         self._standing = Standing()
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()

@@ -150,7 +150,7 @@ def send_after_commit(orders: Sequence[Order]) -> None:
 
 
 def _publication(order: Order) -> Publication:
-    return Publication([channel()], order.encode(), EXPIRE, history=HISTORY)
+    return Publication([channel()], order.encode(), 0, history=HISTORY, history_expire=EXPIRE)
 
 
 def _try_to_send(orders: Sequence[Order]) -> None:

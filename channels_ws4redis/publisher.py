@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
+from channels_ws4redis.addressing import own_identities, warn
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.handshake.policies import is_misspelt
+from channels_ws4redis.histories import History, Message, Since, Wanted
+from channels_ws4redis.keeping import as_number, as_seconds
+from channels_ws4redis.protocol.messages import Position
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.redis_store import RedisMessage, RedisStore, own_identities, warn
+from channels_ws4redis.redis_store import Positions, RedisMessage, RedisStore
 from channels_ws4redis.store.commands import Publication, fetch_command
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.runner import get_runner, run
 from channels_ws4redis.store.scripts import Result
 
-__all__ = ["RedisPublisher"]
+__all__ = ["History", "Message", "Position", "RedisPublisher"]
 
 #: What legacy has as the facility if none is given.
 NO_FACILITY = ":{facility}"
@@ -34,6 +39,10 @@ class RedisPublisher(RedisStore):
     :param groups: auth group names or ``Group`` objects; ``SELF`` means all of the user's.
     :param sessions: session keys; ``SELF`` is the session of ``request``.
     :param request: the HTTP request that ``SELF`` refers to.
+    :param history: messages that are kept of a channel, instead of those that the facility's policy
+        or ``WS4REDIS_HISTORY`` says.
+    :param history_expire: seconds for which they are kept after the last one, instead of those of
+        the policy or ``WS4REDIS_HISTORY_EXPIRE``.
     :raises ValueError: if an argument names nobody by mistake, or an audience has no facility.
 
     Nothing is published for a user that does not exist (an anonymous one), nor for a session that
@@ -43,7 +52,9 @@ class RedisPublisher(RedisStore):
     #: True if neither ``broadcast`` nor ``users``, ``groups`` or ``sessions`` was passed.
     _has_no_audience = False
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(
+        self, *, history: int | None = None, history_expire: int | None = None, **kwargs: Any
+    ) -> None:
         # The client is passed on although it is the default: the __init__ of a mixin may insist on
         # a connection, as the one of legacy did.
         super().__init__(get_client())
@@ -56,11 +67,15 @@ class RedisPublisher(RedisStore):
                 "facility='foobar'."
             )
         self._publishers.update(channels)
+        if history is not None:
+            self._history = as_number("history", history, 1)
+        if history_expire is not None:
+            self._history_expire = as_seconds("history_expire", history_expire, 1)
         if "facility" in kwargs:
             self._policy_facility = as_facility(kwargs["facility"])
 
     def _publication(
-        self, message: Any, expire: int | None, key: str, keep: bool | None
+        self, message: Any, expire: int | None, key: str, keep: bool | None, version: int | None
     ) -> Publication:
         if self._has_no_audience and not self._publishers:
             warn(
@@ -75,7 +90,7 @@ class RedisPublisher(RedisStore):
                 RuntimeWarning,
             )
         tell_if_elsewhere(self)
-        return super()._publication(message, expire, key, keep)
+        return super()._publication(message, expire, key, keep, version)
 
     async def apublish_message(
         self,
@@ -84,22 +99,77 @@ class RedisPublisher(RedisStore):
         *,
         idempotency_key: str = "",
         keep: bool | None = None,
-    ) -> None:
-        """Publish a message; asyncio twin of `publish_message`, without its ``on_commit``."""
+        version: int | None = None,
+    ) -> Positions:
+        """Publish a message at once; asyncio twin of `publish_message`."""
         if client_given_to(self) is None:
             publish: Any = super().apublish_message
         else:  # a synchronous one
-            publish = sync_to_async(self.publish_message, thread_sensitive=False)
-        await publish(message, expire, idempotency_key=idempotency_key, keep=keep)
+            at_once = partial(self.publish_message, on_commit=False)
+            publish = sync_to_async(at_once, thread_sensitive=False)
+        found: Positions = await publish(
+            message, expire, idempotency_key=idempotency_key, keep=keep, version=version
+        )
+        return found
 
     def pipeline_publish_message(
         self, message: Any, expire: int | None = None, transaction: bool = True
-    ) -> None:
+    ) -> Positions:
         """Publish a message; the same as `publish_message`, which is one round trip anyway.
 
         :param transaction: ignored; storing and publishing are always one step.
         """
-        self.publish_message(message, expire)
+        return self.publish_message(message, expire)
+
+    def history(self, since: Since | None = None, limit: int | None = None) -> dict[str, History]:
+        """Return what is kept of each channel of this publisher, by the channel's name.
+
+        :param since: leave out what somebody has already, and tell whether something is missing: a
+            position, as `publish_message` and this method return them, or several by channel. They
+            may have been JSON meanwhile. A channel without one is read from its beginning.
+        :param limit: messages of a channel: the first ones after ``since``, or else the last ones.
+        :raises ValueError: if an argument can only be a mistake.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        """
+        wanted = Wanted(self._channels(), since, limit)
+        backend = backend_named(self.channel_layer_alias)
+        for part in wanted.parts():
+            wanted.take(backend.read(part, self._connection))
+        return wanted.found
+
+    async def ahistory(
+        self, since: Since | None = None, limit: int | None = None
+    ) -> dict[str, History]:
+        """Return what is kept of each channel; asyncio twin of `history`."""
+        if client_given_to(self) is not None:  # a synchronous one
+            return await sync_to_async(self.history, thread_sensitive=False)(since, limit)
+        wanted = Wanted(self._channels(), since, limit)
+        backend = backend_named(self.channel_layer_alias)
+        for part in wanted.parts():
+            wanted.take(await backend.aread(part))
+        return wanted.found
+
+    def purge(self) -> Positions:
+        """Delete all that is kept of each channel of this publisher, and tell open sockets.
+
+        Nobody is sent again what was published before. Pages get the event ``purged``, and those
+        that come back later are told ``lost``.
+
+        :returns: up to where each channel was deleted, by name.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses, whatever
+            ``WS4REDIS_ON_ERROR`` says: what should be gone must not stay without a word.
+        """
+        channels = self._channels()
+        backend = backend_named(self.channel_layer_alias)
+        return backend.purge(channels, self._connection) if channels else {}
+
+    async def apurge(self) -> Positions:
+        """Delete all that is kept of each channel; asyncio twin of `purge`."""
+        if client_given_to(self) is not None:  # a synchronous one
+            return await sync_to_async(self.purge, thread_sensitive=False)()
+        channels = self._channels()
+        backend = backend_named(self.channel_layer_alias)
+        return await backend.apurge(channels) if channels else {}
 
     def fetch_message(self, request: Any, facility: str, audience: str = "any") -> bytes | None:
         """Return the stored message of a facility that a request may see, or None.

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
-import warnings
 from functools import partial
 from typing import Any, Self
 
+from channels_ws4redis.addressing import as_flag, legacy_values, own_identities
 from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
+from channels_ws4redis.failing import forgiven, tell
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
-from channels_ws4redis.handshake.sessions import session_key
-from channels_ws4redis.keeping import as_seconds, is_kept
-from channels_ws4redis.protocol.messages import is_heartbeat
+from channels_ws4redis.keeping import as_seconds, as_version, is_kept, require_nothing_kept
+from channels_ws4redis.protocol.messages import Position, is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
     GROUP,
-    MEMBER_OF,
     SELF,
     SESSION,
     USER,
@@ -27,14 +24,13 @@ from channels_ws4redis.protocol.names import (
     channel_name,
     identities,
 )
-from channels_ws4redis.protocol.texts import reason_of, shown
-from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
 
-logger = logging.getLogger(__name__)
+#: Where channels stand, by name.
+Positions = dict[str, Position]
 
 
 class RedisMessage(bytes):
@@ -75,8 +71,15 @@ class RedisStore:
 
     #: The identity of the socket whose client publishes; "" for Django code.
     _sender = ""
+    #: True for what publishes in the name of a socket, whose client is not to wait for a commit of
+    #: somebody else's, and is told of errors.
+    _is_of_socket = False
     #: The facility whose policy may say how messages are kept.
     _policy_facility: str | None = None
+    #: How many messages are kept of a channel, and seconds for which they are; None for what the
+    #: policy says, or the settings.
+    _history: int | None = None
+    _history_expire: int | None = None
 
     def __init__(self, connection: Any = None) -> None:
         self._connection = connection
@@ -113,51 +116,52 @@ class RedisStore:
         message: str | bytes | bytearray | RedisMessage,
         expire: int | None = None,
         *,
-        on_commit: bool = False,
+        on_commit: bool | None = None,
         using: str | None = None,
         idempotency_key: str = "",
         keep: bool | None = None,
-    ) -> None:
+        version: int | None = None,
+    ) -> Positions:
         """Publish a message to every channel of this publisher, and store it.
 
         :param message: text, bytes or a `RedisMessage`. The configured heartbeat is not published.
-        :param expire: seconds for which the message is stored, instead of those of the facility's
-            policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older message stays in place.
-        :param on_commit: publish once the open database transactions have been committed, and not
-            at all if one is rolled back. Then an error is logged and not raised: what has been
-            committed must not look as if it had failed.
-        :param using: the alias of the only database that ``on_commit`` waits for; by default all
-            that are in a transaction in this thread.
-        :param idempotency_key: publishing again with the same key within a day does nothing, so
-            that a publish that timed out can safely be repeated.
-        :param keep: False to send the message and nothing else, which costs least: it is neither
-            stored nor numbered, and nobody is told who misses it. By default as the facility's
-            policy says, which is True without one.
+        :param expire: seconds for which it is stored for clients that come later, instead of those
+            of the policy, or ``WS4REDIS_EXPIRE``; with 0 it is not, and an older one stays.
+        :param on_commit: publish once the open transactions have been committed, not at all if one
+            is rolled back, and log errors. None for what ``WS4REDIS_ON_COMMIT`` says.
+        :param using: the only database to wait for; by default all in a transaction in this thread.
+        :param idempotency_key: publishing again with the same key within a day does nothing.
+        :param keep: False to send the message and nothing else: it is neither stored nor numbered.
+            None for what the facility's policy says.
+        :param version: of the state that the message tells. Where a channel has had one as high,
+            nothing is done there.
+        :returns: where each channel stands then, by name. Empty if nothing is numbered, or not yet.
         :raises ValueError: if an argument can only be a mistake.
-        :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
+        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        publication = self._publication(message, expire, idempotency_key, keep)
-        if on_commit:
-            after_commit(partial(self._try_to_publish, publication), using)
-        elif using is not None:
+        publication = self._publication(message, expire, idempotency_key, keep, version)
+        if not self._is_to_wait(on_commit, using):
+            return self._publish(publication)
+        found: Positions = {}
+        after_commit(lambda: found.update(self._publish(publication, committed=True)), using)
+        return found.copy()
+
+    def _is_to_wait(self, on_commit: bool | None, using: str | None) -> bool:
+        if on_commit is None:
+            # A client of a socket is not to wait for what is somebody else's.
+            on_commit = settings.WS4REDIS_ON_COMMIT and not self._is_of_socket
+        if using is not None and not on_commit:
             raise ValueError(f"using={using!r} is for on_commit=True; pass both, or none.")
-        else:
-            self._publish(publication)
+        return on_commit
 
-    def _try_to_publish(self, publication: Publication) -> None:
-        try:
-            self._publish(publication)
-        except Exception as error:
-            logger.error(
-                "Committed, but the message on %s is not published: %s",
-                shown(" ".join(publication.channels)),
-                reason_of(error),
-                exc_info=not isinstance(error, UNREACHABLE),
-            )
-
-    def _publish(self, publication: Publication) -> None:
+    def _publish(self, publication: Publication, committed: bool = False) -> Positions:
         if publication.channels:  # a message for nobody needs not even a channel layer
-            backend_named(self.channel_layer_alias).publish(publication, self._connection)
+            try:
+                backend = backend_named(self.channel_layer_alias)
+                return backend.publish(publication, self._connection)
+            except forgiven(committed=committed, of_socket=self._is_of_socket) as error:
+                tell(error, publication.channels)
+        return {}
 
     async def apublish_message(
         self,
@@ -166,17 +170,23 @@ class RedisStore:
         *,
         idempotency_key: str = "",
         keep: bool | None = None,
-    ) -> None:
-        """Publish a message; asyncio twin of `publish_message`.
+        version: int | None = None,
+    ) -> Positions:
+        """Publish a message at once; asyncio twin of `publish_message`.
 
-        There is no ``on_commit``, as Django has no transactions in asynchronous code.
+        There is no ``on_commit``, whatever ``WS4REDIS_ON_COMMIT`` says, as Django has no
+        transactions in asynchronous code.
         """
-        publication = self._publication(message, expire, idempotency_key, keep)
+        publication = self._publication(message, expire, idempotency_key, keep, version)
         if publication.channels:
-            await backend_named(self.channel_layer_alias).apublish(publication)
+            try:
+                return await backend_named(self.channel_layer_alias).apublish(publication)
+            except forgiven(committed=False, of_socket=self._is_of_socket) as error:
+                tell(error, publication.channels)
+        return {}
 
     def _publication(
-        self, message: Any, expire: int | None, key: str, keep: bool | None
+        self, message: Any, expire: int | None, key: str, keep: bool | None, version: int | None
     ) -> Publication:
         if message is None:
             raise ValueError(
@@ -188,10 +198,24 @@ class RedisStore:
             message = RedisMessage(message)
             if message is None:
                 message, channels = b"", []  # the heartbeat
-        keep = is_kept(self._options, expire, key, keep)
-        expire = as_seconds(self._expire if expire is None else expire)
-        history = self._options.history
-        return Publication(channels, bytes(message), expire, self._sender, key, history, keep)
+        options = self._options
+        kept = is_kept(options, keep)
+        if not kept:
+            needing = {"expire": expire or None, "idempotency_key": key or None, "version": version}
+            if keep is None:  # else it is an exception among messages that are kept
+                needing |= {"history": self._history, "history_expire": self._history_expire}
+            require_nothing_kept(keep, **needing)
+        return Publication(
+            channels,
+            bytes(message),
+            as_seconds("expire", self._expire if expire is None else expire),
+            self._sender,
+            key,
+            self._history or options.history,
+            kept,
+            history_expire=self._history_expire or options.history_expire,
+            version=as_version(version),
+        )
 
     def _channels(self) -> list[str]:
         """Return the names of the channels that messages are published to."""
@@ -218,7 +242,7 @@ class RedisStore:
         """
         facility = as_facility(facility)
         name = partial(channel_name, self.get_prefix(), facility=facility)
-        names = [name(BROADCAST, None)] if _as_flag(broadcast) else []
+        names = [name(BROADCAST, None)] if as_flag(broadcast) else []
         for audience, keyword, values in (
             (GROUP, "groups", groups),
             (USER, "users", users),
@@ -226,7 +250,7 @@ class RedisStore:
         ):
             if values == ():
                 continue  # the default is common, and nothing has to be looked at then
-            for identity in identities(_legacy_values(values, keyword), keyword):
+            for identity in identities(legacy_values(values, keyword), keyword):
                 if isinstance(identity, SelfType):
                     names.extend(name(audience, own) for own in own_identities(request, audience))
                 else:
@@ -234,60 +258,6 @@ class RedisStore:
         return list(dict.fromkeys(names))
 
 
-def own_identities(request: Any, audience: str) -> list[str]:
-    """Return the identities of a request in an audience: its session, its user, or its auth groups.
-
-    :param request: any object with ``session`` and ``user``, or None.
-    """
-    session = getattr(request, "session", None)
-    if audience == SESSION:
-        key = session_key(session)
-        return [key] if key else []
-    user = getattr(request, "user", None)
-    if user is None or not user.is_authenticated:
-        return []
-    if audience == USER:
-        name = user.get_username()
-        return [str(name)] if name else []
-    members = session.get(MEMBER_OF) if session is not None else None
-    if isinstance(members, str) or not members:
-        return [members] if members else []
-    return [str(member) for member in members if member]
-
-
 def as_text(name: str | bytes) -> str:
     """Return the name of a channel; legacy code adds names as bytes."""
     return name.decode() if isinstance(name, bytes) else name
-
-
-def _as_flag(broadcast: Any) -> bool:
-    if isinstance(broadcast, bool) or broadcast is None:
-        return bool(broadcast)
-    if broadcast in (0, 1):
-        _deprecate(f"broadcast={broadcast!r}", f"broadcast={bool(broadcast)}")
-        return bool(broadcast)
-    raise ValueError(f"broadcast={broadcast!r} is neither True nor False.")
-
-
-def _legacy_values(values: Any, keyword: str) -> Any:
-    """Translate the short forms of legacy: True for oneself, False for nobody, a bare name."""
-    if values is True:
-        _deprecate(f"{keyword}=True", f"{keyword}=[SELF]")
-        return SELF
-    if values is False:
-        return ()
-    if isinstance(values, str):
-        _deprecate(f"{keyword}={values!r}", f"{keyword}=[{values!r}]")
-    return values
-
-
-def _deprecate(given: str, remedy: str) -> None:
-    warn(f"{given} is deprecated; write {remedy}.", DeprecationWarning)
-
-
-def warn(text: str, category: type[Warning]) -> None:
-    """Warn of a line of the project's own code: the innermost one that is not the package's."""
-    package, level, frame = __name__.partition(".")[0], 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").partition(".")[0] == package:
-        level, frame = level + 1, frame.f_back
-    warnings.warn(text, category, stacklevel=level)

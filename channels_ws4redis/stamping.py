@@ -67,7 +67,7 @@ def _channels(
 
 def _read(backend: Backend, names: Sequence[str]) -> Readings:
     if running_loop() is None:
-        return backend.read(names)
+        return backend.read(names, position_only=True)
     return this_loop().get(LoopReader, LoopReader).read(backend, names)
 
 
@@ -98,6 +98,6 @@ class LoopReader:
 
 def _fulfil(future: Future[Readings], backend: Backend, names: Sequence[str]) -> None:
     try:
-        future.set_result(backend.read(names))
+        future.set_result(backend.read(names, position_only=True))
     except BaseException as error:  # noqa: BLE001 # whoever waits gets it
         future.set_exception(error)

@@ -45,6 +45,8 @@ class RedisSubscriber(RedisStore):
         "publish-broadcast",
     ]
 
+    _is_of_socket = True
+
     #: What the client has sent last.
     _received: bytes | None = None
 
@@ -67,9 +69,9 @@ class RedisSubscriber(RedisStore):
             new.changed()
 
     def _publication(
-        self, message: Any, expire: int | None, key: str, keep: bool | None
+        self, message: Any, expire: int | None, key: str, keep: bool | None, version: int | None
     ) -> Publication:
-        publication = super()._publication(message, expire, key, keep)
+        publication = super()._publication(message, expire, key, keep, version)
         # A client without ``echo`` does not get back what it has sent. It does get what a hook
         # publishes in answer, which therefore has no sender.
         is_own = publication.payload == self._received

@@ -17,6 +17,7 @@ PAGE = Path(__file__).parent / "reference" / "settings.md"
 TYPES = {
     "Collection[str]": "list of `str`",
     "Hook": "callable, or `str` with its dotted path",
+    "Literal['last', 'none', 'all'] | int": "`str` or `int`",
     "Mapping[str, Any] | str": "`dict` or `str`",
     "Networks | int | None": "list of `str`, `int` or `None`",
     "bool": "`bool`",
@@ -48,7 +49,7 @@ ASGI_APPLICATION = "mysite.asgi.application"
 CHANNEL_LAYERS = {"default": {"BACKEND": "channels_ws4redis.layers.RedisChannelLayer"}}
 WS4REDIS_CONNECTION = {"host": "localhost", "port": 6379}
 WS4REDIS_PREFIX = "mysite"
-WS4REDIS_HISTORY = 50
+WS4REDIS_REPLAY = "all"
 ```
 """
 

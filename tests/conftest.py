@@ -110,7 +110,8 @@ def empty_redis(request: pytest.FixtureRequest, settings) -> None:
     """Point the package at the tests' Redis and empty that, or at none if the test needs none."""
     few_lines.forget()  # the tests of a minute log more than a server may
     settings.WS4REDIS_HEARTBEAT = None
-    settings.WS4REDIS_HISTORY = 1
+    for name in ("WS4REDIS_HISTORY", "WS4REDIS_HISTORY_EXPIRE", "WS4REDIS_REPLAY"):
+        delattr(settings, name)
     settings.WS4REDIS_ALLOWED_CHANNELS = None
     if request.node.get_closest_marker("server") is None:
         settings.WS4REDIS_CONNECTION = NO_REDIS

@@ -88,7 +88,7 @@ class Listener:
         self.fanout = fanout
         self.queue = asyncio.Queue()
         outbox = open_outbox(self._send, 10_000, 10_000_000, lambda: None)
-        self.socket = Socket(outbox, echo=False, labels=labels)
+        self.socket = Socket(outbox, echo=False, labels=labels, replay="all")
 
     async def _send(self, frame):
         self.queue.put_nowait(frame["text"] if "text" in frame else frame["bytes"])

@@ -32,6 +32,7 @@ DEMO = {
         "DEBUG": True,  # serves the static files
         "WS4REDIS_HEARTBEAT": "--heartbeat--",
         "WS4REDIS_HISTORY": 120,
+        "WS4REDIS_REPLAY": "all",
         "WS4REDIS_ALLOWED_CHANNELS": "chat.permissions.allowed_channels",
         "WS4REDIS_CLOSE_WINDOW": 0,
     },

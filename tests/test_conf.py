@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Mapping
 from ipaddress import ip_network
 from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import pytest
 from django.conf import settings as django_settings
@@ -26,7 +26,9 @@ DEFAULTS = {
     "WS4REDIS_CONNECTION": {"host": "localhost", "port": 6379, "db": 0, "password": None},
     "WS4REDIS_PREFIX": None,
     "WS4REDIS_EXPIRE": 3600,
-    "WS4REDIS_HISTORY": 1,
+    "WS4REDIS_HISTORY": 100,
+    "WS4REDIS_HISTORY_EXPIRE": 300,
+    "WS4REDIS_REPLAY": "last",
     "WS4REDIS_HISTORY_BYTES": 1024 * 1024,
     "WS4REDIS_META_EXPIRE": 86400,
     "WS4REDIS_HEARTBEAT": None,
@@ -49,6 +51,8 @@ DEFAULTS = {
     "WS4REDIS_TRUSTED_PROXIES": None,
     "WS4REDIS_CLOSE_WINDOW": 2.0,
     "WS4REDIS_LEGACY_SERVERS": False,
+    "WS4REDIS_ON_COMMIT": False,
+    "WS4REDIS_ON_ERROR": "raise",
     "DEBUG": False,
     "SESSION_COOKIE_NAME": "sessionid",
     "SESSION_ENGINE": "django.contrib.sessions.backends.db",
@@ -98,6 +102,10 @@ def test_csrf_trusted_origins(settings):
         ("WS4REDIS_ALLOWED_ORIGINS", "https://a.example", ["https://a.example"]),
         ("WS4REDIS_ALLOWED_ORIGINS", ["*"], ["*"]),
         ("WS4REDIS_HISTORY", 1000, 1000),
+        ("WS4REDIS_HISTORY_EXPIRE", 1, 1),
+        ("WS4REDIS_REPLAY", "all", "all"),
+        ("WS4REDIS_REPLAY", "none", "none"),
+        ("WS4REDIS_REPLAY", 20, 20),
         ("WS4REDIS_HISTORY_BYTES", 1, 1),
         ("WS4REDIS_META_EXPIRE", 60, 60),
         ("WS4REDIS_MAX_SOCKETS", 1, 1),
@@ -119,6 +127,8 @@ def test_csrf_trusted_origins(settings):
         ("WS4REDIS_LEGACY_SERVERS", None, False),
         ("WS4REDIS_ALLOW_PUBLISH", 0, False),
         ("WS4REDIS_ALLOW_PUBLISH", True, True),
+        ("WS4REDIS_ON_COMMIT", 1, True),
+        ("WS4REDIS_ON_ERROR", "log", "log"),
     ],
 )
 def test_values(name, value, read):
@@ -142,6 +152,9 @@ def test_values(name, value, read):
         ("WS4REDIS_SUBSCRIBER", [], "a subclass of RedisSubscriber, or its dotted path"),
         ("WS4REDIS_PROCESS_REQUEST", 7, "a function, its dotted path, or None"),
         ("WS4REDIS_LEGACY_SERVERS", "False", "True or False"),
+        ("WS4REDIS_ON_COMMIT", "False", "True or False"),
+        ("WS4REDIS_ON_ERROR", "ignore", "'raise' or 'log'"),
+        ("WS4REDIS_ON_ERROR", None, "'raise' or 'log'"),
         ("CSRF_TRUSTED_ORIGINS", "https://a.example", "a list of texts"),
         ("WS4REDIS_EXPIRE", -1, "at least 0"),
         ("WS4REDIS_EXPIRE", "3600", "at least 0"),
@@ -149,6 +162,11 @@ def test_values(name, value, read):
         ("WS4REDIS_EXPIRE", 1.5, "at least 0"),
         ("WS4REDIS_HISTORY", 0, "at least 1"),
         ("WS4REDIS_HISTORY", None, "at least 1"),
+        ("WS4REDIS_HISTORY_EXPIRE", 0, "at least 1"),
+        ("WS4REDIS_HISTORY_EXPIRE", 10**10, "at most 1000000000"),
+        ("WS4REDIS_REPLAY", True, "'last', 'none', 'all', or a number"),
+        ("WS4REDIS_REPLAY", 0, "of at least 1"),
+        ("WS4REDIS_REPLAY", "some", "'last', 'none', 'all'"),
         ("WS4REDIS_HISTORY_BYTES", 0, "at least 1"),
         ("WS4REDIS_META_EXPIRE", 59, "at least 60"),
         ("WS4REDIS_OUTBOX_MESSAGES", 0, "at least 1"),
@@ -201,6 +219,8 @@ def is_of_type(value: Any, kind: Any) -> bool:
     if origin is Collection:
         is_list = isinstance(value, Collection) and not isinstance(value, str | bytes | Mapping)
         return is_list and all(is_of_type(each, *arguments) for each in value)
+    if origin is Literal:
+        return value in arguments
     return isinstance(value, (int, float) if kind is float else origin or kind)
 
 
@@ -259,7 +279,7 @@ def test_settings_may_come_from_any_object() -> None:
         print(settings.WS4REDIS_EXPIRE, settings.WS4REDIS_HISTORY)
     """
     command = [sys.executable, "-c", code]
-    assert subprocess.check_output(command, text=True, cwd=ROOT) == "20 1\n"
+    assert subprocess.check_output(command, text=True, cwd=ROOT) == "20 100\n"
 
 
 def test_settings_are_found_as_django_finds_them(settings) -> None:

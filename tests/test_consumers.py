@@ -222,8 +222,8 @@ async def test_replay(visitor, john):
 
 
 async def test_history_is_replayed(serve):
-    """With WS4REDIS_HISTORY a socket gets that many stored messages, in order."""
-    visitor = Visitor(serve(settings={"WS4REDIS_HISTORY": 3}))
+    """With WS4REDIS_REPLAY a newcomer gets that many stored messages, in order."""
+    visitor = Visitor(serve(settings={"WS4REDIS_REPLAY": 3}))
     await visitor.publish("1", "2", "3", "4", facility="foo", broadcast=True)
     async with visitor.socket("/ws/foo?subscribe-broadcast") as socket:
         await visitor.publish(END, facility="foo", broadcast=True)
@@ -560,14 +560,13 @@ async def test_protocol(visitor, john):
         assert (await socket.receive_json())["data"] == "two"
         await socket.send_json({"type": "ping"})
         assert await socket.receive_json() == {"type": "pong"}
-    await visitor.publish("three", "four", facility="foo", broadcast=True)
+    await visitor.publish(*map(str, range(101)), facility="foo", broadcast=True)
     async with john.socket(path, subprotocols=["ws4redis.v1"]) as socket:
         await socket.send_json({"type": "hello", "positions": {"broadcast": position}})
         welcome = await socket.receive_json()
-        assert (
-            welcome["channels"]["broadcast"]["recovered"] is False
-        )  # one entry is kept, three lack
-        assert (await socket.receive_json())["data"] == "four"
+        # Of 102 the last 100 are kept.
+        assert welcome["channels"]["broadcast"]["recovered"] is False
+        assert (await socket.receive_json())["data"] == "1"
 
 
 @pytest.mark.parametrize(

@@ -78,13 +78,13 @@ def several(subscriber) -> None:
         publish(message, expire)
 
 
-@pytest.mark.parametrize("history", [1, 5])
-async def test_it_reaches_its_own_socket(hook, settings, history) -> None:
+@pytest.mark.parametrize("replay", ["last", "all"])
+async def test_it_reaches_its_own_socket(hook, settings, replay) -> None:
     """All of it, in order and once, after what was stored before."""
-    settings.WS4REDIS_HISTORY = history
+    settings.WS4REDIS_REPLAY = replay
     await asyncio.to_thread(publish, "before", 60)
     hook(several)
-    assert await heard() == [*(["before"] if history > 1 else []), "a", "b", "c", "d"]
+    assert await heard() == [*(["before"] if replay == "all" else []), "a", "b", "c", "d"]
     assert nobody_listens()
 
 

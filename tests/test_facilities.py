@@ -128,7 +128,7 @@ async def test_history_and_replay(serve, kind, layer):
 
 
 async def test_who_comes_back_recovers_where_nothing_is_replayed(policed):
-    """``replay=False`` is for newcomers."""
+    """``replay="none"`` is for newcomers."""
     visitor = Visitor(policed)
     hello = {"type": "hello", "positions": {}}
     async with visitor.socket(f"/ws/quiet?{LISTEN}", subprotocols=["ws4redis.v1"]) as socket:
@@ -193,14 +193,15 @@ def kept(client, name: str) -> tuple[int, int]:
 async def test_publishers_keep_what_the_policy_says(publish, redis_client, no_policies):
     """Also one that was made before the policy; what a call says counts more."""
     early = RedisPublisher(facility="orders/1", broadcast=True)
-    facility("orders/<int:pk>", history=3, expire=100)(lambda request, pk: True)
+    facility("orders/<int:pk>", history=3, history_expire=50, expire=100)(lambda request, pk: True)
     for number in range(5):
         await publish(early, str(number))
         await publish(RedisPublisher(facility="orders/2", users=["john"]), str(number), expire=20)
         await publish(RedisPublisher(facility="news", broadcast=True), str(number))
     assert kept(redis_client, "broadcast:orders/1") == (3, 100)
     assert kept(redis_client, "user:john:orders/2") == (3, 20)
-    assert kept(redis_client, "broadcast:news") == (1, 3600)
+    assert 50 <= redis_client.ttl("{broadcast:orders/1}:history") <= 51
+    assert kept(redis_client, "broadcast:news") == (5, 3600)
 
 
 async def test_a_publisher_of_legacy_sets_its_own_time(publish, redis_client, no_policies):
@@ -258,7 +259,7 @@ def test_the_command_lists_policies(no_policies, settings):
     assert listed() == "Every facility: open; clients do not publish.\n"
     publish = ["publish-broadcast", "publish-user"]
 
-    @facility("orders/<int:pk>", history=100, replay=False)
+    @facility("orders/<int:pk>", history=100, replay="none")
     def order(request, pk):
         return True
 
@@ -267,7 +268,7 @@ def test_the_command_lists_policies(no_policies, settings):
     text = listed()
     assert [line.split() for line in text.splitlines()[:-1]] == [
         ["route", "function", "options", "clients", "publish", "with"],
-        ["orders/<int:pk>", f"{__name__}.{order.__qualname__}", "history=100", "replay=False", "-"],
+        ["orders/<int:pk>", f"{__name__}.{order.__qualname__}", "history=100", "replay=none", "-"],
         ["chat", f"{__name__}.Callable", "expire=60", "max_message_bytes=99",
          "publish-broadcast,", "publish-user"],
     ]  # fmt: skip

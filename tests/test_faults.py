@@ -24,7 +24,7 @@ PATH = "/ws/fault?subscribe-broadcast"
 #: Seconds in which all sockets must receive again once Redis is back.
 RECOVERY = 5
 
-SERVER_SETTINGS = {"WS4REDIS_HISTORY": 100}
+SERVER_SETTINGS = {"WS4REDIS_REPLAY": "all"}
 
 
 @pytest.fixture
@@ -452,7 +452,12 @@ async def test_what_a_stock_layer_drops_is_made_good(serve, at, redis_url: str) 
     """The in-memory layer keeps 100 messages per channel and forgets the rest without a word."""
     at(redis_url)
     site = serve(
-        layer="memory", settings={"WS4REDIS_HISTORY": 1000, "WS4REDIS_OUTBOX_MESSAGES": 5000}
+        layer="memory",
+        settings={
+            "WS4REDIS_HISTORY": 1000,
+            "WS4REDIS_REPLAY": "all",
+            "WS4REDIS_OUTBOX_MESSAGES": 5000,
+        },
     )
     visitor = Visitor(site)
     async with visitor.socket(PATH) as raw:

@@ -213,7 +213,7 @@ MEMORY = 150e6
 @pytest.fixture(params=COMMANDS)
 def watched(request: pytest.FixtureRequest, serve):
     """A server whose log tells the level of each line."""
-    settings = {"LOGGING": LOGGING, "WS4REDIS_HISTORY": 10, "WS4REDIS_EXPIRE": 10}
+    settings = {"LOGGING": LOGGING, "WS4REDIS_HISTORY": 10, "WS4REDIS_HISTORY_EXPIRE": 10}
     return serve(request.param, settings=settings)
 
 

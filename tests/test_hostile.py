@@ -29,7 +29,7 @@ from channels_ws4redis.protocol.messages import EVENT_TYPE, SUBPROTOCOL
 from channels_ws4redis.protocol.names import channel_name
 from channels_ws4redis.routing import router, websocket_urlpatterns
 from channels_ws4redis.servers import uvicorn
-from channels_ws4redis.store.commands import _keys, events_channel
+from channels_ws4redis.store.commands import channel_keys, events_channel
 from tests.clients import END, PATIENCE, Visitor
 from tests.conftest import Serve
 from tests.fuzz.found import V1, opening
@@ -58,7 +58,7 @@ NAMES = st.builds(
 def test_no_channel_has_a_key_of_another_one(one: str, other: str, once: str, again: str) -> None:
     """Whatever facility a client chooses, and whatever idempotency keys a project uses."""
     assume(one != other)
-    keys, others = {*_keys(one, once)}, {*_keys(other, again)}
+    keys, others = {*channel_keys(one, once)}, {*channel_keys(other, again)}
     assert len(keys) == len(others) == 4
     assert not keys & others
     assert {events_channel(one), one}.isdisjoint({events_channel(other), other})

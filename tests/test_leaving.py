@@ -31,6 +31,9 @@ from tests.silent import short_frame
 pytestmark = [pytest.mark.django_db, pytest.mark.server]
 
 PATH = "/ws/foo?subscribe-broadcast&publish-broadcast&echo"
+
+#: Settings of servers whose clients are sent a lot when they come.
+LONG_REPLAY = {"WS4REDIS_HISTORY": 1000, "WS4REDIS_REPLAY": "all"}
 GIVEN_UP = (
     "Giving up the socket '/ws/foo': not all that its client had sent before the end could be "
     "published in time"
@@ -485,7 +488,7 @@ def kind(request) -> str:
 @pytest.mark.parametrize("how", ["close", "fin", "rst"])
 async def test_clients_that_send_and_leave(serve, silent_client, stored, kind, how):
     """All of it is published in its order, however they leave, raw and protocol, echo or not."""
-    server = serve(kind, settings={"WS4REDIS_HISTORY": 1000})
+    server = serve(kind, settings=LONG_REPLAY)
     for name, flags in PATHS.items():
         subprotocol = SUBPROTOCOL if name == "protocol" else None
         for number in range(CLIENTS):
@@ -516,7 +519,7 @@ async def test_a_client_may_close_with_any_code(serve, silent_client, stored, ki
 
     With a forbidden code uvicorn drops what it has read together with that.
     """
-    server = serve(kind, settings={"WS4REDIS_HISTORY": 100})
+    server = serve(kind, settings=LONG_REPLAY)
     for code in (*FORBIDDEN_CODES, *CODES):
         client = silent_client(server.port, f"/ws/foo?{PATHS['echo']}")
         await asyncio.to_thread(client.go, "close", str(code), code=code)
@@ -543,7 +546,11 @@ async def test_clients_that_leave_while_redis_is_slow(
     serve, silent_client, stored, redis_client, kind
 ):
     """Nobody is there any more when the first message is published, and the heartbeat fails."""
-    settings = {"WS4REDIS_HISTORY": 1000, "WS4REDIS_HEARTBEAT": "--beat--"}
+    settings = {
+        "WS4REDIS_HISTORY": 1000,
+        "WS4REDIS_REPLAY": "all",
+        "WS4REDIS_HEARTBEAT": "--beat--",
+    }
     server = serve(kind, settings=settings)
     clients = [silent_client(server.port, f"/ws/foo?{PATHS['echo']}") for _ in range(3)]
     for client in clients:
@@ -585,7 +592,11 @@ async def test_a_client_that_has_left_does_not_keep_its_socket_for_long(
     server = serve(
         kind,
         application="tests.site.hurried:application",
-        settings={"WS4REDIS_SUBSCRIBER": subscriber, "WS4REDIS_HISTORY": 1000},
+        settings={
+            "WS4REDIS_SUBSCRIBER": subscriber,
+            "WS4REDIS_HISTORY": 1000,
+            "WS4REDIS_REPLAY": "all",
+        },
     )
     client = silent_client(server.port, "/ws/foo?publish-broadcast")
     begun = time.monotonic()
@@ -609,6 +620,7 @@ async def test_a_server_that_stops_publishes_what_it_has(
         settings={
             "WS4REDIS_SUBSCRIBER": subscriber,
             "WS4REDIS_HISTORY": 1000,
+            "WS4REDIS_REPLAY": "all",
             "WS4REDIS_CLOSE_WINDOW": 1.0,
         },
     )
@@ -641,7 +653,14 @@ def eager(port: int, path: str, *texts: str) -> None:
 async def test_a_client_that_does_not_wait_to_be_let_in(serve, stored, kind):
     """It has broken RFC 6455; what the server hands over is published. On wsproto that is none."""
     hook = "tests.site.busy_hooks.half_a_second"
-    server = serve(kind, settings={"WS4REDIS_ALLOWED_CHANNELS": hook, "WS4REDIS_HISTORY": 1000})
+    server = serve(
+        kind,
+        settings={
+            "WS4REDIS_ALLOWED_CHANNELS": hook,
+            "WS4REDIS_HISTORY": 1000,
+            "WS4REDIS_REPLAY": "all",
+        },
+    )
     await asyncio.to_thread(eager, server.port, f"/ws/foo?{PATHS['echo']}", "0", "1")
     assert await expected(stored, "foo", 2) == ["0", "1"]
     assert "Traceback" not in server.log

@@ -15,8 +15,8 @@ from channels_ws4redis.protocol.history import Lost, is_blank
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from channels_ws4redis.store import runner
-from channels_ws4redis.store.commands import parse_reading, read_command
 from channels_ws4redis.store.process import get_client
+from channels_ws4redis.store.readings import parse_reading, read_command
 from testproject.embedded import RedisServer
 from tests import communicators
 from tests.communicators import PATIENCE

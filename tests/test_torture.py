@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from tests.torture import outage
 from tests.torture.__main__ import main
 from tests.torture.oracle import Facility, Ledger, Tally, percentile
 
@@ -61,6 +62,18 @@ def test_percentile() -> None:
     assert percentile([], 99) == 0
     assert percentile([1.0, 2.0, 3.0, 4.0], 50) == 3.0
     assert percentile([1.0], 99) == 1.0
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("seconds", ["2", "8"])
+def test_what_is_kept_by_default_is_recovered(capsys, seconds: str) -> None:
+    """After an outage in which less was missed than the history holds, or more."""
+    arguments = ["--seconds", seconds, "--clients", "20", "--facilities", "5"]
+    assert outage.main(arguments) == 0
+    counts = dict(line.rsplit(None, 1) for line in capsys.readouterr().out.splitlines())
+    lost = max(0, int(counts["missed, on each facility"]) - outage.HISTORY)
+    assert int(counts["lost and reported"]) == pytest.approx(20 * lost, abs=20 * 5)
+    assert lost > 0 if seconds == "8" else lost == 0
 
 
 @pytest.mark.server

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from channels_ws4redis.conf.limits import Limits
 from channels_ws4redis.conf.permissions import Permissions
-from channels_ws4redis.conf.reading import improper
+from channels_ws4redis.conf.publishing import Publishing
+from channels_ws4redis.conf.reading import REPLAY_REMEDY, improper, is_replay
 
 DEFAULT_CONNECTION = {"host": "localhost", "port": 6379, "db": 0, "password": None}
 DEFAULT_SUBSCRIBER = "channels_ws4redis.subscriber.RedisSubscriber"
@@ -20,13 +21,17 @@ DEFAULT_SUBSCRIBER = "channels_ws4redis.subscriber.RedisSubscriber"
 #: What the URLs begin with that redis-py understands.
 SCHEMES = ("redis://", "rediss://", "unix://")
 
+#: Seconds, some thirty years. Redis refuses an expire time that overflows its clock, and would do
+#: so in the middle of the script that publishes.
+MAX_EXPIRE = 10**9
+
 #: What a project writes to have the package's own channel layer.
 OWN_LAYER = (
     "CHANNEL_LAYERS = {'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
 )
 
 
-class Settings(Permissions, Limits):
+class Settings(Publishing, Permissions, Limits):
     """One lazy, typed property per setting."""
 
     @property
@@ -76,27 +81,55 @@ class Settings(Permissions, Limits):
 
     @property
     def WS4REDIS_EXPIRE(self) -> int:
-        """Seconds for which a published message stays stored; with 0 or None nothing is stored.
+        """Seconds for which a message stays stored for clients that come later; with 0 or None not.
 
-        A call of ``publish_message`` may say otherwise by ``expire=``.
+        Those that come back recover from the history, which has [a life of its
+        own](#ws4redis-history-expire). A call of ``publish_message`` may say otherwise by
+        ``expire=``.
         """
         if self._get("WS4REDIS_EXPIRE", 3600) is None:
             return 0
         return self._whole_number("WS4REDIS_EXPIRE", 3600, minimum=0)
 
     @property
-    def WS4REDIS_HISTORY(self) -> int:
-        """How many messages of a channel are kept, within their expire time; at least 1.
+    def WS4REDIS_REPLAY(self) -> Literal["last", "none", "all"] | int:
+        """What a client is sent that comes for the first time, of each of its channels.
 
-        Clients that come back recover from these messages, and a client that connects for the
-        first time is sent them. More of them let clients be away for longer, and take more memory
-        in Redis.
+        ``"last"`` is the stored message, as in django-websocket-redis, and ``"none"`` nothing.
+        ``"all"`` are all messages in the history that have not passed their expire time, and a
+        number is that many of these, the last ones. Policies may say otherwise by ``replay=``.
         """
-        return self._whole_number("WS4REDIS_HISTORY", 1, minimum=1)
+        value: Literal["last", "none", "all"] | int = self._get("WS4REDIS_REPLAY", "last")
+        if is_replay(value):
+            return value
+        raise improper("WS4REDIS_REPLAY", value, REPLAY_REMEDY)
+
+    @property
+    def WS4REDIS_HISTORY(self) -> int:
+        """Messages of a channel from which clients recover that come back; at least 1.
+
+        It is the last ones, for ``WS4REDIS_HISTORY_EXPIRE`` seconds, whether or not they are stored
+        for clients that come later. More of them let clients be away for longer, and take more
+        memory in Redis. Where publishers ask for different numbers on one channel, it keeps the
+        most.
+        """
+        return self._whole_number("WS4REDIS_HISTORY", 100, minimum=1)
+
+    @property
+    def WS4REDIS_HISTORY_EXPIRE(self) -> int:
+        """Seconds for which a channel's history is kept after its last message; at least 1.
+
+        A client that is away for longer is told ``lost`` if it has missed anything.
+        """
+        value = self._whole_number("WS4REDIS_HISTORY_EXPIRE", 300, minimum=1)
+        if value > MAX_EXPIRE:
+            remedy = f"a whole number of at most {MAX_EXPIRE}"
+            raise improper("WS4REDIS_HISTORY_EXPIRE", value, remedy)
+        return value
 
     @property
     def WS4REDIS_HISTORY_BYTES(self) -> int:
-        """Bytes of payload that are kept of a channel; the oldest messages go first.
+        """Bytes of payload in the history of a channel; the oldest messages go first.
 
         The last message is kept whatever its size. A client that comes back for what has gone is
         told ``lost``, as for what ``WS4REDIS_HISTORY`` has no room for. It also bounds the memory
@@ -108,8 +141,8 @@ class Settings(Permissions, Limits):
     def WS4REDIS_META_EXPIRE(self) -> int:
         """Seconds for which a channel's position lives after its last message; at least 60.
 
-        If twice the expire time of a message is longer, that counts. A client that comes back
-        within this time can be told that it has missed nothing.
+        If twice the expire time of a message or of the history is longer, that counts. A client
+        that comes back within this time can be told that it has missed nothing.
         """
         return self._whole_number("WS4REDIS_META_EXPIRE", 86400, minimum=60)
 

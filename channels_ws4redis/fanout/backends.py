@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Question
+from channels_ws4redis.protocol.messages import Event, Position, Question
 from channels_ws4redis.store.commands import Publication
 
 
@@ -95,25 +95,45 @@ class Backend(ABC):
     one_process = False
 
     @abstractmethod
-    def publish(self, publication: Publication, client: Any = None) -> None:
+    def publish(self, publication: Publication, client: Any = None) -> dict[str, Position]:
         """Store a message and send it to its groups.
 
         :param client: a redis-py client other than the process's own.
+        :returns: where each channel stands now; nothing for a message that is not kept.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses the message on a
             channel; the others have got it then.
         """
 
     @abstractmethod
-    async def apublish(self, publication: Publication) -> None:
+    async def apublish(self, publication: Publication) -> dict[str, Position]:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
 
     @abstractmethod
-    def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
-        """Return all that is kept of each channel, or why that cannot be told."""
+    def read(
+        self, channels: Sequence[str], client: Any = None, *, position_only: bool = False
+    ) -> list[Reading | Exception]:
+        """Return what is kept of each channel, or why that cannot be told.
+
+        :param client: a redis-py client other than the process's own.
+        :param position_only: read where the channels stand, and nothing of their messages.
+        """
 
     @abstractmethod
-    async def aread(self, channels: Sequence[str]) -> list[Reading | Exception]:
-        """Return all that is kept of each channel; asyncio twin of `read`."""
+    async def aread(
+        self, channels: Sequence[str], *, position_only: bool = False
+    ) -> list[Reading | Exception]:
+        """Return what is kept of each channel; asyncio twin of `read`."""
+
+    def purge(self, channels: Sequence[str], client: Any = None) -> dict[str, Position]:
+        """Delete the histories and the stored values of channels, and tell those who hear them.
+
+        It raises what `publish` does, and returns where each channel stands then.
+        """
+        return self.publish(Publication.purge(channels), client)
+
+    async def apurge(self, channels: Sequence[str]) -> dict[str, Position]:
+        """Delete what is kept of channels; asyncio twin of `purge`."""
+        return await self.apublish(Publication.purge(channels))
 
     @abstractmethod
     def count(self, channels: Sequence[str], client: Any = None) -> dict[str, int]:

@@ -114,5 +114,6 @@ def _with_heard(entry: Entry, heard: Sequence[Event]) -> Entry:
         return entry
     numbers = {(event.epoch, event.offset) for event in heard if event.offset}
     before = [e for e in entry.reading.replay() if (e.epoch, e.offset) not in numbers]
+    value = entry.reading.value if entry.reading.value in before else None
     # What has come since the reading is among what was heard.
-    return Entry(entry.reading._replace(stored=before), heard)
+    return Entry(entry.reading._replace(stored=before, value=value), heard)

@@ -14,19 +14,18 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.counting import TRIES, Count
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Question
+from channels_ws4redis.protocol.messages import Event, Position, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store import runner
 from channels_ws4redis.store.commands import (
     Publication,
     parse_published,
-    parse_readings,
     publish_command,
-    read_command,
     unkept_command,
     unkept_events,
 )
 from channels_ws4redis.store.process import get_client
+from channels_ws4redis.store.readings import parse_readings, read_command
 from channels_ws4redis.store.refusals import (
     SCRIPTS_NEED,
     explained,
@@ -39,6 +38,8 @@ from channels_ws4redis.store.scripts import Command, Result
 class _Rest(NamedTuple):
     """What one round trip leaves to be done."""
 
+    #: Where the channels stand that were published to.
+    positions: dict[str, Position]
     #: What is stored, and has still to be sent.
     to_send: list[Event]
     #: What was refused as a whole, and is published again with one channel at a time.
@@ -68,39 +69,45 @@ class RedisBackend(Backend):
     async def asend(self, events: Sequence[Event | Question]) -> None:
         """Send what has been stored, or questions; asyncio twin of `send`."""
 
-    def publish(self, publication: Publication, client: Any = None) -> None:
+    def publish(self, publication: Publication, client: Any = None) -> dict[str, Position]:
         """Store a message and send it to its groups."""
         if self._is_for_layer(publication):
             self.send(unkept_events(publication))
-            return
+            return {}
         client = client or get_client()
+        positions: dict[str, Position] = {}
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         while parts:
             replies = runner.run(client, self._commands(parts, client))
-            to_send, parts, error = self._sort(parts, replies, client)
+            found, to_send, parts, error = self._sort(parts, replies, client)
+            positions |= found
             first_error = first_error or error
             if to_send:
                 self.send(to_send)
         if first_error is not None:
             raise first_error
+        return positions
 
-    async def apublish(self, publication: Publication) -> None:
+    async def apublish(self, publication: Publication) -> dict[str, Position]:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
         if self._is_for_layer(publication):
             await self.asend(unkept_events(publication))
-            return
+            return {}
         client = get_client()
+        positions: dict[str, Position] = {}
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         while parts:
             replies = await runner.get_runner().run(self._commands(parts, client))
-            to_send, parts, error = self._sort(parts, replies, client)
+            found, to_send, parts, error = self._sort(parts, replies, client)
+            positions |= found
             first_error = first_error or error
             if to_send:
                 await self.asend(to_send)
         if first_error is not None:
             raise first_error
+        return positions
 
     def _is_for_layer(self, publication: Publication) -> bool:
         """Tell whether only the channel layer has to do with a message."""
@@ -117,6 +124,7 @@ class RedisBackend(Backend):
         ]
 
     def _sort(self, parts: Sequence[Publication], replies: Sequence[Result], client: Any) -> _Rest:
+        positions: dict[str, Position] = {}
         to_send: list[Event] = []
         apart: list[Publication] = []
         error = None
@@ -124,16 +132,18 @@ class RedisBackend(Backend):
             if not isinstance(reply, Exception):
                 if not part.keep:
                     to_send += [] if self.atomic else unkept_events(part)
-                elif self.atomic:
-                    self._said = client, reply
-                else:
-                    to_send += parse_published(part, reply)
+                    continue
+                published = parse_published(part.channels, reply)
+                positions |= published.positions
+                self._said = client, published.said
+                if not self.atomic:
+                    to_send += published.events(part)
             elif len(part.channels) > 1 and self._may_take_apart(reply):
                 apart += _parts(part, 1)
             else:
                 what = f"publish to {_named(part.channels)}"
                 error = error or explained(reply, client, what, SCRIPTS_NEED)
-        return _Rest(to_send, apart, error)
+        return _Rest(positions, to_send, apart, error)
 
     def _may_take_apart(self, error: Exception) -> bool:
         """Tell whether a script has not run at all because it was for several channels."""
@@ -142,17 +152,21 @@ class RedisBackend(Backend):
             return True
         return is_refusal_as_a_whole(error)
 
-    def read(self, channels: Sequence[str]) -> list[Reading | Exception]:
-        """Return all that is kept of each channel, or why that cannot be told."""
-        commands = [read_command(channel) for channel in channels]
+    def read(
+        self, channels: Sequence[str], client: Any = None, *, position_only: bool = False
+    ) -> list[Reading | Exception]:
+        """Return what is kept of each channel, or why that cannot be told."""
+        commands = [read_command(channel, position_only) for channel in channels]
         try:
-            return _readings(channels, runner.run(get_client(), commands))
+            return _readings(channels, runner.run(client or get_client(), commands))
         except (redis.exceptions.RedisError, OSError) as error:
             return [error] * len(channels)
 
-    async def aread(self, channels: Sequence[str]) -> list[Reading | Exception]:
-        """Return all that is kept of each channel; asyncio twin of `read`."""
-        commands = [read_command(channel) for channel in channels]
+    async def aread(
+        self, channels: Sequence[str], *, position_only: bool = False
+    ) -> list[Reading | Exception]:
+        """Return what is kept of each channel; asyncio twin of `read`."""
+        commands = [read_command(channel, position_only) for channel in channels]
         try:
             return _readings(channels, await runner.get_runner().run(commands))
         except (redis.exceptions.RedisError, OSError) as error:

@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.history import Lost, Outcome, Reading
+from channels_ws4redis.protocol.history import Lost, Outcome, Reading, Replay
 from channels_ws4redis.protocol.messages import Event, Position, json_frame
 
 #: Seconds between pings to clients of the package's own protocol; the ``welcome`` names it.
@@ -48,7 +48,7 @@ class _Known(NamedTuple):
 def _known(entries: Iterable[Entry]) -> dict[str, _Known]:
     known = {}
     for reading, _ in entries:
-        value = reading.stored[-1].payload if reading.stored else None
+        value = None if reading.value is None else reading.value.payload
         known[reading.channel] = _Known(reading.position.offset, value)
     return known
 
@@ -71,7 +71,7 @@ class Socket:
     :param echo: whether the socket gets its own messages back.
     :param labels: what the client calls each channel, for the package's own protocol; None for a
         client that gets raw frames.
-    :param replays: whether the socket is sent what is stored when it has no position.
+    :param replay: what the socket is sent of what is stored when it has no position.
     :param end: called with a close code and the reason if the socket must hear no more.
     """
 
@@ -79,7 +79,7 @@ class Socket:
         "_by_hook",
         "_end",
         "_held",
-        "_replays",
+        "_replay",
         "echo",
         "id",
         "labels",
@@ -92,7 +92,7 @@ class Socket:
         outbox: Outbox,
         echo: bool,
         labels: dict[str, str] | None,
-        replays: bool = True,
+        replay: Replay = "last",
         end: Callable[[int, Exception], None] | None = None,
     ) -> None:
         #: Identity as a sender.
@@ -100,7 +100,7 @@ class Socket:
         self.outbox = outbox
         self.echo = echo
         self.labels = labels
-        self._replays = replays
+        self._replay = replay
         #: True once the socket has been sent what is stored, be it by a hook.
         self.replayed = False
         #: True once an overridden ``send_persisted_messages`` is to send what is stored.
@@ -159,7 +159,7 @@ class Socket:
     def _outcome(self, reading: Reading, positions: Mapping[str, Position]) -> Outcome:
         position = positions.get((self.labels or {}).get(reading.channel, ""))
         if position is None:
-            return list(reading.replay()) if self._replays else []
+            return list(reading.replay(self._replay))
         return reading.since(position)
 
     def _welcome(

@@ -11,7 +11,14 @@ from typing import Any
 import redis
 
 from channels_ws4redis.layers import connection_arguments
-from channels_ws4redis.protocol.messages import EVENT_TYPE, QUESTION_TYPE, Event, Question
+from channels_ws4redis.protocol.messages import (
+    EVENT_TYPE,
+    PURGE_TYPE,
+    QUESTION_TYPE,
+    Event,
+    Purge,
+    Question,
+)
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store.clients import make_client
 from channels_ws4redis.store.outages import server_address
@@ -57,7 +64,8 @@ def carrying(event: Event | Question) -> dict[str, Any]:
     """Return the message that carries an event or a question through a layer."""
     if isinstance(event, Question):
         return {"type": QUESTION_TYPE, **event._asdict()}
-    return {"type": EVENT_TYPE, **{name: getattr(event, name) for name in _EVENT_FIELDS}}
+    kind = PURGE_TYPE if isinstance(event, Purge) else EVENT_TYPE
+    return {"type": kind, **{name: getattr(event, name) for name in _EVENT_FIELDS}}
 
 
 def carried_by(message: Mapping[str, Any]) -> Event | Question | None:
@@ -68,6 +76,8 @@ def carried_by(message: Mapping[str, Any]) -> Event | Question | None:
     kind = message.get("type")
     if kind == EVENT_TYPE:
         return Event(*(message[name] for name in _EVENT_FIELDS))
+    if kind == PURGE_TYPE:
+        return Purge(message["channel"], message["epoch"], message["offset"])
     if kind == QUESTION_TYPE:
         return Question(*(message[name] for name in Question._fields))
     return None

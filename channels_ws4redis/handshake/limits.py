@@ -245,7 +245,7 @@ class Place:
         if tally.room is None:
             tally.room = Room()
         charges = self._rates(tally)
-        stored = channels if self._expire else ()
+        stored = channels if self._seconds else ()
         if stored:
             charges += self._fill(tally.room, size, stored, now)
         if setting := overdrawn(charges, now):
@@ -258,18 +258,19 @@ class Place:
             raise BusyError(f"its client publishes more than {setting} allows", "messages")
         seconds = pay(charges, now)
         for channel in stored:
-            tally.room.note(channel, size, now, self._expire)
+            tally.room.note(channel, size, now, self._seconds)
         if seconds:
             remarks.tell_of_slowing(self._whom)
             await asyncio.sleep(seconds)
 
     @property
-    def _expire(self) -> int:
-        """Seconds for which a message is stored, unless the subscriber of a project says more."""
+    def _seconds(self) -> int:
+        """Seconds for which a message stays in Redis, unless the project's subscriber says more."""
         if not self._options.keep:
             return 0
-        expire = self._options.expire
-        return settings.WS4REDIS_EXPIRE if expire is None else expire
+        expire, history = self._options.expire, self._options.history_expire
+        expire = settings.WS4REDIS_EXPIRE if expire is None else expire
+        return max(expire, settings.WS4REDIS_HISTORY_EXPIRE if history is None else history)
 
     def _rates(self, tally: Tally) -> list[Charge]:
         """Return what a message costs by being one."""

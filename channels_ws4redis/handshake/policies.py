@@ -17,7 +17,9 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls.resolvers import RoutePattern
 from django.utils.module_loading import autodiscover_modules
 
-from channels_ws4redis.store.commands import MAX_EXPIRE
+from channels_ws4redis.conf import MAX_EXPIRE
+from channels_ws4redis.conf.reading import REPLAY_REMEDY, is_replay
+from channels_ws4redis.protocol.history import Replay
 
 #: Facilities whose policy publishers find without asking the routes again.
 REMEMBERED = 1024
@@ -30,14 +32,16 @@ class Options:
     :raises ImproperlyConfigured: for a value that makes no sense.
     """
 
-    #: Messages that are kept of a channel; None for as many as WS4REDIS_HISTORY says.
+    #: Messages in the history of a channel; None for as many as WS4REDIS_HISTORY says.
     history: int | None = None
-    #: Seconds for which a message is kept; None for as long as WS4REDIS_EXPIRE says.
+    #: Seconds for which it is kept; None for as long as WS4REDIS_HISTORY_EXPIRE says.
+    history_expire: int | None = None
+    #: Seconds for which a message is stored; None for as long as WS4REDIS_EXPIRE says.
     expire: int | None = None
     #: False if messages are sent and nothing else.
     keep: bool = True
-    #: Whether somebody who has just come is sent what is kept.
-    replay: bool = True
+    #: What somebody is sent who has just come; None for what WS4REDIS_REPLAY says.
+    replay: Replay | None = None
     #: The flags that clients may publish with.
     publish: Collection[str] = frozenset()
     #: Bytes in one message of a client. If WS4REDIS_MAX_MESSAGE is less, that counts.
@@ -45,15 +49,17 @@ class Options:
 
     def __post_init__(self) -> None:
         _require_number("history", self.history, 1)
+        _require_number("history_expire", self.history_expire, 1, MAX_EXPIRE)
         _require_number("expire", self.expire, 0, MAX_EXPIRE)
         _require_number("max_message_bytes", self.max_message_bytes, 1)
-        for name in ("keep", "replay"):
-            value = getattr(self, name)
-            if not isinstance(value, bool):
-                raise ImproperlyConfigured(f"{name}={value!r} is neither True nor False.")
-        if not self.keep and (self.history or self.expire):
+        if not isinstance(self.keep, bool):
+            raise ImproperlyConfigured(f"keep={self.keep!r} is neither True nor False.")
+        if self.replay is not None and not is_replay(self.replay):
+            raise ImproperlyConfigured(f"replay={self.replay!r} is none of {REPLAY_REMEDY}.")
+        if not self.keep and (self.history or self.history_expire or self.expire):
             raise ImproperlyConfigured(
-                "keep=False keeps nothing; leave history=… and expire=… out, or keep=False."
+                "keep=False keeps nothing; leave history=…, history_expire=… and expire=… out, or "
+                "keep=False."
             )
         flags = self.publish
         if type(flags) not in {list, tuple, set, frozenset} or not all(

@@ -20,7 +20,7 @@ units of the last part.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from channels_ws4redis.protocol.messages import Event, Position
 
@@ -41,33 +41,85 @@ def is_blank(position: Position) -> bool:
     return position.epoch.startswith("-")
 
 
+#: What a newcomer is sent: ``last``, the stored value; ``none``; ``all`` that is stored of the
+#: history; or that many messages of it.
+Replay = Literal["last", "none", "all"] | int
+
+
+class Kept(NamedTuple):
+    """A message in the history of a channel."""
+
+    event: Event
+    #: The time in milliseconds until which it is stored for newcomers; 0 if it is not.
+    until: int
+
+
 class Reading(NamedTuple):
-    """All that Redis had of a channel at one moment."""
+    """All that Redis had of a channel at one moment.
+
+    The history is for those who come back. What is stored is for newcomers: some of the history,
+    and the value, which may be older than all that the history still has.
+    """
 
     channel: str
     position: Position
     #: The last offset of each epoch before this one, the latest first.
     past: Mapping[str, int]
-    #: The history that has not expired, oldest first.
+    #: The history, oldest first.
     events: Sequence[Event]
-    #: What a newcomer is sent: the history, or what a foreign program has stored in its place.
+    #: What is stored, oldest first; the value comes last.
     stored: Sequence[Event] = ()
+    #: The stored value; None if there is none, or none any more.
+    value: Event | None = None
 
-    @property
-    def foreign(self) -> Event | None:
-        """What a foreign program has stored in place of the last of ours."""
-        last = self.stored[-1] if self.stored else None
-        return last if last is not None and not last.offset else None
+    @classmethod
+    def of(
+        cls,
+        channel: str,
+        position: Position,
+        past: Mapping[str, int],
+        kept: Sequence[Kept],
+        value: bytes | None,
+        number: int,
+        now: int,
+    ) -> Reading:
+        """Make a reading of what is in Redis.
 
-    def replay(self) -> Sequence[Event]:
+        The value is the message that was stored last, whether or not the history still has it. If
+        the history has that message, and it is another one, a foreign program has stored the value,
+        which has no number then.
+
+        :param number: the offset of the message that was stored last; 0 if that is not known.
+        :param now: the time in milliseconds.
+        """
+        events = [event for event, _ in kept]
+        stored = [event for event, until in kept if until >= now]
+        if value is None:
+            if any(event.offset == number for event in stored):
+                stored = []  # somebody has deleted the value to that end, before it has expired
+            return cls(channel, position, past, events, stored)
+        last = next((event for event in events if event.offset == number), None)
+        if last is None or last.payload != value:
+            known = number if last is None else 0
+            last = Event(channel, value, position.epoch if known else "", known)
+        stored = [event for event in stored if event.offset != last.offset]
+        return cls(channel, position, past, events, [*stored, last], last)
+
+    def replay(self, wanted: Replay = "all") -> Sequence[Event]:
         """Return the messages for somebody without a position.
 
         An empty message clears what came before it, as applications of legacy use it.
         """
-        for index in range(len(self.stored) - 1, -1, -1):
-            if not self.stored[index].payload:
-                return self.stored[index + 1 :]
-        return self.stored
+        if wanted == "none":
+            return []
+        if wanted == "last":
+            return [self.value] if self.value is not None and self.value.payload else []
+        shown = self.stored
+        for index in range(len(shown) - 1, -1, -1):
+            if not shown[index].payload:
+                shown = shown[index + 1 :]
+                break
+        return shown if wanted == "all" else shown[-wanted:]
 
     def since(self, position: Position) -> Outcome:
         """Return what was published after a position: everything, with a `Lost` for each hole."""
@@ -80,8 +132,6 @@ class Reading(NamedTuple):
                 outcome.append(self._lost(event.offset - 1))
             outcome.append(event)
             at, sure = event.offset, True
-        if outcome and self.foreign is not None:
-            outcome.append(self.foreign)  # stored after the last of ours, which was missed
         if not sure or at < self.position.offset:
             outcome.append(self._lost(self.position.offset))
         return outcome

@@ -20,6 +20,9 @@ SUBPROTOCOL: Final = "ws4redis.v1"
 #: The ``type`` of a message of this package in the channel layer.
 EVENT_TYPE: Final = "ws4redis.event"
 
+#: The ``type`` of a `Purge` there.
+PURGE_TYPE: Final = "ws4redis.purge"
+
 #: The ``type`` of a `Question` there.
 QUESTION_TYPE: Final = "ws4redis.question"
 
@@ -126,6 +129,29 @@ class Event:
         text with a single emoji in it.
         """
         return partial(self.bare().frame, label)
+
+
+class Purge(Event):
+    """Says that all that was published before it has been deleted.
+
+    It has a number like a message, so that whoever has missed it finds a hole. It has no payload: a
+    client that gets raw frames is sent nothing.
+    """
+
+    __slots__ = ()
+
+    def __init__(self, channel: str, epoch: str, offset: int) -> None:
+        super().__init__(channel, b"", epoch, offset)
+
+    def bare(self) -> Purge:
+        """Return the purge without the frames that have been made of it."""
+        return Purge(self.channel, self.epoch, self.offset)
+
+    def _make(self, label: str | None) -> Frame:
+        if label is None:
+            return super()._make(label)
+        body = {"type": "purged", "channel": label, "epoch": self.epoch, "offset": self.offset}
+        return json_frame(body)
 
 
 class Question(NamedTuple):

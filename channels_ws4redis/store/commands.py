@@ -5,11 +5,12 @@ Per channel name C there are three keys, in one Redis Cluster slot:
 ``C``
     the last stored message, as raw bytes, exactly where and how legacy ws4redis keeps it;
 ``{C}:history``
-    a stream of the last messages; the id of an entry is its offset. A value in ``C`` that is not
-    the last entry was put there by a foreign program;
+    a stream of the last messages, stored or not; the id of an entry is its offset. It is there for
+    those who come back, and has a life of its own;
 ``{C}:meta``
     a hash with the epoch and the offset of the channel. It outlives the history, so that a client
-    can be told "you have missed nothing" after the entries have expired.
+    can be told "you have missed nothing" after the entries have expired. It also knows which
+    message was the last to be stored in ``C``, and how long a history publishers have asked for.
 
 There is a fourth, ``{C}:count:<token>``, for seconds, while somebody asks how many sockets hear C.
 
@@ -31,14 +32,10 @@ from collections.abc import Sequence
 from functools import lru_cache
 from importlib.resources import files
 from itertools import chain
-from typing import Any, NamedTuple
-
-import redis
+from typing import NamedTuple, Self
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Question
-from channels_ws4redis.protocol.texts import shown
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Purge, Question
 from channels_ws4redis.store.scripts import Command, Script
 
 
@@ -53,15 +50,16 @@ def load_script(*names: str, before: str = "") -> Script:
 
 
 @lru_cache(maxsize=64)
-def _publish_script(lifetime: int, size: int, limit: int, keys_each: int, mirrors: bool) -> Script:
+def _publish_script(lifetime: int, size: int, keep: int, *others: int) -> Script:
     """Return ``publish.lua`` for what the settings say; of that there are few cases."""
-    values = f"{lifetime}, {size}, {limit}, {keys_each}, {'true' if mirrors else 'false'}"
-    before = f"local lifetime, size, limit, keys_each, mirrors = {values}\n"
+    values = lifetime, size, keep, repr(f"{size}:{keep}"), *others
+    words = ", ".join(value if isinstance(value, str) else str(value).lower() for value in values)
+    names = "lifetime, size, keep, asked, limit, keys_each, mirrors, sends, purges"
+    before = f"local {names} = {words}\n"
     return load_script("standing.lua", "publish.lua", before=before)
 
 
 _UNKEPT = load_script("unkept.lua")
-_READ = load_script("standing.lua", "read.lua")
 _FETCH = Script("return redis.call('GET', KEYS[1])")
 _QUESTION = load_script("question.lua")
 _ANSWER = Script(
@@ -75,26 +73,58 @@ _QUESTION_MARK = "?"
 #: Seconds for which answers are kept.
 ANSWER_EXPIRE = 10
 
-#: Seconds, some thirty years. Redis refuses an expire time that overflows its clock, and would do
-#: so in the middle of the script that publishes.
-MAX_EXPIRE = 10**9
-
 
 class Publication(NamedTuple):
     """One message for some channels."""
 
     channels: Sequence[str]
     payload: bytes
-    #: Seconds to store the message; 0 leaves an older stored message in place.
+    #: Seconds to store the message for newcomers; 0 leaves an older stored message in place.
     expire: int
     #: Identity of the publishing socket, "" for Django code.
     sender: str = ""
     #: Idempotency key, "" for none.
     key: str = ""
-    #: Messages that are kept of a channel; None for as many as WS4REDIS_HISTORY says.
+    #: Messages in the history of a channel; None for as many as WS4REDIS_HISTORY says.
     history: int | None = None
     #: False to send the message and nothing else: it gets no number, and nothing is written.
     keep: bool = True
+    #: Seconds for which the history is kept after this message; None for as long as
+    #: WS4REDIS_HISTORY_EXPIRE says.
+    history_expire: int | None = None
+    #: The version of what the message is about, from 0 up: where a channel has had this one or a
+    #: later one, nothing is published. None if it has none.
+    version: int | None = None
+    #: True to delete what is kept of the channels, and to tell those who hear them. The fields that
+    #: are about a message have no effect then.
+    purges: bool = False
+
+    @classmethod
+    def purge(cls, channels: Sequence[str]) -> Self:
+        """Return what purges channels."""
+        return cls(channels, b"", 0, purges=True)
+
+
+class Published(NamedTuple):
+    """What a publish has come to."""
+
+    #: What the server has said, to be passed to the next `publish_command`.
+    said: bytes
+    #: Where each channel stands now.
+    positions: dict[str, Position]
+    #: The channels that had the version already, and got nothing.
+    idle: frozenset[str]
+
+    def events(self, publication: Publication) -> list[Event]:
+        """Return what has still to be sent, where the script only keeps it."""
+        if publication.purges:
+            return [Purge(channel, *position) for channel, position in self.positions.items()]
+        payload, sender = publication.payload, publication.sender
+        return [
+            Event(channel, payload, *position, sender)
+            for channel, position in self.positions.items()
+            if channel not in self.idle
+        ]
 
 
 def events_channel(name: str, prefix: str = "") -> str:
@@ -108,24 +138,32 @@ def events_channel(name: str, prefix: str = "") -> str:
 def publish_command(
     publication: Publication, prefix: str | None, mirror: bool, said: bytes = b""
 ) -> Command:
-    """Return the command that stores a message and publishes it.
+    """Return the command that keeps a message and publishes it, or purges.
 
-    :param prefix: see `events_channel`; None to store only, as a channel layer sends.
+    :param prefix: see `events_channel`; None to keep it only, as a channel layer sends.
     :param mirror: also publish the bare payload on the channel name, for legacy servers.
     :param said: what the command has returned last to the same user.
     """
-    channels, payload, expire, sender, key, history, _ = publication
+    payload, key, version = publication.payload, publication.key, publication.version
+    # As bytes, a sender is not remembered: there are as many as sockets.
+    sender = publication.sender.encode()
+    args: list[str | bytes | int] = [payload, sender, publication.expire, said, prefix or ""]
+    size, seconds = publication.history, publication.history_expire
+    if version is not None or size is not None or seconds is not None:
+        args.append("" if version is None else version)
+        args.append(settings.WS4REDIS_HISTORY if size is None else size)
+        args.append(settings.WS4REDIS_HISTORY_EXPIRE if seconds is None else seconds)
     script = _publish_script(
         settings.WS4REDIS_META_EXPIRE,
-        settings.WS4REDIS_HISTORY if history is None else history,
+        settings.WS4REDIS_HISTORY,
+        settings.WS4REDIS_HISTORY_EXPIRE,
         settings.WS4REDIS_HISTORY_BYTES,
         4 if key else 3,
-        mirror,
+        mirror and not publication.purges,
+        prefix is not None,
+        publication.purges,
     )
-    # As bytes, a sender is not remembered: there are as many as sockets.
-    args: list[str | bytes | int] = [payload, sender.encode(), expire, said]
-    args += [] if prefix is None else [prefix]
-    keys = list(chain.from_iterable(_keys(name, key) for name in channels))
+    keys = list(chain.from_iterable(channel_keys(name, key) for name in publication.channels))
     return Command(script, keys, args)
 
 
@@ -152,7 +190,11 @@ def unkept_events(publication: Publication) -> list[Event]:
     ]
 
 
-def _keys(name: str, once: str = "") -> list[str]:
+def channel_keys(name: str, once: str = "") -> list[str]:
+    """Return the keys of a channel.
+
+    :param once: an idempotency key, which has one as well.
+    """
     keys = [name, f"{{{name}}}:history", f"{{{name}}}:meta"]
     if once:
         # Without a brace of its own, or a channel that somebody names could have the same key.
@@ -160,15 +202,17 @@ def _keys(name: str, once: str = "") -> list[str]:
     return keys
 
 
-def parse_published(publication: Publication, reply: bytes) -> list[Event]:
-    """Return the events of a message that was stored and not published, with their positions."""
-    words = reply.decode().split(" ")
-    return [
-        Event(channel, publication.payload, epoch, int(offset), publication.sender)
-        for channel, epoch, offset in zip(
-            publication.channels, words[::2], words[1::2], strict=True
-        )
-    ]
+def parse_published(channels: Sequence[str], reply: bytes) -> Published:
+    """Return what `publish_command` has returned."""
+    said, _, found = reply.rpartition(b"\n")
+    words = found.decode().split(" ")
+    epochs, offsets = words[::2], words[1::2]
+    idle = frozenset(c for c, epoch in zip(channels, epochs, strict=True) if epoch[:1] == "=")
+    positions = {
+        channel: Position(epoch.removeprefix("="), int(offset))
+        for channel, epoch, offset in zip(channels, epochs, offsets, strict=True)
+    }
+    return Published(said, positions, idle)
 
 
 def parse_envelope(channel: str, data: bytes) -> tuple[Event | Question, bool]:
@@ -181,8 +225,10 @@ def parse_envelope(channel: str, data: bytes) -> tuple[Event | Question, bool]:
     if words[0] == _QUESTION_MARK:
         _, token = words
         return Question(channel, token), False
-    epoch, offset, sender, mirrored = words
-    return Event(channel, payload, epoch, int(offset), sender), mirrored == "1"
+    epoch, offset, sender, kind = words
+    if kind == "purged":
+        return Purge(channel, epoch, int(offset)), False
+    return Event(channel, payload, epoch, int(offset), sender), kind == "1"
 
 
 def fetch_command(name: str) -> Command:
@@ -213,68 +259,3 @@ def answers_command(question: Question) -> Command:
 
 def _answers_key(question: Question) -> str:
     return f"{{{question.channel}}}:count:{question.token}"
-
-
-def read_command(name: str) -> Command:
-    """Return the command that reads all that is kept of a channel, and writes nothing."""
-    return Command(_READ, _keys(name), [settings.WS4REDIS_META_EXPIRE])
-
-
-def parse_readings(names: Sequence[str], replies: Sequence[Any]) -> list[Reading | Exception]:
-    """Return what `read_command` has found out about each channel, or why that cannot be told.
-
-    What is kept of one channel may be none of ours, and must not keep anybody from the others.
-    """
-    return [_try_parse(name, reply) for name, reply in zip(names, replies, strict=True)]
-
-
-def _try_parse(name: str, reply: Any) -> Reading | Exception:
-    if isinstance(reply, Exception):
-        return reply
-    try:
-        return parse_reading(name, reply)
-    except (ValueError, TypeError, IndexError, AttributeError) as error:
-        return redis.exceptions.DataError(
-            f"What Redis keeps of {shown(name)} was not written by this package ({error}); delete "
-            f"'{{{name}}}:history' and '{{{name}}}:meta'."
-        )
-
-
-def parse_reading(name: str, reply: Any) -> Reading:
-    """Return what `read_command` has found out about a channel."""
-    epoch, offset, past, value, entries, now = reply
-    position = Position(epoch.decode(), offset)
-    events = [_parse_entry(name, position.epoch, entry) for entry in entries if _lives(entry, now)]
-    stored = _stored(name, value, events, entries)
-    return Reading(name, position, _parse_past(past.decode()), events, stored)
-
-
-def _parse_entry(name: str, epoch: str, entry: Any) -> Event:
-    entry_id, (_, payload, _, sender, *_) = entry
-    return Event(name, payload, epoch, int(entry_id.partition(b"-")[0]), sender.decode())
-
-
-def _lives(entry: Any, now: bytes) -> bool:
-    """Tell whether an entry has not expired; Redis expires whole keys only."""
-    _, fields = entry
-    return len(fields) < 6 or int(fields[5]) >= int(now)
-
-
-def _stored(name: str, value: bytes | None, events: list[Event], entries: Any) -> Sequence[Event]:
-    """Return what a newcomer is sent.
-
-    If the value is gone before the last entry has expired, somebody has deleted it to that end.
-    """
-    last_lives = bool(events) and events[-1].offset == int(entries[-1][0].partition(b"-")[0])
-    if value is None:
-        return [] if last_lives else events
-    if last_lives and events[-1].payload == value:
-        return events
-    # A policy may have more of them kept than the setting says.
-    return [*events, Event(name, value)][-max(settings.WS4REDIS_HISTORY, len(events)) :]
-
-
-def _parse_past(text: str) -> dict[str, int]:
-    """Read ``epoch:offset`` of each epoch that has ended, the latest first."""
-    ended = (entry.rpartition(":") for entry in text.split())
-    return {epoch: int(offset) for epoch, _, offset in ended}

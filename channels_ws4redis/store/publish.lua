@@ -1,18 +1,26 @@
--- Gives a message the next number on each of some channels, stores it, and publishes it.
+-- Gives a message the next number on each of some channels, keeps it, and publishes it. Or purges the
+-- channels: what is kept of them is deleted, and those who hear them are told so under the next number.
 -- KEYS, for each channel: C, {C}:history, {C}:meta, and with an idempotency key {C}:once:<key>
--- ARGV: 1 payload, 2 sender, 3 seconds to store the message (0: not), 4 what an earlier run has
---       returned, or nothing, 5 what stands before {C}:events in the name of its pub/sub channel; absent
---       where a channel layer sends the message
+-- ARGV: 1 payload, 2 sender, 3 seconds to store the message in C (0: not), 4 what the server has said in
+--       an earlier run, or nothing, 5 what stands before {C}:events in the name of its pub/sub channel
+--       and, if they are not those of the settings, 6 the version of the message, or nothing, 7 the
+--       messages in the history, and 8 the seconds for which it is kept
 -- What the settings say is in local variables that stand before all this text, as to pass it would take
--- time in every run: lifetime, the seconds that {C}:meta lives at least; size and limit, the messages and
--- the bytes of payload in a history; keys_each, the keys for each channel; and mirrors, true to publish
--- the bare payload on C as well, for legacy servers.
--- Returns what the server has said, or without 10 "epoch offset" of each channel. A failure on one
--- channel keeps no other channel from its message; the first failure is returned in the end.
+-- time in every run: lifetime, the seconds that {C}:meta lives at least; size, keep and limit, the
+-- messages in a history, the seconds for which it is kept and the bytes of payload in it; asked, the first
+-- two as a text, with a colon between them; keys_each, the keys for each channel; mirrors, true to publish the bare payload on C as well, for legacy servers;
+-- sends, false if a channel layer sends the message; and purges.
+-- Returns what the server has said, a line feed, and "epoch offset" of each channel, with a = before it if
+-- the channel has had the version already, and got nothing. A failure on one channel keeps no other
+-- channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
 local payload, sender, expire, said, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
-local meta_expire = math.max(lifetime, 2 * expire)
-local mirrored = mirrors and ' 1\n' or ' 0\n'
+local version = ARGV[6] ~= '' and ARGV[6]
+if ARGV[7] then size, keep, asked = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[7] .. ':' .. ARGV[8] end
+lifetime = math.max(lifetime, 2 * keep)
+local second = tonumber(clock[1])
+local slack = math.ceil(0.02 * keep)  -- some seconds more, so that not every message has to renew a life
+local tail = purges and ' purged\n' or mirrors and ' 1\n' or ' 0\n'
 
 -- What another program keeps under one of the names is not to be replaced: whoever opens a socket
 -- may choose a part of them.
@@ -51,70 +59,113 @@ local function shorten(history, written)
   end
 end
 
+-- Returns the messages that a history has room for, which is as many as whoever asks for most of them, while
+-- that is due; the second until which it lives; and what is to be noted of that. What is less than what is
+-- asked for now, or over, is forgotten.
+local function claims(meta)
+  local till = second + keep + slack
+  local most, last, noted = size, till, size .. ':' .. till
+  for messages, due in string.gmatch(call('HGET', meta, 'keeps') or '', '(%d+):(%d+)') do
+    messages, due = tonumber(messages), tonumber(due)
+    if due >= second and due < second + 2e9 and messages < 1e9 and (messages > size or due > till) then
+      most, last, noted = math.max(most, messages), math.max(last, due), noted .. ' ' .. messages .. ':' .. due
+    end
+  end
+  return most, last, noted
+end
+
 local function publish(name, history, meta, once)
-  local epoch, offset, written, dropped, due, past = standing(meta, given)
-  written, dropped = tonumber(written or 0) or 0, tonumber(dropped or 0) or 0
+  local epoch, offset, past, found = standing(meta, given)
+  local written, dropped = tonumber(found[3] or 0) or 0, tonumber(found[4] or 0) or 0
+  -- Whoever asks for what was noted last need not note it again before that is due. That is put off, as it
+  -- takes as long as all the rest.
+  local calm = found[6] == asked and second < (tonumber(found[5]) or 0) and 2 * expire <= lifetime
   if once then
     local done = call('GET', once)
-    if done then return epoch or '', done end
+    if done then return (epoch or '') .. ' ' .. done end
   end
-  local events = prefix and prefix .. '{' .. name .. '}:events'
+  if version and epoch then
+    -- They are whole numbers, and may have more digits than Lua counts.
+    local last = call('HGET', meta, 'version')
+    if last and (#version < #last or #version == #last and version <= last) then
+      return string.format('=%s %d', epoch, offset)
+    end
+  end
+  local events = sends and prefix .. '{' .. name .. '}:events'
   if may_publish ~= 'yes' then
     if events then require_publish(events) end
     if mirrors then require_publish(name) end
   end
-  if expire > 0 then require_type(name, 'string') end
+  if expire > 0 or purges then require_type(name, 'string') end
+  if not epoch or purges then require_type(history, 'stream') end
   if not epoch then
-    require_type(history, 'stream')
     require_type(meta, 'hash')
     -- A numbering is named by the clock, by its microseconds, which repeat after 71 minutes.
     local numbering = string.format('%08x', (clock[1] * 1000000 + clock[2]) % 4294967296)
     epoch = numbering .. '.' .. ask().reign
     past = ask().blank_epoch(name, history, lifetime) .. ':0 '
-    call('DEL', history)  -- of a numbering that is lost
+    call('DEL', history, meta)  -- of a numbering that is lost
   end
   offset = string.format('%d', offset + 1)
   -- What can fail comes first: a publish that fails must leave nothing behind.
-  if expire > 0 then
-    call('XADD', history, 'MAXLEN', size, offset .. '-0', 'p', payload, 's', sender, 'x',
-      now + expire * 1000, 'b', written)
+  if purges then
+    call('DEL', name, history)
+    call('HSET', meta, 'offset', offset, 'dropped', written, 'stored', '', 'asked', '')
+    keep_seconds(meta, lifetime)
+  else
+    local most, last, noted = size, nil, nil
+    if not calm then most, last, noted = claims(meta) end
+    local id, till = offset .. '-0', expire > 0 and now + expire * 1000 or 0
+    -- A stream that exists lives for as long as is noted. Redis before 7 may not know how to ask for one.
+    if not redis.REDIS_VERSION_NUM or not call('XADD', history, 'NOMKSTREAM', 'MAXLEN', most, id,
+        'p', payload, 's', sender, 'x', till, 'b', written) then
+      if calm then most, last, noted = claims(meta) end
+      calm = false
+      call('XADD', history, 'MAXLEN', most, id, 'p', payload, 's', sender, 'x', till, 'b', written)
+    end
     written = written + #payload
     if written - dropped > limit then
       dropped = shorten(history, written)
       call('HSET', meta, 'dropped', dropped)
     end
-    keep_seconds(history, expire)
+    if expire > 0 then
+      call('HSET', meta, 'offset', offset, 'written', written, 'stored', offset)
+      call('SET', name, payload, 'EX', expire)
+    else
+      call('HSET', meta, 'offset', offset, 'written', written)
+    end
+    if not calm then
+      call('EXPIRE', history, last - second)
+      keep_seconds(meta, math.max(lifetime, 2 * expire) + slack)
+      call('HSET', meta, 'keeps', noted)
+      -- Whoever asks for less than others has to look at that each time.
+      if most == size then call('HSET', meta, 'due', second + slack, 'asked', asked) end
+    end
   end
-  call('HSET', meta, 'offset', offset, 'written', written)
+  if version then call('HSET', meta, 'version', version) end
   if past then call('HSET', meta, 'epoch', epoch, 'past', past, 'dropped', dropped) end
-  if clock[1] + meta_expire > (tonumber(due or 0) or 0) then
-    local seconds = math.ceil(1.02 * meta_expire)  -- some more, so that the next message need not
-    keep_seconds(meta, seconds)
-    call('HSET', meta, 'due', clock[1] + seconds)
-  end
-  if expire > 0 then call('SET', name, payload, 'EX', expire) end
   if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
-  if events then
-    call('PUBLISH', events, epoch .. ' ' .. offset .. ' ' .. sender .. mirrored .. payload)
-  end
+  local position = epoch .. ' ' .. offset
+  if events then call('PUBLISH', events, position .. ' ' .. sender .. tail .. payload) end
   if mirrors then call('PUBLISH', name, payload) end
-  return epoch, offset
+  return position
 end
 
 return answer(function()
-  local positions, failure = not prefix and {}, nil
+  local positions, failure = nil, nil
   for first = 1, #KEYS, keys_each do
-    local done, epoch, offset = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
+    local done, position = pcall(publish, unpack(KEYS, first, first + keys_each - 1))
     if not done then
-      failure = failure or epoch
-    elseif positions then
-      positions[#positions + 1] = epoch .. ' ' .. offset
+      failure = failure or position
+    else
+      positions = positions and positions .. ' ' .. position or position
     end
   end
   if failure then error(failure, 0) end
-  if positions then return table.concat(positions, ' ') end
-  if not server or not server.told then return said end
-  -- Only who may publish everywhere may publish on a channel without a name.
-  local free = not redis.acl_check_cmd or redis.acl_check_cmd('PUBLISH', '', '')
-  return string.format('%s %.0f %s %s', server.reign, now, free and 'yes' or 'no', tostring(redis))
+  if server and server.told then
+    -- Only who may publish everywhere may publish on a channel without a name.
+    local free = not redis.acl_check_cmd or redis.acl_check_cmd('PUBLISH', '', '')
+    said = string.format('%s %.0f %s %s', server.reign, now, free and 'yes' or 'no', tostring(redis))
+  end
+  return said .. '\n' .. positions
 end)

@@ -3,8 +3,11 @@
 -- {C}:meta is a hash: epoch "<numbering>.<reign>", offset, and past, the epochs before this one as
 -- "epoch:last offset ", the latest first. See protocol/history.py for what the words mean. There is
 -- also how many bytes of payload have been written to the history in this numbering, and how many of
--- these, at least, have been dropped from it; the difference is what it may hold. And there is due, the
--- second until which the hash lives at least.
+-- these, at least, have been dropped from it; the difference is what it may hold. There is keeps, what
+-- publishers have asked for, as "messages:second " each: so many messages are kept until that second; and
+-- asked, what was asked for last, as "messages:seconds", with due, the second until which nothing has to be
+-- renewed for that. And there are stored, the offset of the message whose payload was put into C last, and
+-- version, that of the last message which has one.
 
 -- The same as call, but a key of another type counts as absent. That something is forbidden does not.
 local function look(...)
@@ -69,18 +72,17 @@ local function ask()
   return server
 end
 
--- Returns epoch and offset of a channel, the bytes written and dropped and due, as text, and past, if the
--- reign has changed since all that was written. A change burns one number. The epoch is nil if there is
--- no numbering. The server is not asked if the channel is under the reign that is given.
+-- Returns epoch and offset of a channel; past, if the reign has changed since all that was written, which
+-- burns one number; and written, dropped, due and asked, as texts in a list. The epoch is nil if there
+-- is no numbering. The server is not asked if the channel is under the reign that is given.
 local function standing(meta, given)
-  local found = look('HMGET', meta, 'epoch', 'offset', 'written', 'dropped', 'due') or {}
+  local found = look('HMGET', meta, 'epoch', 'offset', 'written', 'dropped', 'due', 'asked') or {}
   local epoch, offset = found[1], tonumber(found[2] or '')
   local numbering, of = string.match(epoch or '', '^(%w+)%.(%w+)$')
   -- None, or none of ours.
-  if not of or not offset or offset < 0 or offset >= 1e15 or offset % 1 > 0 then return nil, 0 end
-  if of == given or ask().is_under(of) then return epoch, offset, unpack(found, 3, 5) end
+  if not of or not offset or offset < 0 or offset >= 1e15 or offset % 1 > 0 then return nil, 0, nil, {} end
+  if of == given or ask().is_under(of) then return epoch, offset, nil, found end
   local past = epoch .. ':' .. offset .. ' ' .. (call('HMGET', meta, 'past')[1] or '')
   if #past > 400 then past = string.match(string.sub(past, 1, 400), '^.* ') end
-  return numbering .. '.' .. ask().next_reign(epoch, offset), offset + 1, found[3], found[4], found[5],
-    past
+  return numbering .. '.' .. ask().next_reign(epoch, offset), offset + 1, past, found
 end

@@ -87,6 +87,8 @@ WS4REDIS_ALLOWED_CHANNELS = "chat.permissions.allowed_channels"
 WS4REDIS_EXPIRE = 3600
 WS4REDIS_HEARTBEAT = "--heartbeat--"
 WS4REDIS_HISTORY = 120  # a minute of the dashboard
+WS4REDIS_HISTORY_EXPIRE = 3600
+WS4REDIS_REPLAY = "all"  # whoever comes later sees what was said
 
 # The stock layers' connections; redis-py 8 would end the core layer's blocking reads otherwise.
 _STOCK_CONFIG: dict[str, Any] = {"hosts": [{"address": REDIS_URL, "socket_timeout": None}]}

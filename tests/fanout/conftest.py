@@ -18,7 +18,11 @@ def layer_name(request, settings, redis_url):
 
 @pytest.fixture
 async def fanout(request, settings, redis_url):
-    """The fan-out of the test's loop, on the package's own layer unless the test says otherwise."""
+    """The fan-out of the test's loop, on the package's own layer unless the test says otherwise.
+
+    With a short history, which is the harder case.
+    """
+    settings.WS4REDIS_HISTORY = 1
     if "layer_name" in request.fixturenames:
         request.getfixturevalue("layer_name")
     else:

@@ -14,6 +14,7 @@ from django.test import override_settings
 
 from channels_ws4redis.fanout import handing, reading
 from channels_ws4redis.fanout import stock as stock_module
+from channels_ws4redis.fanout.choice import backend_of
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
 from channels_ws4redis.fanout.stock import StockBackend
 from channels_ws4redis.protocol.messages import EVENT_TYPE, Event, Position
@@ -411,6 +412,35 @@ async def test_unrecoverable_gap(fanout, caplog):
     bodies = [json.loads(await client.receive()) for _ in range(3)]
     assert [body["type"] for body in bodies] == ["message", "lost", "message"]
     assert "could not be recovered" in caplog.text
+
+
+async def test_a_purge_reaches_whoever_can_be_told(layer_name, fanout):
+    """It has a number like a message; clients that get raw frames are sent nothing."""
+    raw = await Listener(fanout).join(FOO)
+    client = await Listener(fanout, {FOO: "broadcast"}).join(FOO)
+    await publish("1")
+    position = (await fanout._backend.apurge([FOO]))[FOO]
+    await publish("2")
+    assert [await raw.receive() for _ in range(2)] == ["1", "2"]
+    before, purged, after = [json.loads(await client.receive()) for _ in range(3)]
+    assert purged == {"type": "purged", "channel": "broadcast", **position._asdict()}
+    assert [before["offset"], purged["offset"], after["offset"]] == [1, 2, 3]
+    newcomer = await Listener(fanout).join(FOO)
+    assert await newcomer.receive() == "2"
+
+
+async def test_a_purge_that_was_missed_is_a_loss(fanout, redis_client):
+    client = await Listener(fanout, {FOO: "broadcast"}).join(FOO)
+    await publish("1")
+    with override_settings(CHANNEL_LAYERS=configuration("memory", "")):
+        await backend_of(get_channel_layer()).apurge([FOO])
+    await publish("2")
+    bodies = [json.loads(await client.receive()) for _ in range(3)]
+    assert [(body["type"], body["offset"]) for body in bodies] == [
+        ("message", 1),
+        ("lost", 2),
+        ("message", 3),
+    ]
 
 
 async def test_lost_link(fanout, redis_client):

@@ -496,7 +496,7 @@ async def test_memory_stays_bounded_however_slow_the_clients(
 async def test_a_history_larger_than_the_outbox_arrives(serve, kind: str, settings) -> None:
     """A client that comes back gets it all, though it is more than may wait for it."""
     settings.WS4REDIS_HISTORY, settings.WS4REDIS_HISTORY_BYTES = 100, 10 * 2**20
-    server = serve(kind, settings={"WS4REDIS_HISTORY": 100, "WS4REDIS_OUTBOX_BYTES": 64 * 1024})
+    server = serve(kind, settings={"WS4REDIS_REPLAY": "all", "WS4REDIS_OUTBOX_BYTES": 64 * 1024})
     await asyncio.to_thread(flood, "large", 6)
     async with Visitor(server).socket(
         "/ws/large?subscribe-broadcast", subprotocols=[SUBPROTOCOL]
@@ -519,7 +519,7 @@ async def test_the_history_costs_no_more_than_an_outbox(
     As a text of Python it is four times as large. Of each client's share the kernel takes some two
     MiB, so less would not show.
     """
-    server = serve(kind)
+    server = serve(kind, settings={"WS4REDIS_REPLAY": "all"})
     settings.WS4REDIS_HISTORY, settings.WS4REDIS_HISTORY_BYTES = 1000, 4 * 2**20
     publisher = RedisPublisher(facility="full", broadcast=True)
     for _ in range(500):

@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.fanout.groups import get_fanout
+from channels_ws4redis.protocol.messages import Position
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.store.commands import Publication
 from testproject.embedded import RedisServer
@@ -408,3 +409,32 @@ async def test_a_publisher_elsewhere_is_told_of_a_layer_for_one_process(
     settings.CHANNEL_LAYERS = configuration("redis", redis_url)
     await asyncio.to_thread(broadcast().publish_message, "on the package's own layer")
     assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("name", ["redis", "pubsub", "memory"])
+async def test_positions_are_returned(settings, redis_url, redis_client, name):
+    """Of each channel; none of what is not kept, and the present one if nothing is published."""
+    settings.CHANNEL_LAYERS = configuration(name, redis_url)
+    backend, channels = backend_named("default"), [f"user:{number}:foo" for number in range(120)]
+    first = await backend.apublish(Publication(channels, b"x", 60, version=1))
+    assert list(first) == channels
+    late = await backend.apublish(Publication(channels, b"y", 60, version=1))
+    assert late == first
+    assert {redis_client.get(channel) for channel in channels} == {b"x"}
+    assert await backend.apublish(Publication(channels, b"x", 0, keep=False)) == {}
+    second = await asyncio.to_thread(backend.publish, Publication(channels, b"z", 60, version=2))
+    assert {position.offset for position in second.values()} == {2}
+    assert await asyncio.to_thread(backend.purge, channels[:2]) == {
+        channel: Position(second[channel].epoch, 3) for channel in channels[:2]
+    }
+    await close_fanout(get_channel_layer())
+
+
+async def test_nobody_hears_a_late_version(listen):
+    """Nor is a socket told anything of it."""
+    listener = await listen("broadcast:foo")
+    for version in (2, 1, 2, 3):
+        publication = Publication(["broadcast:foo"], b"%d" % version, 60, version=version)
+        await apublish(publication)
+    assert [await listener.receive() for _ in range(2)] == ["2", "3"]
+    assert listener.queue.empty()

@@ -22,7 +22,7 @@ from tests.listeners import BAR, FOO, Listener, all_left, publish
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda client: client.xadd("{broadcast:bar}:history", {"foreign": "entry"}, id="1-0"),
+        lambda client: client.xadd("{broadcast:bar}:history", {"foreign": "entry"}),
         lambda client: client.hset("{broadcast:bar}:meta", "past", "no:offset"),
     ],
     ids=["history", "past"],

@@ -24,7 +24,7 @@ class Client:
         self.frames = []
         self.overflows = 0
         outbox = open_outbox(self._send, room, 1_000_000, self._overflow)
-        self.socket = Socket(outbox, echo, labels)
+        self.socket = Socket(outbox, echo, labels, "all")
 
     async def _send(self, frame):
         self.frames.append(frame)
@@ -66,7 +66,8 @@ def entry(top, *stored, channel=FOO, after=(), foreign=None):
     """Return what a newcomer is given: the messages with these offsets, of a history at ``top``."""
     events = [event(offset, channel=channel) for offset in stored]
     shown = events if foreign is None else [Event(channel, foreign.encode())]
-    return Entry(Reading(channel, Position("n.a", top), {}, events, shown), after)
+    value = shown[-1] if shown else None
+    return Entry(Reading(channel, Position("n.a", top), {}, events, shown, value), after)
 
 
 def test_a_raw_client_gets_what_is_stored_and_what_has_come_since():

@@ -280,12 +280,11 @@ async def test_each_audience_costs_room(clock, settings):
         await place(JOHN, "2").publish(1024 * 1024, 1)
 
 
-async def test_what_is_not_stored_costs_no_room(clock, settings):
+async def test_what_is_not_kept_costs_no_room(clock):
     """Nor does what goes nowhere."""
     await place(STRANGER, "elsewhere").publish(7_000_000, 0)
-    settings.WS4REDIS_EXPIRE = 0
     for number in range(100):
-        await place(STRANGER, str(number)).publish(1024 * 1024, 1)
+        await place(STRANGER, str(number), Options(keep=False)).publish(1024 * 1024, 1)
     assert clock.waits == []
 
 
@@ -301,25 +300,20 @@ async def test_each_audience_of_a_facility_costs_room(clock, settings):
     await one.publish(1024 * 1024, ["session:0:room"])
 
 
-async def test_what_a_policy_has_stored_costs_room(clock, settings):
-    """Whatever the setting says of all others; and nothing of what is not stored."""
+async def test_what_is_not_stored_is_in_the_history_and_costs_room(clock, settings):
     settings.WS4REDIS_EXPIRE = 0
-    kept, *others = Options(expire=60), Options(expire=0), Options(keep=False)
     for number in range(6):
-        await place(STRANGER, str(number), kept).publish(1024 * 1024, 1)
+        await place(STRANGER, str(number)).publish(1024 * 1024, 1)
     with pytest.raises(BusyError):
-        await place(STRANGER, "x", kept).publish(1024 * 1024, 1)
-    settings.WS4REDIS_EXPIRE = 3600
-    clock.waits.clear()
-    for number in range(100):
-        for options in others:
-            await place(OTHER, str(number), options).publish(1024 * 1024, 1)
-    assert clock.waits == []
+        await place(STRANGER, "x").publish(1024 * 1024, 1)
 
 
-async def test_what_is_kept_for_longer_is_paid_for_as_long(clock):
-    """By the policy's option, and not by the setting."""
-    one = place(STRANGER, options=Options(expire=10))
+@pytest.mark.parametrize(
+    "options", [Options(expire=10, history_expire=5), Options(expire=5, history_expire=10)]
+)
+async def test_what_is_kept_for_longer_is_paid_for_as_long(clock, options):
+    """By the policy's options, and not by the settings."""
+    one = place(STRANGER, options=options)
     await one.publish(1024 * 1024, 1)
     for _ in range(6):
         clock.now += 11

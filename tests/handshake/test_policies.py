@@ -671,10 +671,14 @@ async def test_the_lazy_user_of_a_middleware_is_loaded_in_a_thread(is_async):
         (partial(facility, "foo", expire=-1), "expire=-1"),
         (partial(facility, "foo", expire=10**10), "from 0 to 1000000000"),
         (partial(facility, "foo", max_message_bytes="1"), "max_message_bytes='1'"),
-        (partial(facility, "foo", replay=None), "replay=None"),
+        (partial(facility, "foo", replay=True), "replay=True is none of 'last'"),
+        (partial(facility, "foo", replay=0), "replay=0"),
+        (partial(facility, "foo", replay="some"), "replay='some'"),
+        (partial(facility, "foo", history_expire=0), "history_expire=0"),
         (partial(facility, "foo", keep=None), "keep=None"),
         (partial(facility, "foo", keep=False, history=5), "keep=False keeps nothing"),
         (partial(facility, "foo", keep=False, expire=5), "keep=False keeps nothing"),
+        (partial(facility, "foo", keep=False, history_expire=5), "keep=False keeps nothing"),
         (partial(facility, "foo", publish=TALK), r"write publish=\['publish-broadcast'\]"),
         (partial(facility, "foo", publish=[7]), "is no list of flags"),
         (partial(facility, "foo", publish=True), "is no list of flags"),
@@ -692,9 +696,9 @@ def test_what_makes_no_sense_is_told_at_once(make, told):
 
 
 def test_options_are_a_value():
-    policed("foo", True, history=5, publish=[TALK], replay=False)
+    policed("foo", True, history=5, publish=[TALK], replay="none")
     options = policies.options_of("foo")
-    assert options == Options(5, None, True, False, {TALK}, None)
+    assert options == Options(5, None, None, True, "none", {TALK}, None)
     with pytest.raises(AttributeError):
         options.history = 6
     assert policies.options_of("bar") is NO_OPTIONS

@@ -23,6 +23,7 @@ from django.core.cache import caches
 from django.test import override_settings
 from django.utils.functional import SimpleLazyObject
 
+from channels_ws4redis.addressing import own_identities
 from channels_ws4redis.handshake.sessions import (
     SessionSnapshot,
     authenticate,
@@ -30,7 +31,6 @@ from channels_ws4redis.handshake.sessions import (
     session_key,
 )
 from channels_ws4redis.publisher import RedisPublisher
-from channels_ws4redis.redis_store import own_identities
 from channels_ws4redis.routing import router
 from tests.handshake.test_requests import request
 

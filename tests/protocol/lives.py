@@ -2,7 +2,8 @@
 
 `play` runs the real `Track` and `Reading` through any list of steps: publishing, losses of the
 link, dropped messages, newcomers, readings that come late or fail, clients that leave and come
-back, restarts of Redis with and without loss, wiped databases, and messages that are not kept. It
+back, restarts of Redis with and without loss, wiped databases, messages that are not kept, stored
+values that outlive their history or are a foreign program's, and purges. It
 raises AssertionError if a client got something twice, out of order, or with a gap that nobody told
 it of, or something that is not kept before what it follows on.
 
@@ -13,18 +14,21 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-from channels_ws4redis.protocol.history import Lost, Outcome, Reading
-from channels_ws4redis.protocol.messages import UNKEPT, Event, Position
+from channels_ws4redis.protocol.history import Kept, Lost, Outcome, Reading, Replay
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Purge
 from channels_ws4redis.protocol.track import Stamp, Track
 
 CHANNEL = "broadcast:foo"
 
 #: What can happen without anything being lost for good, if the history is long enough.
 TAME = (
-    *["publish"] * 5,
+    *["publish"] * 4,
+    "publish_unstored",
     "publish_unkept",
+    *["expire_value", "delete_value", "replace_value"],
     *["receive"] * 5,
     *["catch_up"] * 2,
     *["unlink", "relink", "drop"],
@@ -34,12 +38,34 @@ TAME = (
 )
 
 #: After these something may be gone that only the next message gives away.
-LOSSES = ("flush", "restart", "restart_older", "publish_unstored", "publish_large")
+LOSSES = ("flush", "restart", "restart_older", "expire_history", "publish_large", "purge")
 
 STEPS = (*TAME, *LOSSES)
 
 #: Bytes of a payload that takes all of the room in a history.
 LARGE = 1000
+
+#: What a foreign program has stored.
+FOREIGN = b"foreign"
+
+#: The time in milliseconds, and one that comes later.
+NOW, FOR_EVER = 1, 2
+
+#: What newcomers ask for, each in turn.
+REPLAYS: tuple[Replay, ...] = ("last", "all", "none", 1, 2)
+
+
+class State(NamedTuple):
+    """Everything that a snapshot of Redis holds."""
+
+    epoch: str = ""
+    offset: int = 0
+    past: Mapping[str, int] = {}
+    #: The history.
+    kept: tuple[Kept, ...] = ()
+    #: The stored value, and the offset of the message that was stored last.
+    value: bytes | None = None
+    number: int = 0
 
 
 class Redis:
@@ -52,9 +78,10 @@ class Redis:
         self.numberings = 0
         self.wipes = 0
         self.time = 0
-        #: Everything that a snapshot holds: epoch, offset, past and history.
-        self.state: tuple[str, int, dict[str, int], tuple[Event, ...]] = ("", 0, {}, ())
+        self.state = State()
         self.snapshots = [self.state]
+        #: The counts of purges, which have no payload to say it.
+        self.purges: dict[Position, int] = {}
 
     @property
     def blank(self) -> str:
@@ -64,7 +91,7 @@ class Redis:
     def flush(self) -> None:
         """Lose everything; the empty database is saved at once, so that no restart undoes it."""
         self.wipes += 1
-        self.state = ("", 0, {}, ())
+        self.state = State()
         self.snapshots = [self.state]
 
     def restart(self, lost: int) -> None:
@@ -73,35 +100,69 @@ class Redis:
         self.state = self.snapshots[-1]
         self.reigns += 1
 
-    def _standing(self) -> tuple[str, int, dict[str, int]]:
-        epoch, offset, past, _ = self.state
+    def _standing(self) -> tuple[str, int, Mapping[str, int]]:
+        epoch, offset, past, *_ = self.state
         numbering, _, reign = epoch.partition(".")
         if epoch and reign != f"r{self.reigns}":
             return f"{numbering}.r{self.reigns}", offset + 1, {epoch: offset, **past}
         return epoch, offset, past
 
+    def _next(self) -> State:
+        """Return the state with the next number given, and count what gets it."""
+        epoch, offset, past = self._standing()
+        state = self.state
+        if not epoch:
+            self.numberings += 1
+            epoch, past = f"n{self.numberings}.r{self.reigns}", {self.blank: 0}
+            state = state._replace(kept=(), number=0)
+        self.count += 1
+        return state._replace(epoch=epoch, offset=offset + 1, past=past)
+
+    def _become(self, state: State) -> None:
+        self.state = state
+        self.snapshots.append(state)
+
     def publish(self, kind: str = "publish") -> Event:
         """Publish the next message.
 
-        :param kind: ``publish_unstored``, or ``publish_large`` for one that leaves no room for
-            others in the history, however many there may be.
+        :param kind: ``publish_unstored`` for one that is not stored for newcomers, or
+            ``publish_large`` for one that leaves no room for others in the history.
         """
-        epoch, offset, past = self._standing()
-        events = self.state[3]
-        if not epoch:
-            self.numberings += 1
-            epoch, past, events = f"n{self.numberings}.r{self.reigns}", {self.blank: 0}, ()
-        self.count += 1
+        state = self._next()
         payload = b"%*d" % (LARGE if kind == "publish_large" else 0, self.count)
-        event = Event(CHANNEL, payload, epoch, offset + 1)
-        if kind == "publish":
-            kept = [e for e in events if len(e.payload) < LARGE]
-            events = (*kept, event)[-self.size :]
-        elif kind == "publish_large":
-            events = (event,)
-        self.state = (epoch, offset + 1, past, events)
-        self.snapshots.append(self.state)
+        event = Event(CHANNEL, payload, state.epoch, state.offset)
+        stored = kind != "publish_unstored"
+        kept = [each for each in state.kept if len(each.event.payload) < LARGE]
+        kept = [] if kind == "publish_large" else kept
+        kept.append(Kept(event, FOR_EVER if stored else 0))
+        if stored:
+            state = state._replace(value=payload, number=event.offset)
+        self._become(state._replace(kept=tuple(kept[-self.size :])))
         return event
+
+    def purge(self) -> Event:
+        """Delete what is kept, under the next number."""
+        state = self._next()._replace(kept=(), value=None, number=0)
+        self._become(state)
+        self.purges[Position(state.epoch, state.offset)] = self.count
+        return Purge(CHANNEL, state.epoch, state.offset)
+
+    def expire_history(self) -> None:
+        """Let the history expire, and the stored value live on."""
+        self._become(self.state._replace(kept=()))
+
+    def expire_value(self) -> None:
+        """Let the stored value expire, and those of older messages with it."""
+        kept = tuple(each._replace(until=0) for each in self.state.kept)
+        self._become(self.state._replace(kept=kept, value=None))
+
+    def delete_value(self) -> None:
+        """Let a foreign program delete the stored value."""
+        self._become(self.state._replace(value=None))
+
+    def replace_value(self) -> None:
+        """Let a foreign program store a value."""
+        self._become(self.state._replace(value=FOREIGN))
 
     def publish_unkept(self) -> Event:
         """Publish a message that says which one it follows on."""
@@ -111,14 +172,20 @@ class Redis:
         """Return what a process reads; nothing is written."""
         epoch, offset, past = self._standing()
         position = Position(epoch or self.blank, offset)
-        events = [Event(CHANNEL, e.payload, position.epoch, e.offset) for e in self.state[3]]
-        return Reading(CHANNEL, position, past, events, events)
+        *_, kept, value, number = self.state
+        if not epoch:
+            kept, number = (), 0
+        kept = tuple(
+            Kept(Event(CHANNEL, e.payload, position.epoch, e.offset), until) for e, until in kept
+        )
+        return Reading.of(CHANNEL, position, past, kept, value, number, NOW)
 
 
 class Client:
     """Somebody who listens, comes and goes, and writes down what arrives."""
 
-    def __init__(self) -> None:
+    def __init__(self, redis: Redis | None = None) -> None:
+        self._redis = redis or Redis(1)
         #: Numbers of messages, ``"lost"``, ``"from 3"`` where nothing up to 3 is owed, and
         #: ``"after 3"`` for a message that is not kept.
         self.log: list[int | str] = []
@@ -134,9 +201,11 @@ class Client:
             what came after that; its replay may have gaps.
         """
         if self.position is None:
-            for event in reading.replay():
-                self.log.append("from " + event.payload.decode())
-                self.take(event)
+            for event in reading.replay(REPLAYS[published % len(REPLAYS)]):
+                assert event.offset <= reading.position.offset
+                if event.payload != FOREIGN:
+                    self.log.append("from " + event.payload.decode())
+                    self.take(event)
             self.log.append(f"from {published}")
         else:
             for item in reading.since(self.position):
@@ -155,8 +224,9 @@ class Client:
         elif item.epoch == UNKEPT:
             self.log.append(item.payload.decode())
         else:
-            self.log.append(int(item.payload))
             self.position = Position(item.epoch, item.offset)
+            is_purge = isinstance(item, Purge)
+            self.log.append(self._redis.purges[self.position] if is_purge else int(item.payload))
 
     def judge(self, published: int, ordered: bool = True) -> None:
         """Find what the client got wrongly or was not told."""
@@ -202,7 +272,7 @@ class Process:
     def join(self) -> None:
         """Let a new client ask for a reading; the answer is taken in by `go_live`."""
         if len(self.clients) < 6:
-            self.clients.append(Client())
+            self.clients.append(Client(self.redis))
             self._ask(self.clients[-1])
 
     def _ask(self, client: Client | None) -> None:
@@ -321,8 +391,10 @@ def play(steps: Sequence[str], size: int, ordered: bool = True) -> int:
         match step:
             case "publish" | "publish_unstored" | "publish_large":
                 process.hear(redis.publish(step))
-            case "publish_unkept":
-                process.hear(redis.publish_unkept())
+            case "publish_unkept" | "purge":
+                process.hear(getattr(redis, step)())
+            case "expire_history" | "expire_value" | "delete_value" | "replace_value":
+                getattr(redis, step)()
             case "flush":
                 redis.flush()  # nobody tells a process of it, so the link may stay
             case "wait":

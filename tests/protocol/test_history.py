@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from channels_ws4redis.protocol.history import Lost, Reading, is_blank
+from channels_ws4redis.protocol.history import Kept, Lost, Reading, is_blank
 from channels_ws4redis.protocol.messages import Event, Position
 from tests.protocol.outcomes import told
 
@@ -105,13 +105,26 @@ def test_a_replay_begins_after_the_last_empty_message() -> None:
     assert [e.offset for e in stored.replay()] == [3]
 
 
-def test_what_a_foreign_program_has_stored_follows_on_the_last_of_ours() -> None:
-    """Whoever has missed the last of ours gets what is current as well; others have heard it."""
-    foreign = Event(CHANNEL, b"foreign")
-    replaced = reading(3, 2, 3)._replace(stored=[foreign])
-    assert replaced.since(Position("n.b", 2)) == [*replaced.events[1:], foreign]
-    assert replaced.since(Position("n.b", 3)) == []
-    assert replaced.replay() == [foreign]
+@pytest.mark.parametrize(
+    ("value", "number", "expected"),
+    [
+        (b"3", 3, [(2, b"2"), (3, b"3")]),
+        (b"3", 0, [(2, b"2"), (3, b"3"), (0, b"3")]),  # nobody knows which one it is
+        (b"foreign", 3, [(2, b"2"), (3, b"3"), (0, b"foreign")]),
+        (b"1", 1, [(2, b"2"), (3, b"3"), (1, b"1")]),
+        (None, 3, []),  # somebody has deleted it
+        (None, 1, [(2, b"2"), (3, b"3")]),
+    ],
+)
+def test_a_stored_value_is_known_by_its_number(
+    value: bytes | None, number: int, expected: list[tuple[int, bytes]]
+) -> None:
+    """If the history has that message, and it is another one, a foreign program has stored it."""
+    kept = [Kept(event(offset), until) for offset, until in ((2, 1), (3, 1), (4, 0))]
+    found = Reading.of(CHANNEL, Position("n.b", 4), {}, kept, value, number, 1)
+    assert [(event.offset, event.payload) for event in found.stored] == expected
+    assert [(e.offset, e.payload) for e in found.replay("last")] == (expected[-1:] if value else [])
+    assert told(found.since(Position("n.b", 1))) == [2, 3, 4]
 
 
 def test_messages_that_arrived_complete_a_history() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 
 import pytest
 import redis
@@ -10,21 +11,24 @@ from django.test import override_settings
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from channels_ws4redis.protocol.history import Lost, Outcome, Reading, is_blank
-from channels_ws4redis.protocol.messages import Event, Position
+from channels_ws4redis.conf import settings as settings_of_package
+from channels_ws4redis.protocol.history import Lost, Outcome, Reading, Replay, is_blank
+from channels_ws4redis.protocol.messages import Event, Position, Purge
 from channels_ws4redis.store import runner
 from channels_ws4redis.store.commands import (
     Publication,
+    Published,
+    parse_envelope,
     parse_published,
-    parse_reading,
     publish_command,
-    read_command,
 )
+from channels_ws4redis.store.readings import parse_reading, read_command
 from testproject.embedded import RedisServer
 from tests.protocol import lives
 
 NAME = "broadcast:foo"
 META = "{broadcast:foo}:meta"
+HISTORY = "{broadcast:foo}:history"
 
 
 def publish_to(
@@ -40,7 +44,7 @@ def publish_to(
     (reply,) = runner.run(client, [publish_command(publication, None, mirror=False)])
     if isinstance(reply, Exception):
         raise reply
-    return parse_published(publication, reply)
+    return parse_published(channels, reply).events(publication)
 
 
 def publish(client: redis.Redis, payload: bytes, expire: int = 60, key: str = "") -> Position:
@@ -124,7 +128,7 @@ def test_the_history_is_bounded_by_number(redis_client, history) -> None:
     limit=st.integers(1, 40),
 )
 def test_the_history_is_bounded_by_bytes(redis_url, sizes, messages, limit) -> None:
-    """The oldest go first, and the last stays whatever its size; a 0 is one that is not stored."""
+    """The oldest go first, and the last stays whatever its size; a 0 is not stored in C."""
     client = redis.Redis.from_url(redis_url)
     client.flushall()
     expected: list[bytes] = []
@@ -132,7 +136,7 @@ def test_the_history_is_bounded_by_bytes(redis_url, sizes, messages, limit) -> N
         for index, size in enumerate(sizes):
             payload = b"%c" % (65 + index) * size
             publish(client, payload, expire=60 if size else 0)
-            expected = [*expected, payload][-messages:] if size else expected
+            expected = [*expected, payload][-messages:]
             while len(expected) > 1 and sum(map(len, expected)) > limit:
                 expected.pop(0)
             assert payloads(read(client)) == expected
@@ -204,7 +208,8 @@ def test_sizes_that_others_have_written_stop_no_channel(redis_client, history, s
     assert payloads(read(redis_client)) == [b"3" * 60]
 
 
-def test_the_default_history_is_the_last_message(redis_client) -> None:
+def test_a_history_of_one(redis_client, settings) -> None:
+    settings.WS4REDIS_HISTORY = 1
     publish(redis_client, b"one")
     publish(redis_client, b"two")
     assert payloads(read(redis_client)) == [b"two"]
@@ -218,33 +223,248 @@ def test_the_sender_and_the_position_are_kept(redis_client) -> None:
         assert getattr(read_again, name) == getattr(event, name)
 
 
-def test_a_value_that_a_foreign_program_has_stored_is_current(redis_client) -> None:
-    """A newcomer gets it alone; who has missed the last of ours gets that one first."""
+def test_a_value_that_a_foreign_program_has_stored_is_for_newcomers(redis_client) -> None:
+    """It comes after ours. Whoever comes back gets what has a number, and nothing else."""
     position = publish(redis_client, b"one")
     publish(redis_client, b"two")
     redis_client.set(NAME, b"foreign", ex=60)
     reading = read(redis_client)
-    assert [(event.payload, event.offset) for event in reading.replay()] == [(b"foreign", 0)]
-    assert told(reading.since(position)) == [b"two", b"foreign"]
-    assert reading.since(reading.position) == []
+    assert [(event.payload, event.offset) for event in reading.replay("last")] == [(b"foreign", 0)]
+    assert [event.payload for event in reading.replay("all")] == [b"one", b"two", b"foreign"]
+    assert told(reading.since(position)) == [b"two"]
+
+
+@pytest.mark.parametrize("gone", ["expired", "pushed out"])
+def test_a_value_may_outlive_its_history(redis_client, settings, gone: str) -> None:
+    """It keeps its number, and is for newcomers alone."""
+    settings.WS4REDIS_HISTORY = 2
+    publish(redis_client, b"one")
+    publish(redis_client, b"two")
+    for _ in range(3):
+        position = publish(redis_client, b"not stored", expire=0)
+    if gone == "expired":
+        redis_client.delete(HISTORY)
+    reading = read(redis_client)
+    assert [(event.payload, event.offset) for event in reading.replay("last")] == [(b"two", 2)]
+    assert reading.replay("last") == reading.replay("all") == reading.replay(1)
+    assert reading.replay("none") == []
+    assert reading.value is not None
+    assert reading.value.epoch == position.epoch
+    assert told(reading.since(Position(position.epoch, 1)))[:1] == [5 if gone == "expired" else 3]
+    assert reading.since(position) == []
+
+
+def test_what_newcomers_get(redis_client) -> None:
+    """Of the history only what is stored; an empty message clears what came before it."""
+    for payload, expire in [(b"1", 60), (b"", 60), (b"3", 60), (b"4", 60), (b"5", 0), (b"6", 60)]:
+        publish(redis_client, payload, expire)
+    reading = read(redis_client)
+    found = {
+        wanted: [event.payload for event in reading.replay(wanted)]
+        for wanted in ("last", "none", "all", 2, 100)
+    }
+    assert found == {
+        "last": [b"6"],
+        "none": [],
+        "all": [b"3", b"4", b"6"],
+        2: [b"4", b"6"],
+        100: [b"3", b"4", b"6"],
+    }
+    publish(redis_client, b"")
+    assert [read(redis_client).replay(wanted) for wanted in ("last", "all", 2)] == [[]] * 3
+
+
+def ask(
+    client: redis.Redis, history: int | None, seconds: int | None, payload: bytes = b"x"
+) -> None:
+    """Publish a message with limits of the history that are not those of the settings."""
+    publication = Publication([NAME], payload, 60, history=history, history_expire=seconds)
+    (reply,) = runner.run(client, [publish_command(publication, None, mirror=False)])
+    assert isinstance(reply, bytes), repr(reply)
+
+
+@pytest.mark.parametrize("payload", [16, 128, 1024, 5000, 100_000])
+@pytest.mark.parametrize("messages", [1, 10, 100, 400])
+def test_a_channel_takes_no_more_memory_than_the_manual_says(
+    redis_client, settings, payload: int, messages: int
+) -> None:
+    """Sizing has the formula, in which the messages are those that the limit in bytes allows."""
+    settings.WS4REDIS_HISTORY = messages
+    for _ in range(min(3 * messages, 1000)):
+        publish(redis_client, b"x" * payload, expire=3600)
+    kept = len(payloads(read(redis_client)))
+    assert kept == min(messages, settings_of_package.WS4REDIS_HISTORY_BYTES // payload)
+    taken = sum(redis_client.memory_usage(key, samples=0) for key in (NAME, HISTORY, META))
+    assert taken <= kept * (payload + 160) + payload + 9 * 1024
 
 
 def test_a_history_of_its_own_length(redis_client) -> None:
-    """What a publication says counts more than the setting, also beside a foreign value."""
+    """What a publication says counts more than the settings."""
     for number in range(5):
-        publication = Publication([NAME], b"%d" % number, 60, history=3)
-        runner.run(redis_client, [publish_command(publication, None, mirror=False)])
+        ask(redis_client, 3, 1000, b"%d" % number)
     assert payloads(read(redis_client)) == [b"2", b"3", b"4"]
-    redis_client.set(NAME, b"foreign")
-    assert [event.payload for event in read(redis_client).stored] == [b"3", b"4", b"foreign"]
+    assert 1000 <= redis_client.ttl(HISTORY) <= 1020
 
 
-def test_what_a_foreign_program_had_stored_before_is_not_sent_again(redis_client) -> None:
-    """A message that was not stored left it in place; it is no news."""
-    position = publish(redis_client, b"one")
-    redis_client.set(NAME, b"foreign", ex=60)
-    publish(redis_client, b"unstored", expire=0)
-    assert told(read(redis_client).since(position)) == [2]
+def test_nobody_cuts_what_another_publisher_keeps(redis_client, settings) -> None:
+    """Be it by asking for less, by settings, or by reading."""
+    settings.WS4REDIS_HISTORY, settings.WS4REDIS_HISTORY_EXPIRE = 5, 60
+    for _ in range(30):
+        ask(redis_client, 30, 100)
+    for _ in range(10):
+        ask(redis_client, None, None)
+        ask(redis_client, 2, 1000)
+    settings.WS4REDIS_HISTORY = 1
+    assert len(payloads(read(redis_client))) == 30
+    assert redis_client.ttl(HISTORY) > 990
+
+
+def test_what_is_asked_for_holds_while_it_is_due(redis_client) -> None:
+    """Then the history is cut to what is asked for most besides, and so on."""
+    for size, seconds in ((30, 1), (20, 600), (10, 300)):
+        for _ in range(30):
+            ask(redis_client, size, seconds)
+    assert len(payloads(read(redis_client))) == 30
+    asked = redis_client.hget(META, "keeps").decode().split()
+    assert [each.partition(":")[0] for each in asked] == ["10", "20", "30"]
+    _until(lambda: ask(redis_client, 10, 300) or len(payloads(read(redis_client))) < 30)
+    assert len(payloads(read(redis_client))) == 20
+
+
+@pytest.mark.parametrize(
+    "keeps", ["1:2:3 x", f"{10**20}:9999999999", f"100:{10**20}", "", "7", "100:1"]
+)
+def test_what_others_have_written_of_it_stops_no_channel(redis_client, keeps) -> None:
+    publish(redis_client, b"one")
+    redis_client.hset(META, mapping={"keeps": keeps, "asked": ""})
+    publish(redis_client, b"two")
+    assert payloads(read(redis_client)) == [b"one", b"two"]
+    assert 0 < redis_client.ttl(HISTORY) <= 306
+
+
+def test_a_life_is_renewed_only_when_it_is_due(redis_client) -> None:
+    """Each message would cost what asking for it and setting it costs."""
+    publish(redis_client, b"first")
+    redis_client.config_resetstat()
+    for _ in range(100):
+        publish(redis_client, b"x")
+    stats = redis_client.info("commandstats")
+    assert not {"cmdstat_ttl", "cmdstat_expire", "cmdstat_xlen"} & stats.keys()
+    assert stats["cmdstat_hset"]["calls"] == 100
+
+
+@pytest.mark.parametrize("how", ["deleted", "evicted with its value"])
+def test_a_history_that_is_gone_too_early_lives_no_longer_for_that(redis_client, how) -> None:
+    """A stream that is made anew has to expire, too, whatever is noted of the one before."""
+    publish(redis_client, b"one")
+    redis_client.delete(HISTORY, *([NAME] if how != "deleted" else []))
+    position = publish(redis_client, b"two")
+    assert 0 < redis_client.ttl(HISTORY) <= 306
+    assert told(read(redis_client).since(Position(position.epoch, 0))) == [1, b"two"]
+
+
+# Versions
+
+
+def publish_version(client: redis.Redis, version: int, payload: bytes = b"x") -> Published:
+    """Publish a message with a version."""
+    publication = Publication([NAME], payload, 60, version=version)
+    (reply,) = runner.run(client, [publish_command(publication, None, mirror=False)])
+    assert isinstance(reply, bytes), repr(reply)
+    return parse_published([NAME], reply)
+
+
+def test_an_older_version_is_not_published(redis_client) -> None:
+    """Nor is the same one again; what comes back is where the channel stands."""
+    for version in (0, 7, 2**53, 2**53 + 1, 10**30):
+        newer = publish_version(redis_client, version, b"%d" % version)
+        assert not newer.idle
+        for late in (version, version - 1):
+            older = publish_version(redis_client, max(0, late))
+            assert older.positions == newer.positions
+            assert older.idle == {NAME}
+            assert older.events(Publication([NAME], b"x", 60)) == []
+    assert redis_client.get(NAME) == b"%d" % 10**30
+    assert len(payloads(read(redis_client))) == 5
+
+
+def test_messages_without_a_version_pass(redis_client) -> None:
+    publish_version(redis_client, 7)
+    publish(redis_client, b"one")
+    assert publish_version(redis_client, 6).positions[NAME].offset == 2
+    redis_client.delete(META)
+    assert publish_version(redis_client, 6).positions[NAME].offset == 1
+
+
+# Purges
+
+
+def purge(client: redis.Redis, *names: str) -> Published:
+    """Purge channels."""
+    publication = Publication.purge(names or [NAME])
+    (reply,) = runner.run(client, [publish_command(publication, "", mirror=True)])
+    if isinstance(reply, Exception):
+        raise reply
+    return parse_published(publication.channels, reply)
+
+
+def test_a_purge_leaves_nothing_but_the_numbering(redis_client) -> None:
+    """It uses up a number, so that whoever was away finds a hole."""
+    before = publish_version(redis_client, 7).positions[NAME]
+    publish(redis_client, b"two")
+    assert purge(redis_client).positions == {NAME: Position(before.epoch, 3)}
+    assert set(redis_client.keys()) == {META.encode()}
+    reading = read(redis_client)
+    assert reading.position == Position(before.epoch, 3)
+    assert list(reading.replay()) == list(reading.replay("last")) == []
+    assert told(reading.since(before)) == [3]
+    assert publish_version(redis_client, 7).idle
+    assert publish(redis_client, b"four").offset == 4
+    assert told(read(redis_client).since(before)) == [3, b"four"]
+    assert told(read(redis_client).since(reading.position)) == [b"four"]
+    assert redis_client.ttl(HISTORY) > 290
+
+
+def test_a_purge_is_published(redis_client) -> None:
+    """In the envelope of a message; nothing is sent to legacy servers."""
+    with redis_client.pubsub() as heard:
+        heard.subscribe(NAME, "{broadcast:foo}:events")
+        found = []
+        while len(found) < 3:
+            found += [heard.get_message(timeout=5)]
+            if len(found) == 2:
+                position = purge(redis_client).positions[NAME]
+        assert heard.get_message(timeout=0.05) is None
+    event, mirrored = parse_envelope(NAME, found[-1]["data"])
+    assert isinstance(event, Purge)
+    assert (event.epoch, event.offset, event.payload, mirrored) == (*position, b"", False)
+
+
+def test_a_purge_of_a_channel_that_nothing_was_published_to(redis_client) -> None:
+    """Whoever was there before is told, as what is purged may be a foreign program's."""
+    before = read(redis_client).position
+    redis_client.set(NAME, "foreign")
+    assert purge(redis_client).positions[NAME].offset == 1
+    assert told(read(redis_client).since(before)) == [1]
+    assert redis_client.get(NAME) is None
+
+
+@pytest.mark.parametrize("key", [NAME, META, HISTORY])
+def test_a_purge_spares_what_is_not_ours(redis_client, key) -> None:
+    redis_client.rpush(key, "theirs")
+    with pytest.raises(redis.exceptions.ResponseError, match=f"{key} is a list"):
+        purge(redis_client)
+    assert redis_client.keys() == [key.encode()]
+
+
+def test_the_room_in_bytes_is_free_after_a_purge(redis_client, settings) -> None:
+    settings.WS4REDIS_HISTORY_BYTES = 100
+    for _ in range(5):
+        publish(redis_client, b"x" * 40)
+    purge(redis_client)
+    for _ in range(2):
+        publish(redis_client, b"x" * 40)
+    assert len(payloads(read(redis_client))) == 2
 
 
 def test_a_value_without_position_data_is_for_newcomers_only(redis_client, history) -> None:
@@ -257,17 +477,18 @@ def test_a_value_without_position_data_is_for_newcomers_only(redis_client, histo
 
 
 def test_a_value_that_somebody_deleted_is_not_replayed(redis_client, history) -> None:
-    """Also if a message that was not stored came after it."""
+    """Also if a message that is not stored came after it. Whoever comes back recovers."""
     position = publish(redis_client, b"one")
     publish(redis_client, b"two")
     publish(redis_client, b"unstored", expire=0)
     redis_client.delete(NAME)
     reading = read(redis_client)
     assert list(reading.replay()) == []
-    assert told(reading.since(position)) == [b"two", 3]
+    assert told(reading.since(position)) == [b"two", b"unstored"]
 
 
 def test_a_longer_history_begins_with_the_next_message(redis_client, settings) -> None:
+    settings.WS4REDIS_HISTORY = 1
     position = publish(redis_client, b"one")
     publish(redis_client, b"two")
     settings.WS4REDIS_HISTORY = 10
@@ -287,26 +508,17 @@ def test_what_others_keep_is_read_whatever_is_kept_here(redis_client, settings) 
     assert payloads(read(redis_client)) == [b"one", b"two"]
 
 
-def test_a_shorter_history_leaves_nothing_of_the_longer_one(redis_client, settings) -> None:
-    settings.WS4REDIS_HISTORY = 10
-    position = publish(redis_client, b"one")
-    publish(redis_client, b"two")
-    settings.WS4REDIS_HISTORY = 1
-    publish(redis_client, b"three")
-    assert payloads(read(redis_client)) == [b"three"]
-    assert told(read(redis_client).since(position)) == [2, b"three"]
-    settings.WS4REDIS_HISTORY = 10
-    publish(redis_client, b"four")
-    assert told(read(redis_client).since(position)) == [2, b"three", b"four"]
-
-
-def test_everything_expires_by_itself_the_metadata_last(redis_client, history) -> None:
+def test_everything_expires_by_itself_the_metadata_last(redis_client) -> None:
+    """The value when its message does, and the history some time after the last message."""
     publish(redis_client, b"x", expire=60)
     assert 0 < redis_client.ttl(NAME) <= 60
-    assert 0 < redis_client.ttl("{broadcast:foo}:history") <= 60
-    assert redis_client.ttl("{broadcast:foo}:meta") > 3600
+    assert 299 <= redis_client.ttl(HISTORY) <= 306
+    assert redis_client.ttl(META) > 3600
     publish(redis_client, b"y", expire=10**6)
-    assert redis_client.ttl("{broadcast:foo}:meta") > 10**6
+    assert redis_client.ttl(HISTORY) <= 306
+    assert redis_client.ttl(META) > 10**6
+    ask(redis_client, None, 10**6)
+    assert redis_client.ttl(META) > redis_client.ttl(HISTORY) >= 10**6
 
 
 def test_nothing_missed_can_be_told_after_the_entries_have_expired(redis_client, history) -> None:
@@ -360,27 +572,37 @@ def test_a_wiped_database_shows_to_who_was_there_before(redis_client, history) -
     assert told(read(redis_client).since(position)) == [0, b"one"]
 
 
-def test_an_entry_expires_within_a_history_that_lives_on(history) -> None:
-    """Redis expires whole keys, so each entry says when it expires itself."""
+def test_an_entry_expires_for_newcomers_alone() -> None:
+    """Redis expires whole keys, so each entry says until when it is stored."""
     entries = [
-        [b"1-0", [b"p", b"gone", b"s", b"", b"x", b"999"]],
-        [b"2-0", [b"p", b"still there", b"s", b"", b"x", b"1000"]],
-        [b"3-0", [b"p", b"without a time", b"s", b""]],
+        [b"1-0", [b"p", b"gone", b"s", b"", b"x", b"999", b"b", b"0"]],
+        [b"2-0", [b"p", b"still there", b"s", b"", b"x", b"1000", b"b", b"4"]],
+        [b"3-0", [b"p", b"never stored", b"s", b"", b"x", b"0", b"b", b"15"]],
     ]
-    reading = parse_reading(NAME, [b"e.r", 3, b"", None, entries, b"1000"])
-    assert payloads(reading) == [b"still there", b"without a time"]
-    assert told(reading.since(Position("e.r", 0))) == [1, b"still there", b"without a time"]
-    assert told(reading.since(Position("e.r", 1))) == [b"still there", b"without a time"]
+    reading = parse_reading(NAME, [b"e.r", 3, b"", entries, b"still there", b"2", b"1000"])
+    assert payloads(reading) == [b"gone", b"still there", b"never stored"]
+    assert [event.payload for event in reading.replay()] == [b"still there"]
+    assert told(reading.since(Position("e.r", 0))) == [b"gone", b"still there", b"never stored"]
 
 
-def test_what_was_not_stored_is_a_gap(redis_client, history) -> None:
-    """A message with ``expire=0`` that a client missed is reported, not skipped."""
+def test_what_is_not_stored_is_recovered_all_the_same(redis_client) -> None:
+    """``expire=0`` keeps a message from newcomers, and from nobody who comes back."""
     position = publish(redis_client, b"one")
     publish(redis_client, b"unstored", expire=0)
-    assert told(read(redis_client).since(position)) == [2]
-    publish(redis_client, b"three")
-    assert told(read(redis_client).since(position)) == [2, b"three"]
-    assert redis_client.get(NAME) == b"three"
+    reading = read(redis_client)
+    assert told(reading.since(position)) == [b"unstored"]
+    assert [event.payload for event in reading.replay()] == [b"one"]
+    assert redis_client.get(NAME) == b"one"
+
+
+def test_a_position_alone_is_read_without_what_is_kept(redis_client) -> None:
+    """A page that is rendered asks for nothing else, however long the history is."""
+    position = publish(redis_client, b"one")
+    redis_client.config_resetstat()
+    (reply,) = runner.run(redis_client, [read_command(NAME, position_only=True)])
+    reading = parse_reading(NAME, reply)
+    assert (reading.position, reading.events, reading.stored) == (position, [], [])
+    assert not {"cmdstat_xrange", "cmdstat_get"} & redis_client.info("commandstats").keys()
 
 
 def test_everything_missed_is_returned_in_order(redis_client, history) -> None:
@@ -506,7 +728,16 @@ def test_older_data_than_somebody_has_seen_is_admitted(persistent: RedisServer, 
     client.close()
 
 
-STEPS = ["publish", "publish", "publish", "publish_unstored", "publish_large", "restart", "flush"]
+STEPS = [
+    *["publish"] * 3,
+    *["publish_unstored", "publish_large", "purge", "restart", "flush"],
+    *["expire_history", "delete_value", "replace_value"],
+]
+
+
+def _shown(reading: Reading, wanted: Replay | None) -> Sequence[Event]:
+    """Return what a newcomer gets, or the history."""
+    return reading.events if wanted is None else reading.replay(wanted)
 
 
 @settings(max_examples=60, deadline=None)
@@ -528,17 +759,33 @@ def test_the_scripts_do_what_the_model_of_them_does(redis_url, steps, size) -> N
                     another = b"%b.%08d" % (epoch.partition(b".")[0], model.reigns)
                     client.hset(META, "epoch", another)
                 model.restart(0)
-            else:
-                event = model.publish(step)
+            elif step in ("publish", "publish_unstored", "publish_large", "purge"):
+                event = model.purge() if step == "purge" else model.publish(step)
                 expire = 0 if step == "publish_unstored" else 60
-                position = publish(client, event.payload, expire)
+                if step == "purge":
+                    position = purge(client).positions[NAME]
+                else:
+                    position = publish(client, event.payload, expire)
                 assert position.offset == event.offset
+            elif step == "replace_value":
+                client.set(NAME, lives.FOREIGN)
+                model.replace_value()
+            elif step == "expire_history":
+                client.delete(HISTORY)
+                model.expire_history()
+            else:
+                client.delete(NAME)
+                model.delete_value()
             found, expected = read(client), model.read()
             assert found.position.offset == expected.position.offset
             assert is_blank(found.position) == is_blank(expected.position)
             assert list(found.past.values()) == list(expected.past.values())
-            for one, other in zip(found.events, expected.events, strict=True):
-                assert (one.offset, one.payload) == (other.offset, other.payload)
+            for wanted in (None, *lives.REPLAYS):
+                both = [
+                    [(event.offset, event.payload) for event in _shown(each, wanted)]
+                    for each in (found, expected)
+                ]
+                assert both[0] == both[1]
     client.close()
 
 
@@ -582,7 +829,7 @@ def say(client: redis.Redis, said: bytes = b"", name: str = NAME) -> bytes:
     publication = Publication([name], b"x", 60)
     (reply,) = runner.run(client, [publish_command(publication, "", mirror=False, said=said)])
     assert isinstance(reply, bytes), repr(reply)
-    return reply
+    return parse_published([name], reply).said
 
 
 def times_asked(client: redis.Redis, said: bytes) -> int:

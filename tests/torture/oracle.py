@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 
@@ -85,6 +86,10 @@ class Ledger:
     def complete(self) -> bool:
         """True if the last message has arrived."""
         return self._last >= self.facility.last
+
+    def missing_of(self, numbers: Iterable[int]) -> int:
+        """Return how many of these have not arrived."""
+        return sum(number not in self._seen for number in numbers)
 
     def close(self, tally: Tally) -> None:
         """Add to the counts what this client has got and what it has not."""

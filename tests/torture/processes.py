@@ -15,7 +15,8 @@ from pathlib import Path
 #: Seconds for a process to answer after its start, or to end.
 PATIENCE = 20.0
 
-SITE = "tests.torture.site"
+#: Settings with a long history, and those of a project that sets nothing.
+SITE, DEFAULT_SITE = "tests.torture.site", "tests.torture.default_site"
 
 
 def free_port() -> int:
@@ -120,18 +121,18 @@ def redis_process(binary: str, directory: Path) -> Process:
     return Process([binary, *flags], port, directory / "redis.log")
 
 
-def site_environment(redis_port: int, stock: bool) -> dict[str, str]:
+def site_environment(redis_port: int, stock: bool, site: str = SITE) -> dict[str, str]:
     """Return the environment of a process that uses the tortured site."""
     package = str(Path(__file__).resolve().parent.parent.parent)
     return {
-        "DJANGO_SETTINGS_MODULE": SITE,
+        "DJANGO_SETTINGS_MODULE": site,
         "WS4REDIS_TORTURE_REDIS": f"redis://127.0.0.1:{redis_port}/0",
         "WS4REDIS_TORTURE_STOCK": "1" if stock else "",
         "PYTHONPATH": os.pathsep.join([package, os.environ.get("PYTHONPATH", "")]),
     }
 
 
-def asgi_process(kind: str, redis_port: int, stock: bool, log: Path) -> Process:
+def asgi_process(kind: str, redis_port: int, stock: bool, log: Path, site: str = SITE) -> Process:
     """Return daphne or uvicorn with the tortured site."""
     port = free_port()
     application = "tests.torture.asgi:application"
@@ -142,7 +143,7 @@ def asgi_process(kind: str, redis_port: int, stock: bool, log: Path) -> Process:
             *("--ws", "websockets-sansio", "--timeout-graceful-shutdown", "5", application),
         ],
     }[kind]
-    environment = site_environment(redis_port, stock)
+    environment = site_environment(redis_port, stock, site)
     return Process([sys.executable, "-m", *command], port, log, **environment)
 
 
@@ -150,13 +151,19 @@ class PublisherProcess:
     """The publisher, and what it says it has sent."""
 
     def __init__(
-        self, redis_port: int, stock: bool, rate: float, facilities: int, log: Path
+        self,
+        redis_port: int,
+        stock: bool,
+        rate: float,
+        facilities: int,
+        log: Path,
+        site: str = SITE,
     ) -> None:
         self._command = [
             *(sys.executable, "-m", "tests.torture.publishing"),
             *(str(rate), str(facilities)),
         ]
-        self._environment = os.environ | site_environment(redis_port, stock)
+        self._environment = os.environ | site_environment(redis_port, stock, site)
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
 

@@ -16,7 +16,7 @@ def public(request):
     return True
 
 
-@facility("member/<int:pk>", history=3, expire=600)
+@facility("member/<int:pk>", history=3, expire=600, replay="all")
 def member(request, pk):
     """Let a user in whom there is, and who asks."""
     return request.user == get_object_or_404(User, pk=pk)
@@ -43,7 +43,7 @@ def pointers(request):
     return True
 
 
-@facility("quiet", replay=False, history=5)
+@facility("quiet", replay="none", history=5)
 def quiet(request):
     """Let everybody in."""
     return True
