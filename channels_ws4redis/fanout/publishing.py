@@ -93,6 +93,7 @@ class RedisBackend(Backend):
         client = get_client()
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
+        await runner.get_runner().require_answers()
         while parts:
             replies = await runner.get_runner().run(self._commands(parts, client))
             to_send, parts, error = self._sort(parts, replies, client)
