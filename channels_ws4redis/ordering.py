@@ -29,7 +29,8 @@ from channels_ws4redis.protocol.orders import (
 from channels_ws4redis.protocol.texts import reason_of
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import Publication
-from channels_ws4redis.store.process import this_process
+from channels_ws4redis.store.process import get_client, this_process
+from channels_ws4redis.store.runner import look_again
 
 logger = logging.getLogger(__name__)
 
@@ -186,6 +187,7 @@ class _Debts:
             time.sleep(RETRY_INTERVAL)
             due = list(self._orders)
             try:
+                look_again(get_client())
                 send(due)
             except UNREACHABLE:
                 continue

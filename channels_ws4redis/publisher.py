@@ -190,6 +190,7 @@ class RedisPublisher(RedisStore):
             return await sync_to_async(self.fetch_message)(request, facility, audience)
         # In a thread, as finding out who asks may load the session and the user from the database.
         names = await sync_to_async(self._stored_names)(request, facility, audience)
+        await get_runner().require_answers()
         return _first(await get_runner().run([fetch_command(name) for name in names]))
 
     @async_unsafe(

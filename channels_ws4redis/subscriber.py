@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any, ClassVar
 
@@ -14,6 +14,7 @@ from channels_ws4redis.handshake.paths import facility_of
 from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.protocol.names import audience_arguments
+from channels_ws4redis.protocol.texts import meant_by
 from channels_ws4redis.redis_store import RedisStore
 from channels_ws4redis.store.commands import Publication
 
@@ -141,6 +142,27 @@ def subscriber_class() -> type[RedisSubscriber]:
     if issubclass(found, RedisSubscriber):
         return found
     return _completed(found)  # type: ignore[arg-type] # mypy asks instances of it for a hash
+
+
+def as_flags(flags: str | Iterable[str]) -> list[str]:
+    """Return the flags of a socket that a page names.
+
+    :param flags: a text with commas or spaces between them, or several.
+    :raises ValueError: for one that the project's subscriber does not know.
+    """
+    wanted = flags.replace(",", " ").split() if isinstance(flags, str) else list(flags)
+    subscriber = subscriber_class()
+    known = ["echo", *subscriber.subscription_channels, *subscriber.publish_channels]
+    for flag in wanted:
+        if flag not in known:
+            full = f"subscribe-{flag}"  # rather than publish-…, which allows more
+            meant = full if full in known else meant_by(str(flag), known)
+            raise ValueError(
+                f"{flag!r} is no flag of a socket; "
+                + (f"did you mean {meant!r}? " if meant else "")
+                + f"There are {', '.join(sorted(known))}."
+            )
+    return wanted
 
 
 @cache

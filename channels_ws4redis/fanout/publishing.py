@@ -98,6 +98,7 @@ class RedisBackend(Backend):
         positions: dict[str, Position] = {}
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
+        await runner.get_runner().require_answers()
         while parts:
             replies = await runner.get_runner().run(self._commands(parts, client))
             found, to_send, parts, error = self._sort(parts, replies, client)

@@ -22,6 +22,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.store.outages import Outage, server_address
 from channels_ws4redis.store.scripts import Role
 from channels_ws4redis.store.sentinels import AsyncSentinels, Sentinels
+from channels_ws4redis.store.silence import Silence, shortened
 
 #: Seconds. Publishing must fail soon when Redis is gone, and redis-py's own defaults differ from
 #: release to release (none before 8, five seconds since).
@@ -72,14 +73,6 @@ MAX_IDLE = 10
 #: Seconds for which nobody may have used a connection that is used once more. Firewalls that forget
 #: connections do so after minutes, and keepalive does not help in a process that was asleep.
 MAX_PAUSE = 60.0
-
-
-class NoAnswerError(redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
-    """Redis has not answered in time.
-
-    For redis-py a timeout is no ``ConnectionError``. Code that wants to go on without Redis often
-    catches only one of the two.
-    """
 
 
 def connection_kwargs() -> dict[str, Any]:
@@ -207,6 +200,8 @@ class Pool:
         there = weakref.proxy(model)  # which must not live as long as we do
         #: Of Redis, as far as those notice who use connections.
         self.outage = Outage(lambda: f"connection for commands to Redis at {server_address(there)}")
+        #: The same, for as long as it does not answer.
+        self.silence = Silence()
         #: That of this Redis.
         self.role = Role()
         self._class = model.connection_class
@@ -229,6 +224,21 @@ class Pool:
         connection = self._class(**self._kwargs)
         connection.connect()
         return connection
+
+    def look(self) -> bool:
+        """Tell whether Redis answers, or fails at once, on a new connection."""
+        connection = self._class(**shortened(self._kwargs))
+        try:
+            connection.connect()
+            connection.send_command("PING")
+            connection.read_response()
+        except redis.exceptions.TimeoutError:
+            return False
+        except (redis.exceptions.RedisError, OSError):
+            return True
+        finally:
+            connection.disconnect()
+        return True
 
     def _take_idle(self) -> Any:
         try:

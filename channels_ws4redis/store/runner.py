@@ -13,7 +13,6 @@ import redis
 from channels_ws4redis.store.clients import (
     MAX_PAUSE,
     UNREACHABLE,
-    NoAnswerError,
     Pool,
     disconnect,
     make_async_client,
@@ -22,6 +21,7 @@ from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import Outage, server_address
 from channels_ws4redis.store.process import this_process
 from channels_ws4redis.store.scripts import Batch, Command, Reply, Request, Result, Role, pack
+from channels_ws4redis.store.silence import NoAnswerError, Silence, shortened
 
 
 def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
@@ -30,11 +30,13 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     :param client: of the Redis to run them on; none of its own connections is used.
     :raises TypeError: if it is no synchronous client of redis-py.
     :raises redis.exceptions.ConnectionError: if Redis cannot be reached.
-    :raises NoAnswerError: if it does not answer in time.
+    :raises NoAnswerError: if it does not answer in time; at once while it is known not to.
     """
     pool = this_process().pool_of(client)
     if not commands:
         return []
+    if pool.silence.lasts:
+        _require_answers(pool)
     batch = Batch(commands, pool.role)
     try:
         while batch.due:
@@ -43,10 +45,36 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     except UNREACHABLE as error:
         pool.outage.begin(error)
         if isinstance(error, redis.exceptions.TimeoutError):
+            # It may have been the connection alone that was silent.
+            if not pool.look():
+                pool.silence.begin()
             raise NoAnswerError(str(error)) from error
         raise
     pool.outage.end()
+    pool.silence.end()
     return batch.outcomes
+
+
+def _require_answers(pool: Pool) -> None:
+    if not pool.silence.take_look():
+        raise pool.silence.error()
+    _look(pool)
+    if pool.silence.lasts:
+        raise pool.silence.error()
+
+
+def _look(pool: Pool) -> None:
+    if pool.look():
+        pool.silence.end()
+    else:
+        pool.silence.begin()
+
+
+def look_again(client: redis.Redis) -> None:
+    """Look whether Redis answers again, if it is known not to; for those whom nobody waits for."""
+    pool = this_process().pool_of(client)
+    if pool.silence.lasts:
+        _look(pool)
 
 
 def _exchange(pool: Pool, requests: Sequence[Request]) -> list[Result]:
@@ -87,6 +115,7 @@ class Runner:
         self._client = make_async_client(connection, max_connections=2)
         pool = self._client.connection_pool
         self._outage = Outage(lambda: f"connection for commands to Redis at {server_address(pool)}")
+        self._silence = Silence()
         self._role = Role()
         #: When the connection was last used, by `time.monotonic`; 0 if it was not.
         self._used = 0.0
@@ -94,6 +123,38 @@ class Runner:
         self._pending: list[tuple[Command, asyncio.Future[Reply]]] = []
         self._under_way: list[tuple[Command, asyncio.Future[Reply]]] = []
         self._sender: asyncio.Task[None] | None = None
+
+    async def require_answers(self) -> None:
+        """Fail at once while Redis is known not to answer, for those whom a page waits for.
+
+        `run` asks Redis all the same: the fan-out and the channel layer have to know at once when
+        it is back.
+
+        :raises NoAnswerError: if it is known not to.
+        """
+        silence = self._silence
+        if silence.lasts and silence.take_look():
+            await self._look()
+        if silence.lasts:
+            raise silence.error()
+
+    async def _look(self) -> None:
+        """Find out, on a connection of its own, whether Redis answers or fails at once."""
+        pool: Any = self._client.connection_pool
+        connection = pool.connection_class(**shortened(pool.connection_kwargs))
+        try:
+            await connection.connect()
+            await connection.send_command("PING")
+            await connection.read_response()
+        except (redis.exceptions.TimeoutError, TimeoutError):
+            self._silence.begin()
+        except (redis.exceptions.RedisError, OSError):
+            self._silence.end()
+        else:
+            self._silence.end()
+        finally:
+            with contextlib.suppress(*UNREACHABLE):
+                await connection.disconnect(nowait=True)
 
     async def run(self, commands: Sequence[Command]) -> list[Result]:
         """Run scripts and return their replies or exceptions, in order; asyncio twin of `run`.
@@ -147,9 +208,12 @@ class Runner:
                 if batch.take(await self._exchange(batch.requests())):
                     await self.renew()
             self._outage.end()
+            self._silence.end()
         except UNREACHABLE as error:
             self._role.forget()
             self._outage.begin(error)
+            if isinstance(error, redis.exceptions.TimeoutError):
+                await self._look()  # it may have been the connection alone that was silent
             batch.fail(_as_redis_error(error))
         except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
             batch.fail(error)

@@ -12,9 +12,11 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from channels_ws4redis.handshake.paths import address_for_pages
-from channels_ws4redis.protocol.texts import meant_by
-from channels_ws4redis.stamping import positions
-from channels_ws4redis.subscriber import subscriber_class
+from channels_ws4redis.lateness import tell_if_late
+from channels_ws4redis.positions import Positions
+from channels_ws4redis.rendering import positions
+from channels_ws4redis.stamps import Stamp
+from channels_ws4redis.subscriber import as_flags
 
 register = template.Library()
 
@@ -27,34 +29,34 @@ def ws4redis(
     name: str = "",
     replay: bool = False,
     nonce: Any = "",
+    at: Any = None,
 ) -> SafeString:
     """Render the ``<script>`` that loads the client and opens a socket when the page is ready.
 
     ::
 
-        {% load ws4redis %}
-        {% ws4redis "chat" "subscribe-broadcast,publish-broadcast" %}
+        {% load ws4redis %} {% ws4redis "orders/7" "subscribe-broadcast" at=at %}
 
     :param facility: what to listen on.
     :param flags: ``subscribe-…``, ``publish-…`` and ``echo``, with commas or spaces between them.
     :param name: the script of the page finds the socket under ``WS4Redis.sockets[name]``; the
         facility if left out.
-    :param replay: False for a page that shows the present state by itself: it is stamped with the
-        channels' positions, and gets exactly what was published since it was rendered. True for a
-        page that wants the stored messages.
+    :param replay: True for a page that wants the stored messages, and has no data of its own.
     :param nonce: of the page's Content-Security-Policy. Nothing rendered needs inline code.
+    :param at: the stamp that the view has taken before it has read what the page shows: the page
+        gets exactly what was published since. Without it that is what is published from now on.
     :raises django.template.TemplateSyntaxError: for a flag that the subscriber does not know.
-    :raises ValueError: for a facility that has ``.`` or ``..`` between slashes: browsers take such
-        a part out of an address, however it is written, and would open another one.
+    :raises ValueError: for a facility that browsers would rewrite, as they do with ``.`` and ``..``
+        between slashes; for what is no stamp, or one for another facility or other flags.
     """
-    wanted = flags.replace(",", " ").split()
-    _check(wanted)
+    wanted = _flags(flags)
     path = _path(str(facility))
-    data = {"uri": f"{path}?{'&'.join(wanted)}" if wanted else path, "name": name or str(facility)}
-    if not replay:
-        stamp = positions(context.get("request"), facility, wanted)
-        if stamp is not None:
-            data["positions"] = json.dumps(stamp)
+    data = {"uri": f"{path}?{'&'.join(wanted)}" if wanted else path}
+    data |= {"facility": str(facility), "flags": " ".join(wanted), "name": name or str(facility)}
+    if at is not None:
+        data["positions"] = json.dumps(_stamp(at, facility, wanted, replay))
+    elif not replay and (found := _positions(context, facility, wanted)) is not None:
+        data["positions"] = json.dumps(found)
     attributes = format_html_join("", ' data-ws4redis-{}="{}"', data.items())
     # A lazy nonce is false until it has been rendered once, so that the text has to be asked.
     if nonce is not None and (text := str(nonce)):
@@ -74,15 +76,33 @@ def _path(facility: str) -> str:
     return path
 
 
-def _check(flags: list[str]) -> None:
-    subscriber = subscriber_class()
-    known = ["echo", *subscriber.subscription_channels, *subscriber.publish_channels]
-    for flag in flags:
-        if flag not in known:
-            full = f"subscribe-{flag}"  # rather than publish-…, which allows more
-            meant = full if full in known else meant_by(flag, known)
-            raise template.TemplateSyntaxError(
-                f"{flag!r} is no flag of a socket; "
-                + (f"did you mean {meant!r}? " if meant else "")
-                + f"There are {', '.join(sorted(known))}."
-            )
+def _flags(text: str) -> list[str]:
+    try:
+        return as_flags(text)
+    except ValueError as error:
+        raise template.TemplateSyntaxError(str(error)) from None
+
+
+def _positions(context: dict[str, Any], facility: Any, flags: list[str]) -> Positions | None:
+    request = context.get("request")
+    tell_if_late(request, _template_of(context))
+    return positions(request, facility, flags)
+
+
+def _stamp(at: Any, facility: Any, flags: list[str], replay: bool) -> Stamp:
+    if not isinstance(at, Stamp):
+        raise ValueError(
+            f"at={at!r} is no stamp; have the view give the template what stamp() or astamp() of "
+            "channels_ws4redis.stamps has returned."
+        )
+    if replay:
+        raise ValueError("at= is for a page that has its data, replay= for one that has none.")
+    at.require(facility, flags)
+    return at
+
+
+def _template_of(context: Any) -> str:
+    """Return the file of the template in which the tag stands, for the log."""
+    found = getattr(getattr(context, "render_context", None), "template", None)
+    origin = getattr(found, "origin", None)
+    return str(getattr(origin, "template_name", None) or getattr(origin, "name", "a template"))
