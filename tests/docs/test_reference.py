@@ -612,7 +612,7 @@ def test_every_kind_of_key_and_pubsub_channel_is_documented() -> None:
 @pytest.mark.server
 def test_every_field_is_documented(redis_client: redis.Redis) -> None:
     """Those of a message that Redis has stored."""
-    RedisPublisher(facility="x", broadcast=True).publish_message("y")
+    RedisPublisher(facility="x", broadcast=True).publish_message("y", version=1)
     [(_, fields)] = redis_client.xrange("{broadcast:x}:history")
     there = {*fields, *redis_client.hgetall("{broadcast:x}:meta")}
     assert names(documented("redis-keys.md", "Fields")) == {name.decode() for name in there}
