@@ -52,16 +52,17 @@ class Calls:
     client until we know who the user is.
 
     :param scope: what the server says about the socket.
+    :param begun: when its handshake began, if that is not now.
     """
 
     __slots__ = ("_begun", "_context", "_job", "_patience", "failed", "scope", "whom")
 
-    def __init__(self, scope: dict[str, Any]) -> None:
+    def __init__(self, scope: dict[str, Any], begun: float | None = None) -> None:
         #: What the server says about the socket.
         self.scope = scope
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self._context = copy_context()
         self._patience: float | None = THREAD_PATIENCE
         #: The last job while it runs, also if nobody waits for it any more.
@@ -83,6 +84,13 @@ class Calls:
     def age(self) -> float:
         """Seconds since the handshake began."""
         return time.monotonic() - self._begun
+
+    def for_another(self, scope: dict[str, Any]) -> Calls:
+        """Return what runs calls for another subscription of the socket.
+
+        To be called in the `context` of the handshake. Its `age` is that of the socket.
+        """
+        return Calls(scope, self._begun)
 
     @classmethod
     def for_many(cls, whom: str) -> Calls:
