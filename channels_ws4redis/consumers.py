@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import redis
 from channels.consumer import get_handler_name
@@ -16,7 +16,6 @@ from django.core.exceptions import PermissionDenied
 
 from channels_ws4redis import servers
 from channels_ws4redis.conf import OWN_LAYER, settings
-from channels_ws4redis.ending import TOO_BIG, EndingConsumer
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.hooks import REFUSALS, Calls
@@ -26,36 +25,40 @@ from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.own_channel import OwnChannel, has_handlers
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.protocol.messages import (
-    MAX_SMALL_FRAME,
-    ProtocolError,
-    parse_frame,
-    parse_payload,
-    parse_positions,
-)
-from channels_ws4redis.protocol.texts import is_longer
+from channels_ws4redis.protocol.client_frames import MAX_SMALL_FRAME
+from channels_ws4redis.receiving import ReceivingConsumer
 from channels_ws4redis.registering import admit_or_release
-from channels_ws4redis.store.clients import UNREACHABLE
 
 __all__ = ["WS4RedisConsumer"]
 
 
-class WS4RedisConsumer(EndingConsumer):
+class _Options(NamedTuple):
+    """What ``as_asgi`` was given."""
+
+    check_origin: bool
+    subscriptions: bool
+
+
+class WS4RedisConsumer(ReceivingConsumer):
     """Joins a socket to the groups that its URL asks for, replays what is stored, and relays.
 
     ``channels_ws4redis.routing`` leads here. It refuses a socket that a page of a foreign origin
     opens, wherever it is routed from; ``as_asgi(check_origin=False)`` leaves that check to the
-    project. A subclass may override ``connect``, ``receive`` and ``disconnect`` as with any
-    consumer of Channels, and have ``groups`` and handlers for messages of the channel layer. The
-    consumer itself has no channel there: the fan-out of the process receives for all sockets.
+    project. ``as_asgi(subscriptions=True)`` lets its clients subscribe to further facilities, past
+    whatever routes and middleware make of these. A subclass may override ``connect``, ``receive``
+    and ``disconnect`` as with any consumer of Channels, and have ``groups`` and handlers for
+    messages of the channel layer. The consumer itself has no channel there: the fan-out of the
+    process receives for all sockets.
     """
 
     #: Whether the class has handlers for messages of the channel layer.
     _has_handlers = False
 
-    def __init__(self, *args: Any, check_origin: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, check_origin: bool = True, subscriptions: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._check_origin = check_origin
+        self._options = _Options(check_origin, subscriptions)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -132,7 +135,7 @@ class WS4RedisConsumer(EndingConsumer):
             raise InvalidChannelLayerError(f"There is no channel layer; set {OWN_LAYER}")
         try:
             servers.require_true_path(self.scope, self.base_send)
-            if self._check_origin:
+            if self._options.check_origin:
                 require_allowed_origin(WebSocketRequest(self.scope))
         except PermissionDenied as error:
             await self._refuse(error)
@@ -184,14 +187,16 @@ class WS4RedisConsumer(EndingConsumer):
         """Join the groups, once the socket has been admitted; also returns its subprotocol."""
         outbox, layer = self._make_outbox(), self.channel_layer
         admitted = await admit_or_release(self.scope, calls, layer)
+        further = settings.WS4REDIS_MAX_SUBSCRIPTIONS - 1 if self._options.subscriptions else 0
         # Asked for now, as a fan-out is closed for good with its last socket.
-        socket = self._socket = OpenSocket(*admitted, get_fanout(layer), outbox, self._end)
-        await socket.join(admitted[0].channels)
+        socket = OpenSocket(admitted, get_fanout(layer), outbox, self._end, further)
+        self._socket = socket
+        await socket.join(admitted.admission.channels)
         if not socket.speaks_protocol:
             # Before the client is accepted: it is owed all that is published from then on, also
             # what is not stored.
             await socket.enter({})
-        return socket, admitted[0].subprotocol
+        return socket, admitted.admission.subprotocol
 
     def _make_outbox(self) -> Outbox:
         return Outbox(
@@ -220,46 +225,3 @@ class WS4RedisConsumer(EndingConsumer):
         if self._turns.left:
             self._leave()
             raise servers.ClientGoneError
-
-    # Frames of the client
-
-    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
-        """Take a frame from the client."""
-        socket = self._socket
-        if socket is None or self._state is State.CLOSED:
-            return
-        if is_longer(text_data or bytes_data or b"", socket.max_message):
-            await self._close(codes.MESSAGE_TOO_BIG, TOO_BIG)
-            return
-        try:
-            if text_data is None:
-                await socket.publish(bytes_data or b"")
-            elif socket.speaks_protocol:
-                await self._take(socket, parse_frame(text_data))
-            else:
-                await socket.publish(text_data.encode())
-        except ProtocolError as error:
-            await self._close(codes.PROTOCOL_ERROR, error)
-        except BusyError as error:
-            await self._close(codes.TRY_AGAIN_LATER, error, reason=codes.RETRY_AFTER)
-        except UNREACHABLE as error:
-            await self._close(codes.TRY_AGAIN_LATER, error)
-        except redis.exceptions.RedisError as error:
-            await self._close(codes.SERVER_ERROR, error)
-
-    async def _take(self, socket: OpenSocket, body: dict[str, Any]) -> None:
-        """Act on a frame of the package's own protocol; frames of unknown types are ignored."""
-        kind = body["type"]
-        if kind == "hello":
-            if self._turns.left:
-                return  # there is nobody to greet
-            if self._state is not State.GREETING:
-                raise ProtocolError("a second 'hello'")
-            positions = parse_positions(body.get("positions", {}))
-            self._state = State.OPEN
-            await socket.enter(positions)
-            await socket.replay(self._turns.incoming)
-        elif kind == "publish":
-            await socket.publish(parse_payload(body))
-        elif kind == "ping":
-            socket.pong()

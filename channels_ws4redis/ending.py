@@ -13,11 +13,11 @@ from channels.generic.websocket import AsyncWebsocketConsumer
 from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.admission import choose_subprotocol
-from channels_ws4redis.handshake.refusals import BusyError, few_lines, tell
+from channels_ws4redis.handshake.refusals import few_lines, tell
 from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.own_channel import OwnChannel
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.protocol.messages import ProtocolError
+from channels_ws4redis.verdicts import TOO_BIG, level_of
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
@@ -27,7 +27,6 @@ logger.addFilter(few_lines)
 CLOSE_TIMEOUT, SLOW_CLOSE_TIMEOUT = 1.0, 10.0
 
 _TOO_LATE = "not all that its client had sent before the end could be published in time"
-TOO_BIG = "its client sent a message of more bytes than WS4REDIS_MAX_MESSAGE or its policy allows"
 
 
 class Ending(NamedTuple):
@@ -174,8 +173,7 @@ class EndingConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         return True
 
     def _tell_of_end(self, what: str, why: Exception | str) -> None:
-        is_clients = isinstance(why, ProtocolError | BusyError | str)
-        self._log(what, why, logging.WARNING if is_clients else logging.ERROR)
+        self._log(what, why, level_of(why))
 
     def _log(self, what: str, why: BaseException | str, level: int) -> None:
         tell(logger, level, what, self.scope["path"], why)

@@ -1,32 +1,31 @@
-"""A socket that has been admitted: what it hears, and what it does for its client. Private."""
+"""A socket that has been admitted: its subscriptions, and what they share. Private."""
 
 from __future__ import annotations
 
 import asyncio
 import enum
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
-import redis
-
-from channels_ws4redis.conf import settings
-from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.fanout.sockets import Entry, Socket
-from channels_ws4redis.handshake.admission import Admission
-from channels_ws4redis.handshake.limits import Place
+from channels_ws4redis.fanout.sockets import Socket
+from channels_ws4redis.further import Further
+from channels_ws4redis.handshake.refusals import few_lines, tell
+from channels_ws4redis.open_subscription import OpenSubscription
 from channels_ws4redis.protocol import codes
+from channels_ws4redis.protocol.client_frames import Wanted
 from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.messages import Position, is_heartbeat, json_frame
-from channels_ws4redis.protocol.names import channel_labels
-from channels_ws4redis.registering import Registration
-from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.revoking import End, Revocable, Revoked
+from channels_ws4redis.protocol.messages import Position, json_frame
+from channels_ws4redis.registering import Admitted
 from channels_ws4redis.servers import ClientGoneError, Incoming
-from channels_ws4redis.standing import Standing
-from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.subscriber_hooks import SubscriberHooks
+from channels_ws4redis.store.loops import this_loop
+from channels_ws4redis.verdicts import FAULTS, Verdict, for_frame, level_of
+
+logger = logging.getLogger(__name__)
+logger.addFilter(few_lines)
 
 #: Seconds that a client of the package's own protocol has for its first frame.
 HELLO_TIMEOUT = 10.0
@@ -45,110 +44,61 @@ class State(enum.Enum):
     CLOSED = enum.auto()
 
 
-class OpenSocket(Revocable):
-    """Hears the channels of a socket, publishes for its client, and follows its subscriber.
+class End(Protocol):
+    """Has a socket closed."""
+
+    def __call__(self, code: int, why: Exception | str, *, reason: str = "") -> None:
+        """Close it with a code; `why` is for the log, and the reason for the client."""
+
+
+class OpenSocket:
+    """The subscription of a socket's URL, and the further ones of its client.
 
     To be called in this order: `join`, `enter`, `open` as soon as the socket is accepted, then any
     other, and `release` at the end. A client of the package's own protocol says where it stands
     when it is accepted already: there `enter` comes after `open`.
 
-    :param admission: what the handshake has found out.
-    :param subscriber: of this socket alone; `release` releases it.
-    :param registration: what stands for it until now.
+    :param admitted: what the handshake has found out; it is guarded from now on.
     :param fanout: receives for all sockets of this event loop.
     :param outbox: takes the socket's frames.
-    :param end: called with a close code and the reason if the socket has to be closed: it cannot
-        listen on what its subscriber has subscribed to meanwhile, its client says no hello, or it
-        may not hear any more what it has heard.
+    :param end: called with a close code and the reason if the socket has to be closed: its client
+        says no hello, or its last subscription has to end.
+    :param most: how many further subscriptions there may be.
     """
 
-    __slots__ = (
-        "_end",
-        "_fanout",
-        "_following",
-        "_hello",
-        "_loop",
-        "_outbox",
-        "_place",
-        "_socket",
-        "_standing",
-        "_subscriber",
-    )
+    __slots__ = ("_end", "_fanout", "_further", "_hello", "_most", "_outbox", "_silent", "_url")
 
     def __init__(
-        self,
-        admission: Admission,
-        subscriber: SubscriberHooks,
-        registration: Registration,
-        fanout: FanOut,
-        outbox: Outbox,
-        end: End,
+        self, admitted: Admitted, fanout: FanOut, outbox: Outbox, end: End, most: int = 0
     ) -> None:
-        self._place = Place(subscriber.calls.whom, admission.options)
-        self._subscriber = subscriber
         self._fanout = fanout
         self._outbox = outbox
-        replay = admission.options.replay or settings.WS4REDIS_REPLAY
-        self._socket = Socket(outbox, admission.echo, admission.labels, replay, end)
-        self._standing = Standing()
-        #: Held while groups are joined and left, so that changes have effect in their order.
-        self._following = asyncio.Lock()
-        self._loop = asyncio.get_running_loop()
         self._end = end
+        self._most = most
         #: Ends the socket if its client does not say hello in time; None while it need not.
         self._hello: asyncio.TimerHandle | None = None
-        subscriber.follow(self._on_change)
-        get_control().guard(registration.newcomer, self, registration.marks)
+        #: None as long as its client has asked for none.
+        self._further: Further | None = None
+        #: Gets the pings of the socket once the subscription of its URL is over; None before.
+        self._silent: Socket | None = None
+        self._url = OpenSubscription(admitted, fanout, outbox, self)
+        self._url.guard(admitted.registration)
 
     @property
     def speaks_protocol(self) -> bool:
         """True for a client of the package's own protocol, False for one that gets raw frames."""
-        return self._socket.labels is not None
-
-    @property
-    def closed(self) -> bool:
-        """True once nothing is sent any more."""
-        return self._outbox.closed
-
-    @property
-    def max_message(self) -> int:
-        """Bytes that its client may send in one message."""
-        return self._place.max_message
+        return self._url.speaks_protocol
 
     # Entering
 
-    async def join(self, channels: Iterable[str]) -> None:
-        """Join the groups of channels; what is published from now on reaches this process.
-
-        :raises BusyError: if its client has too many sockets.
-        :raises redis.exceptions.ConnectionError: if the channel layer cannot be reached.
-        """
-        self._place.take()
-        async with self._following:
-            # Some may have been revoked since the admission. A set, as there may be thousands.
-            wanted = set(self._subscriber.channels)
-            await self._fanout.join(self._socket, [name for name in channels if name in wanted])
+    async def join(self, channels: Sequence[str]) -> None:
+        """Join the groups of its URL's subscription; see `OpenSubscription.join`."""
+        await self._url.join(channels)
 
     async def enter(self, positions: dict[str, Position]) -> None:
-        """Read what is stored, and send it or what was missed; the socket is live from then on.
-
-        A hook replays in place of the package, but not to a client that has positions: that client
-        recovers.
-
-        :param positions: by label, where the client stood when it was last connected.
-        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
-        """
+        """Let its URL's subscription go live; see `OpenSubscription.enter`."""
         self._forget_hello()
-        hold = self._subscriber.replay_hook is not None and not positions
-
-        def start(entries: Sequence[Entry]) -> None:
-            self._socket.start(self._subscriber.heard(entries), positions, hold)
-            if hold and self._standing.doubtful:
-                self._revoke(Revoked(codes.TRY_AGAIN_LATER))
-
-        async with self._following:
-            channels = self._fanout.channels_of(self._socket)
-            await self._fanout.enter(self._socket, channels, start)
+        await self._url.enter(positions, self._most)
 
     def open(self) -> None:
         """Let frames go out: the socket has been accepted."""
@@ -156,7 +106,8 @@ class OpenSocket(Revocable):
         if self.speaks_protocol:
             # Not for good: a slow network is no reason to stay away.
             why = "its client has not said hello"
-            self._hello = self._loop.call_later(HELLO_TIMEOUT, self._end, codes.TOO_SLOW, why)
+            loop = asyncio.get_running_loop()
+            self._hello = loop.call_later(HELLO_TIMEOUT, self._end, codes.TOO_SLOW, why)
 
     def _forget_hello(self) -> None:
         if self._hello is not None:
@@ -169,78 +120,128 @@ class OpenSocket(Revocable):
         :param incoming: tells whether the client goes meanwhile; then nobody waits for the hook.
         :raises Exception: whatever the hook raises.
         """
-        if self._subscriber.replay_hook is not None and not self._socket.replayed:
+        if self._url.is_due_to_hook:
             with suppress(ClientGoneError), incoming.watched(at_once=True):
-                await replay_by_hook(self._subscriber.replay, self._socket)
+                await self._url.replay()
         if not self.speaks_protocol:
-            self.heartbeat()
+            self._url.heartbeat()
+
+    async def greeted(self) -> None:
+        """Wait until the client has got its ``welcome``."""
+        await self._url.settled()
 
     # For the client
 
-    async def publish(self, payload: bytes) -> None:
+    async def publish(self, payload: bytes, number: int = 0) -> None:
         """Publish what the client has sent; its heartbeat is answered instead.
 
-        :raises BusyError: if it sends more than it may.
-        :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        :param number: the id of the subscription that publishes; 0 for that of the URL. One that is
+            not open publishes nothing.
+        :raises Exception: what `OpenSubscription.publish` does, if it is the last one.
         """
-        if not payload:
-            return  # as legacy does: a client's empty frame must not blank what is stored
-        if is_heartbeat(payload, settings.WS4REDIS_HEARTBEAT):
-            self.heartbeat()
-        else:
-            await self._place.publish(len(payload), self._subscriber.audience)
-            if await self._standing.may_publish():
-                await self._subscriber.publish(payload, self._socket.id)
+        which = self._find(number)
+        if which is None:
+            return
+        try:
+            await which.publish(payload)
+        except FAULTS as error:
+            if not self._has_others(which):
+                raise
+            self.over(which, *for_frame(error))
 
-    def heartbeat(self) -> None:
-        """Send the heartbeat, if there is one."""
-        heartbeat = settings.WS4REDIS_HEARTBEAT
-        if heartbeat is not None:
-            self._outbox.put(Frame(heartbeat))
+    def _find(self, number: int) -> OpenSubscription | None:
+        if number:
+            return None if self._further is None else self._further.find(number)
+        return self._url if self._silent is None else None
 
     def pong(self) -> None:
         """Answer the client's ping."""
         self._outbox.put(json_frame({"type": "pong"}))
 
-    # For the subscriber
+    def subscribe(self, wanted: Wanted) -> None:
+        """Have a further subscription looked up and opened, or refused.
 
-    def _on_change(self) -> None:
-        """Follow a change of the subscriber's channels; in a thread, return when it has effect."""
-        if running_loop() is self._loop:
-            this_loop().spawn(self._follow(), "ws4redis-follow")
+        :raises ProtocolError: if its id is in use.
+        """
+        if self._further is None:
+            self._further = Further(self, self._fanout, self._outbox, self._url.calls)
+        self._further.begin(wanted, self._most)
+
+    def unsubscribe(self, number: int) -> None:
+        """Have a subscription be over, that of the URL for 0; an id of none is ignored."""
+        if number and self._further is not None:
+            self._further.end(number)
+        elif not number and self._silent is None:
+            self._silent = Socket(self._outbox, echo=False, labels={})
+            self._silent.replayed = True
+            # First: a fan-out is closed for good with its last socket.
+            self._fanout.keep(self._silent)
+            self._url.stop()
+            this_loop().spawn(self._url.release(), "ws4redis-release")
+
+    # For its subscriptions
+
+    def refuse(self, number: int, path: str, verdict: Verdict) -> None:
+        """Tell the client of a subscription that there is not."""
+        if verdict.why:
+            what = "Refused" if verdict.code == codes.REFUSED else "Cannot open"
+            tell(logger, level_of(verdict.why), what, path, verdict.why)
+        self._tell("refused", number, verdict.code, verdict.reason)
+
+    def over(
+        self, which: OpenSubscription, code: int, why: Exception | str = "", reason: str = ""
+    ) -> None:
+        """Have a subscription end, or the socket with its last one."""
+        refused = which.number and not which.started
+        if not refused and not self._has_others(which):
+            if which.closed:  # nothing that waits is sent any more
+                self.stop()
+            self._end(code, why, reason=reason)
+            return
+        if why:
+            tell(logger, level_of(why), "Closing", which.calls.scope["path"], why)
+        self.unsubscribe(which.number)
+        self._tell("refused" if refused else "ended", which.number, code, reason)
+
+    def _has_others(self, than: OpenSubscription) -> bool:
+        """Tell whether a subscription that ends leaves the socket open for others.
+
+        It does not before the socket has begun: its client is owed a ``welcome``.
+        """
+        if than is self._url and not than.started:
+            return False
+        has_url = self._silent is None and than is not self._url
+        return has_url or (self._further is not None and self._further.has_others(than))
+
+    def _tell(self, kind: str, number: int, code: int, reason: str) -> None:
+        body = {"type": kind, "code": code, "reason": reason}
+        frame = json_frame({"id": number} | body if number else body)
+        if self._silent is None and not self._url.started:
+            this_loop().spawn(self._put_when_greeted(frame), "ws4redis-tell")
         else:
-            asyncio.run_coroutine_threadsafe(self._follow(), self._loop).result()
+            self._outbox.put(frame)
 
-    async def _follow(self) -> None:
-        async with self._following:
-            if self.closed:
-                return
-            wanted = self._subscriber.channels
-            if self.speaks_protocol:
-                self._socket.labels = channel_labels(self._subscriber.prefix, wanted)
-            added = self._fanout.leave_others(self._socket, wanted)
-            try:
-                await self._fanout.join(self._socket, added)
-                if self._socket.started:  # else `enter` will read these channels with the others
-                    await self._fanout.enter(self._socket, added, self._socket.go_on)
-            except (redis.exceptions.RedisError, OSError) as error:
-                self._end(codes.TRY_AGAIN_LATER, error)
-            finally:
-                if self._outbox.closed:  # while this was waiting
-                    self._fanout.leave(self._socket)
+    async def _put_when_greeted(self, frame: Frame) -> None:
+        await self.greeted()
+        self._outbox.put(frame)
 
     # The end
 
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""
         self._forget_hello()
-        get_control().forget(self)
-        self._standing.give_up()
         self._outbox.close()
-        self._fanout.leave(self._socket)
+        self._url.stop()
+        if self._further is not None:
+            self._further.stop()
+        if self._silent is not None:
+            self._fanout.leave(self._silent)
 
     async def release(self) -> None:
-        """Stop, and run the subscriber's ``release``; to be called once."""
+        """Stop, and have all subscribers run their ``release``; to be called once."""
         self.stop()
-        self._place.leave()
-        await self._subscriber.release()
+        self._url.place.leave()
+        if self._silent is None:
+            await self._url.release()
+        if self._further is not None:
+            await self._further.release()

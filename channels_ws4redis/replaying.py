@@ -88,7 +88,8 @@ class HookSocket:
         self._sizes.append(len(payload))
         self._bytes += len(payload)
         # They have their bound here, where the hook can wait.
-        self._socket.outbox.put_stored(partial(self._frame, payload, binary), len(payload))
+        outbox = self._socket.outbox
+        outbox.put_stored(partial(self._frame, payload, binary), len(payload), self._socket)
 
     def _give_up(self) -> None:
         """End the socket, as its client reads too slowly."""
@@ -124,7 +125,7 @@ class HookSocket:
     def _frame(self, payload: bytes, binary: bool | None) -> Frame:
         event = Event("", payload)
         if self._socket.labels is not None:
-            return event.frame("other")
+            return event.frame("other", self._socket.number)
         if binary is None:
             return event.frame(None)
         return Frame(payload if binary else payload.decode())

@@ -1,4 +1,4 @@
-"""What an open socket may still use, when an order or the database says so. Private."""
+"""What an open subscription may still use, when an order or the database says so. Private."""
 
 from __future__ import annotations
 
@@ -6,14 +6,13 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 import redis
 
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.fanout.groups import FanOut
-from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.handshake.admission import admit
 from channels_ws4redis.handshake.facts import Claim, claim_of
@@ -131,21 +130,15 @@ def _code_for_another(marks: bytes, now: bytes) -> int:
     return codes.REVOKED if is_gone else codes.TRY_AGAIN_LATER
 
 
-class End(Protocol):
-    """Has a socket closed."""
-
-    def __call__(self, code: int, why: Exception | str, *, reason: str = "") -> None:
-        """Close it with a code; `why` is for the log, and the reason for the client."""
-
-
 class Revocable(ABC):
-    """Does what an open socket is ordered to. It is a part of `OpenSocket`, and has its fields."""
+    """Does what a subscription is ordered to. It is a part of `OpenSubscription`.
+
+    Orders, and looks at what it may use, treat each subscription as a socket of its own.
+    """
 
     __slots__ = ()
 
-    _end: End
     _fanout: FanOut
-    _outbox: Outbox
     _socket: Socket
     _standing: Standing
     _subscriber: SubscriberHooks
@@ -153,6 +146,10 @@ class Revocable(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""
+
+    @abstractmethod
+    def end(self, code: int, why: Exception | str = "", reason: str = "") -> None:
+        """Have the subscription end; `why` is for the log, and the reason for the client."""
 
     @abstractmethod
     def _on_change(self) -> None:
@@ -207,7 +204,7 @@ class Revocable(ABC):
 
     async def look_again(self, doubt: Doubt) -> None:
         """Find out what the socket may still use, and give up the rest."""
-        if self._outbox.closed:
+        if self._socket.outbox.closed:
             return
         hooks, control = self._subscriber, get_control()
         before = hooks.rights
@@ -237,7 +234,7 @@ class Revocable(ABC):
 
     def _give_up(self, gone: Collection[str]) -> None:
         """Hear some channels no more, from this moment on, nor what has been published there."""
-        if len(self._outbox) or self._is_replayed_by_hook:
+        if self._socket.outbox.holds(self._socket) or self._is_replayed_by_hook:
             # What waits may be of these channels. The client comes back, and recovers the rest.
             why = "it may hear less, and what waits for its client cannot be told apart"
             self._revoke(Revoked(codes.TRY_AGAIN_LATER, why))
@@ -256,4 +253,4 @@ class Revocable(ABC):
     def _close(self, code: int, why: Exception | str = "", reason: str = "") -> None:
         self._standing.barred = True
         self.stop()
-        self._end(code, why, reason=reason)
+        self.end(code, why, reason)

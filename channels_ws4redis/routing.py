@@ -100,9 +100,24 @@ def _routed(
 #: For a project that has a URLRouter of its own: ``URLRouter([*mine, *websocket_urlpatterns])``.
 websocket_urlpatterns = [URLPattern(FacilityPattern(), WS4RedisConsumer.as_asgi())]
 
-#: The router, for a project that puts middleware of its own around it, or wants it for a part of
-#: its sockets.
+#: The router, for a project that puts middleware of its own around it which treats some facilities
+#: otherwise than others, or wants it for a part of its sockets. These have one subscription each.
 router = Router(websocket_urlpatterns)
 
+
+class Application(Router):
+    """The router of a project that treats all facilities alike, as far as routes and middleware go.
+
+    Its sockets take further subscriptions.
+    """
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Route a socket to its consumer; one subscription each, if another router leads here."""
+        route = super().__call__ if "path_remaining" not in scope else router
+        await route(scope, receive, send)
+
+
 #: What ``asgi.py`` includes. The consumer checks the page's origin, and finds out session and user.
-application = router
+application = Application(
+    [URLPattern(FacilityPattern(), WS4RedisConsumer.as_asgi(subscriptions=True))]
+)

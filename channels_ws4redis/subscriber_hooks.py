@@ -9,7 +9,7 @@ from functools import partial, update_wrapper
 from typing import Any, NamedTuple
 
 from channels_ws4redis.fanout.ears import Ear
-from channels_ws4redis.fanout.sockets import Entry
+from channels_ws4redis.fanout.held import Entry
 from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.hooks import Calls, overrides

@@ -573,8 +573,11 @@ async def test_protocol(visitor, john):
     "frame",
     [
         "no JSON",
-        "[]",
+        "[[]]",
         "{}",
+        '{"type": "subscribe", "id": 1, "facility": "foo", "flags": []}',
+        '{"type": "unsubscribe"}',
+        '{"type": "publish", "id": 0, "data": "x"}',
         '{"type": 1}',
         '{"type": "publish"}',
         '{"type": "publish", "base64": "?"}',

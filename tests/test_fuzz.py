@@ -9,20 +9,23 @@ import json
 import os
 import time
 import uuid
+from itertools import product
+from typing import Any
 
 import pytest
 import websockets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from channels_ws4redis.protocol.messages import (
-    SUBPROTOCOL,
+from channels_ws4redis.protocol.client_frames import (
     ProtocolError,
-    Question,
-    parse_frame,
+    parse_frames,
+    parse_id,
     parse_payload,
     parse_positions,
+    parse_subscribe,
 )
+from channels_ws4redis.protocol.messages import SUBPROTOCOL, Question
 from channels_ws4redis.protocol.names import parse_flags
 from channels_ws4redis.store.commands import parse_envelope
 from tests.clients import Visitor
@@ -39,9 +42,13 @@ JSON = st.recursive(
 POSITION = st.fixed_dictionaries(
     {}, optional={"epoch": st.text() | JSON, "offset": st.integers() | JSON}
 )
+KINDS = ["hello", "publish", "ping", "pong", "subscribe", "unsubscribe", "x", ""]
 FRAME = st.fixed_dictionaries(
-    {"type": st.sampled_from(["hello", "publish", "ping", "pong", "x", ""]) | JSON},
+    {"type": st.sampled_from(KINDS) | JSON},
     optional={
+        "id": st.integers() | JSON,
+        "facility": st.text() | JSON,
+        "flags": st.lists(st.text()) | JSON,
         "positions": st.dictionaries(st.text() | st.just("broadcast"), POSITION | JSON) | JSON,
         "data": st.text() | JSON,
         "base64": st.text() | st.from_regex(r"[A-Za-z0-9+/]*={0,2}", fullmatch=True) | JSON,
@@ -49,15 +56,20 @@ FRAME = st.fixed_dictionaries(
 )
 
 
-@given(st.text() | st.builds(json.dumps, JSON) | st.builds(json.dumps, FRAME))
+@given(st.text() | st.builds(json.dumps, JSON | FRAME | st.lists(FRAME)))
 def test_a_frame_is_understood_or_refused(text: str) -> None:
     try:
-        body = parse_frame(text)
+        frames = parse_frames(text)
     except ProtocolError:
         return
-    for parse in (parse_payload, lambda body: parse_positions(body.get("positions", {}))):
+    parsers = parse_payload, parse_id, parse_subscribe, _parse_hello
+    for body, parse in product(frames, parsers):
         with contextlib.suppress(ProtocolError):
             parse(body)
+
+
+def _parse_hello(body: dict[str, Any]) -> None:
+    parse_positions(body.get("positions", {}))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +79,7 @@ def test_a_frame_is_understood_or_refused(text: str) -> None:
 )
 def test_hostile_json_is_refused(text: str) -> None:
     with pytest.raises(ProtocolError):
-        parse_positions(parse_frame(text).get("positions"))
+        parse_positions(parse_frames(text)[0].get("positions"))
 
 
 @given(st.binary())

@@ -8,29 +8,27 @@ positions are presented to a server with the same history, which has to send the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
 from channels_ws4redis.fanout.sockets import Socket
-from channels_ws4redis.protocol.messages import (
-    SUBPROTOCOL,
-    Event,
-    Position,
-    parse_frame,
-    parse_positions,
-)
+from channels_ws4redis.protocol.client_frames import parse_frames, parse_positions
+from channels_ws4redis.protocol.messages import SUBPROTOCOL, Event, Position
 from channels_ws4redis.publisher import RedisPublisher
 from tests.clients import Visitor
 from tests.outboxes import open_outbox
 from tests.servers import ROOT
 from tests.torture.track import Tracks
 
-VECTORS = {
-    vector["name"]: vector
-    for vector in json.loads((ROOT / "tests" / "js" / "vectors.json").read_text())
-}
+_FILE = json.loads((ROOT / "tests" / "js" / "vectors.json").read_text())
+VECTORS = {vector["name"]: vector for vector in _FILE["stories"]}
+
+#: Stories of several subscriptions on a link.
+SUBSCRIPTIONS = _FILE["subscriptions"]
 
 #: What a client has to bear although this server does not do it, and why it does not.
 NOT_TOLD = {
@@ -54,15 +52,16 @@ LIVE_LOSSES = {
     if any(frame["type"] == "lost" for frame in vector["frames"])
 }
 
-#: Those of a server that does not say how many stored messages follow, as this one does.
-NOT_COUNTING = {name for name in VECTORS if name.startswith("a server that does not count")}
-
 #: The keys of this server's frames; those of newer ones are in the vectors too.
 KEYS = {
-    "welcome": {"type", "heartbeat", "channels"},
+    "welcome": {"type", "heartbeat", "subscriptions", "channels"},
+    "subscribed": {"type", "id", "channels"},
+    "refused": {"type", "id", "code", "reason"},
+    "ended": {"type", "id", "code", "reason"},
     "message": {"type", "channel", "epoch", "offset", "data"},
     "position": {"type", "channel", "epoch", "offset"},
     "lost": {"type", "channel", "epoch", "offset"},
+    "purged": {"type", "channel", "epoch", "offset"},
     "ping": {"type"},
     "pong": {"type"},
 }
@@ -78,9 +77,10 @@ NAMES = {
     "user": "user:john:story",
     "group:staff": "group:staff:story",
 }
-PATH = "/ws/story?subscribe-broadcast&subscribe-user&subscribe-group&publish-broadcast"
+FLAGS = ["subscribe-broadcast", "subscribe-user", "subscribe-group", "publish-broadcast"]
+PATH = "/ws/story?" + "&".join(FLAGS)
 
-TOLD = sorted(VECTORS.keys() - NOT_TOLD.keys() - LIVE_LOSSES - NOT_COUNTING)
+TOLD = sorted(VECTORS.keys() - NOT_TOLD.keys() - LIVE_LOSSES)
 
 
 def test_all_vectors_are_accounted_for():
@@ -94,7 +94,7 @@ def test_positions(vector):
     """The server understands every position that the client presents or keeps."""
     expect = vector["expect"]
     for positions in (vector["positions"], *expect["hellos"], expect["positions"]):
-        hello = parse_frame(json.dumps({"type": "hello", "positions": positions}))
+        [hello] = parse_frames(json.dumps({"type": "hello", "positions": positions}))
         parsed = parse_positions(hello["positions"])
         assert {label: position._asdict() for label, position in parsed.items()} == positions
 
@@ -251,8 +251,44 @@ def links(vector: dict[str, Any]) -> list[list[dict[str, Any]]]:
     return split
 
 
+class Teller:
+    """Asks a server for its side of a story, over a subscription of its URL or a further one."""
+
+    def __init__(self, socket: Any, number: int) -> None:
+        self.socket = socket
+        self.id = {"id": number} if number else {}
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def of(cls, john: Any, number: int, positions: Any) -> AsyncIterator[Any]:
+        """Present positions; yields the answer too, as a ``welcome`` has it."""
+        path = "/ws/other" if number else PATH
+        async with john.socket(path, subprotocols=[SUBPROTOCOL]) as socket:
+            teller = cls(socket, number)
+            hello = {"type": "hello", "positions": {} if number else positions}
+            subscribe = {"type": "subscribe", "facility": "story", "flags": FLAGS, **teller.id}
+            subscribe["positions"] = positions
+            await socket.send_json([hello, subscribe] if number else hello)
+            welcome = await socket.receive_json()
+            welcome.pop("subscriptions")
+            if number:
+                welcome = {**await teller.receive(), "type": "welcome", "heartbeat": 20.0}
+            yield teller, welcome
+
+    async def publish(self, data: str) -> None:
+        await self.socket.send_json({"type": "publish", "data": data, **self.id})
+
+    async def receive(self) -> dict[str, Any]:
+        """Return the next frame, without its id, which must be right."""
+        frame: dict[str, Any] = await self.socket.receive_json()
+        if frame["type"] != "ping":
+            assert {"id": frame.pop("id")} == self.id if self.id else "id" not in frame
+        return frame
+
+
+@pytest.mark.parametrize("number", [0, 3], ids=["url", "further"])
 @pytest.mark.parametrize("name", TOLD)
-async def test_story(serve, redis_client, name):
+async def test_story(serve, redis_client, name, number):
     """With the same history and the same positions the server sends the same frames."""
     john = Visitor(serve(settings={"WS4REDIS_REPLAY": "all"})).login("john")
     vector = VECTORS[name]
@@ -267,9 +303,7 @@ async def test_story(serve, redis_client, name):
                 if frame["channel"] == label and "offset" in frame and "data" in frame
             }
             await story.bring(label, told, hello.get(label, {}), messages)
-        async with john.socket(PATH, subprotocols=[SUBPROTOCOL]) as socket:
-            await socket.send_json({"type": "hello", "positions": story.real(hello)})
-            got = await socket.receive_json()
+        async with Teller.of(john, number, story.real(hello)) as (teller, got):
             story.epochs |= {
                 (label, told["epoch"]): got["channels"][label]["epoch"]
                 for label, told in welcome["channels"].items()
@@ -284,15 +318,15 @@ async def test_story(serve, redis_client, name):
                 if "offset" not in frame:
                     redis_client.publish(NAMES[frame["channel"]], frame["data"])
                 elif frame["type"] == "position":
-                    await socket.send_json({"type": "publish", "data": "its own"})
+                    await teller.publish("its own")
                     story.reached[frame["channel"]] = frame["epoch"], frame["offset"]
-                    moved = await socket.receive_json()
+                    moved = await teller.receive()
                     story.epochs.setdefault((frame["channel"], frame["epoch"]), moved["epoch"])
                     received.append(story.told(moved))
                 elif frame["offset"] > tops[frame["channel"]]:
                     await story.publish(frame["channel"], frame["epoch"], frame["data"])
             while len(received) < len(expected):
-                frame = story.told(await socket.receive_json())
+                frame = story.told(await teller.receive())
                 if frame["type"] != "ping":
                     received.append(frame)
         assert received[0] == expected[0]

@@ -364,6 +364,9 @@ class Seen(Revocable):
     def stop(self) -> None:
         """Do nothing."""
 
+    def end(self, code: int, why: Exception | str = "", reason: str = "") -> None:
+        """Do nothing."""
+
     def _on_change(self) -> None:
         pass
 

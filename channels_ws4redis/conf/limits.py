@@ -85,6 +85,15 @@ class Limits(Reader):
         return self._limit("WS4REDIS_MAX_SOCKETS_PER_USER", 1000)
 
     @property
+    def WS4REDIS_MAX_SUBSCRIPTIONS(self) -> int:
+        """Subscriptions that one socket may have, its URL's own among them.
+
+        One more is [refused](protocol.md#refused) with 1008. With 1, sockets take no further ones.
+        Each counts as a socket, and its beginning as a handshake, wherever a setting limits these.
+        """
+        return self._whole_number("WS4REDIS_MAX_SUBSCRIPTIONS", 100, minimum=1)
+
+    @property
     def WS4REDIS_HANDSHAKE_RATE(self) -> int | None:
         """Sockets that a process lets in per second, or None for as many as come.
 

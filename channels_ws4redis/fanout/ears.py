@@ -10,7 +10,7 @@ from typing import Any
 
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
-from channels_ws4redis.fanout.sockets import Entry
+from channels_ws4redis.fanout.held import Entry
 from channels_ws4redis.protocol.history import Lost, Outcome
 from channels_ws4redis.protocol.messages import Event
 

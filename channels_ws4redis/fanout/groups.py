@@ -78,6 +78,10 @@ class FanOut:
             groups.append(group)
         await self._memberships.join(groups)
 
+    def keep(self, socket: Recipient) -> None:
+        """Have a socket among all others that hears nothing, until it leaves."""
+        self._sockets.setdefault(socket, ())
+
     async def put_first(self, channel: str) -> None:
         """Wait until a joined channel is heard, if the link was just lost.
 

@@ -18,7 +18,7 @@ from channels.layers import channel_layers, get_channel_layer
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.doubts import COME_BACK
 from channels_ws4redis.fanout.groups import FanOut, get_fanout
-from channels_ws4redis.fanout.sockets import Entry
+from channels_ws4redis.fanout.held import Entry
 from channels_ws4redis.protocol.history import Lost, Outcome
 from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.protocol.names import control_channel

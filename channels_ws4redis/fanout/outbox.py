@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.servers import Peer
@@ -21,6 +22,17 @@ FAILURE_PATIENCE = 5.0
 MakeFrame = Callable[[], Frame]
 
 
+class _Item(NamedTuple):
+    """One frame that waits."""
+
+    frame: Frame | MakeFrame
+    size: int
+    #: Whether it is of a message from the history.
+    stored: bool
+    #: Which of the socket's subscriptions has put it here; None for what is of none.
+    owner: object
+
+
 class _Waiting:
     """What waits for a socket, and how much room it takes.
 
@@ -31,21 +43,33 @@ class _Waiting:
     __slots__ = ("bytes", "frames", "stored", "stored_bytes")
 
     def __init__(self) -> None:
-        #: Each with its size.
-        self.frames: deque[tuple[Frame | MakeFrame, int]] = deque()
+        self.frames: deque[_Item] = deque()
         self.bytes = self.stored = self.stored_bytes = 0
 
-    def add(self, frame: Frame | MakeFrame, size: int, stored: bool) -> None:
-        self.frames.append((frame, size))
-        self.bytes += size
-        if stored:
+    def add(self, item: _Item) -> None:
+        self.frames.append(item)
+        self.bytes += item.size
+        if item.stored:
             self.stored += 1
-            self.stored_bytes += size
+            self.stored_bytes += item.size
 
     def take(self) -> Frame:
-        frame, size = self.frames.popleft()
-        self.bytes -= size
-        return frame if isinstance(frame, Frame) else frame()
+        item = self.frames.popleft()
+        self.bytes -= item.size
+        return item.frame if isinstance(item.frame, Frame) else item.frame()
+
+    def drop(self, owner: object) -> None:
+        """Forget what is of one subscription, and the room that it has added."""
+        kept: deque[_Item] = deque()
+        for item in self.frames:
+            if item.owner is not owner:
+                kept.append(item)
+                continue
+            self.bytes -= item.size
+            if item.stored:
+                self.stored -= 1
+                self.stored_bytes -= item.size
+        self.frames = kept
 
     def live(self) -> tuple[int, int]:
         """Return the number and the bytes that count against the bounds."""
@@ -107,8 +131,11 @@ class Outbox:
         """True if a frame that is put now has to wait."""
         return self._waiting is not None or not self._peer.writable
 
-    def put(self, frame: Frame) -> None:
-        """Write a frame, now or as soon as the server takes it."""
+    def put(self, frame: Frame, owner: object = None) -> None:
+        """Write a frame, now or as soon as the server takes it.
+
+        :param owner: which of the socket's subscriptions it is of, for `drop`.
+        """
         if self._waiting is None and self._peer.writable:
             try:
                 rest = self._peer.write(frame)
@@ -118,9 +145,9 @@ class Outbox:
                 if rest is not None:
                     self._start_writer(rest)
         else:
-            self._put_off(frame, frame.size)
+            self._put_off(_Item(frame, frame.size, stored=False, owner=owner))
 
-    def put_stored(self, make: MakeFrame, size: int) -> None:
+    def put_stored(self, make: MakeFrame, size: int, owner: object = None) -> None:
         """Have a frame made and written as soon as the server takes it.
 
         It is of a message from the history, which has its own bound. It does not count against
@@ -128,17 +155,29 @@ class Outbox:
         than its message, so it is not made before.
 
         :param size: bytes that ``make`` holds.
+        :param owner: as in `put`.
         """
-        self._put_off(make, size, stored=True)
+        self._put_off(_Item(make, size, stored=True, owner=owner))
 
-    def _put_off(self, frame: Frame | MakeFrame, size: int, stored: bool = False) -> None:
+    def holds(self, owner: object) -> bool:
+        """Tell whether anything waits that one of the socket's subscriptions has put here."""
+        return self._waiting is not None and any(
+            item.owner is owner for item in self._waiting.frames
+        )
+
+    def drop(self, owner: object) -> None:
+        """Forget what waits of a subscription that is over."""
+        if self._waiting is not None:
+            self._waiting.drop(owner)
+
+    def _put_off(self, item: _Item) -> None:
         """Let a frame wait, if there is room for it."""
         if self.closed:
             return
         if self._waiting is None:
             self._waiting = _Waiting()
-        self._waiting.add(frame, size, stored)
-        if not stored and not self.has_room_for(*self._waiting.live()):
+        self._waiting.add(item)
+        if not item.stored and not self.has_room_for(*self._waiting.live()):
             self.overflow()
         elif self._opened and self._writer is None:
             self._start_writer(None)
@@ -214,3 +253,17 @@ class Outbox:
 
     def __len__(self) -> int:
         return 0 if self._waiting is None else len(self._waiting.frames)
+
+
+def _closed() -> Outbox:
+    outbox = Outbox(Peer(_send_nothing), 0, 0, lambda: None)
+    outbox.closed = True
+    return outbox
+
+
+async def _send_nothing(event: object) -> None:
+    pass
+
+
+#: That of all subscriptions which are over: it takes nothing.
+CLOSED = _closed()

@@ -59,7 +59,8 @@ class Pulse:
         for first in range(0, len(everybody), AT_ONCE):
             async with turn_of_many():
                 for socket in everybody[first : first + AT_ONCE]:
-                    if not isinstance(socket, Socket) or not socket.replayed:
+                    # One of each socket, whatever else its client has subscribed to.
+                    if not isinstance(socket, Socket) or not socket.replayed or socket.number:
                         continue
                     if speak_protocol == (socket.labels is not None):
                         socket.outbox.put(frame)  # that of a socket which has left takes nothing

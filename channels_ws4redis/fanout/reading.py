@@ -12,7 +12,8 @@ import redis
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.group import Group
-from channels_ws4redis.fanout.sockets import Entry, Recipient
+from channels_ws4redis.fanout.held import Entry
+from channels_ws4redis.fanout.sockets import Recipient
 from channels_ws4redis.protocol.history import Lost, Reading
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.protocol.track import Lag, Stamp, Track

@@ -1,27 +1,19 @@
-"""One socket as the fan-out sees it: what it is sent, and in which form."""
+"""One subscription of a socket as the fan-out sees it: what it is sent, and in which form."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, Protocol
 
-from channels_ws4redis.fanout.outbox import Outbox
+from channels_ws4redis.fanout.held import Entry, Held, known_of, without
+from channels_ws4redis.fanout.outbox import CLOSED, Outbox
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.history import Lost, Outcome, Reading, Replay
 from channels_ws4redis.protocol.messages import Event, Position, json_frame
 
 #: Seconds between pings to clients of the package's own protocol; the ``welcome`` names it.
 PING_INTERVAL = 20.0
-
-
-class Entry(NamedTuple):
-    """What a newcomer is given of one channel in the step in which it goes live."""
-
-    reading: Reading
-    #: What has been delivered to the live sockets since the reading was made.
-    after: Sequence[Event]
 
 
 class Recipient(Protocol):
@@ -37,52 +29,29 @@ class Recipient(Protocol):
         """Hear no more, as Redis refuses one of the channels."""
 
 
-class _Known(NamedTuple):
-    """What a reading has found of a channel, without its history."""
-
-    offset: int
-    #: The payload that is stored; None if there is none.
-    value: bytes | None
-
-
-def _known(entries: Iterable[Entry]) -> dict[str, _Known]:
-    known = {}
-    for reading, _ in entries:
-        value = None if reading.value is None else reading.value.payload
-        known[reading.channel] = _Known(reading.position.offset, value)
-    return known
-
-
-class _Held:
-    """Messages for a socket whose hook sends what is stored, and what was known before it ran."""
-
-    __slots__ = ("bytes", "events", "known")
-
-    def __init__(self, entries: Sequence[Entry] = ()) -> None:
-        self.known = _known(entries)
-        self.events: Outcome = []
-        self.bytes = 0
-
-
 class Socket:
     """Turns messages into frames in the socket's outbox.
 
-    :param outbox: takes the frames.
+    A socket with several subscriptions has one of these for each.
+
+    :param outbox: takes the frames; all subscriptions of the socket share it.
     :param echo: whether the socket gets its own messages back.
     :param labels: what the client calls each channel, for the package's own protocol; None for a
         client that gets raw frames.
     :param replay: what the socket is sent of what is stored when it has no position.
     :param end: called with a close code and the reason if the socket must hear no more.
+    :param number: the id that the client has given the subscription; 0 for that of the URL.
     """
 
     __slots__ = (
         "_by_hook",
         "_end",
         "_held",
+        "_id",
         "_replay",
         "echo",
-        "id",
         "labels",
+        "number",
         "outbox",
         "replayed",
     )
@@ -94,10 +63,12 @@ class Socket:
         labels: dict[str, str] | None,
         replay: Replay = "last",
         end: Callable[[int, Exception], None] | None = None,
+        number: int = 0,
     ) -> None:
-        #: Identity as a sender.
-        self.id = uuid.uuid4().hex
+        #: Identity as a sender; None for one that has sent nothing yet, as most never do.
+        self._id: str | None = None
         self.outbox = outbox
+        self.number = number
         self.echo = echo
         self.labels = labels
         self._replay = replay
@@ -106,8 +77,20 @@ class Socket:
         #: True once an overridden ``send_persisted_messages`` is to send what is stored.
         self._by_hook = False
         #: While that runs, or in a pause; None otherwise.
-        self._held: _Held | None = None
+        self._held: Held | None = None
         self._end = end
+
+    @property
+    def id(self) -> str:
+        """Identity as a sender."""
+        if self._id is None:
+            self._id = uuid.uuid4().hex
+        return self._id
+
+    def close(self) -> None:
+        """Send nothing any more, nor what still waits for the client."""
+        self.outbox.drop(self)
+        self.outbox, self._held = CLOSED, None
 
     def end(self, error: Exception) -> None:
         """Have the socket closed, as Redis refuses one of its channels."""
@@ -120,7 +103,11 @@ class Socket:
         return self.replayed or self._by_hook
 
     def start(
-        self, entries: Sequence[Entry], positions: Mapping[str, Position], hold: bool = False
+        self,
+        entries: Sequence[Entry],
+        positions: Mapping[str, Position],
+        hold: bool = False,
+        further: int = 0,
     ) -> None:
         """Send what is stored, or what the client has missed, and what has come since.
 
@@ -128,13 +115,16 @@ class Socket:
 
         :param positions: by label, where the client stood when it was last connected.
         :param hold: send nothing but the welcome until `let_go` is called.
+        :param further: how many further subscriptions the client is told that it may have.
         """
         outcomes = [self._outcome(reading, positions) for reading, _ in entries]
         if self.labels is not None:
-            self.outbox.put(self._welcome(entries, outcomes, positions))
+            welcome = {"type": "welcome", "heartbeat": PING_INTERVAL, "subscriptions": further}
+            greeting = {"type": "subscribed"} if self.number else welcome
+            self._put(greeting | {"channels": self._channels(entries, outcomes, positions)})
         if hold:
             self._by_hook = True
-            self._held = _Held(entries)
+            self._held = Held(entries)
             self.go_on(entries)
             return
         self.replayed = True
@@ -144,10 +134,10 @@ class Socket:
             self.deliver(event, stored=True)
             if not event.offset:
                 foreign.setdefault(event.channel, []).append(event.payload)
-        known = _known(entries)
+        known = known_of(entries)
         for reading, after in entries:
             # A legacy server publishes what it stores in two steps, so both may have reached us.
-            for item in _without(after, foreign.get(reading.channel, ()), known):
+            for item in without(after, foreign.get(reading.channel, ()), known):
                 self._pass_on(item)
 
     def go_on(self, entries: Sequence[Entry]) -> None:
@@ -162,12 +152,13 @@ class Socket:
             return list(reading.replay(self._replay))
         return reading.since(position)
 
-    def _welcome(
+    def _channels(
         self,
         entries: Sequence[Entry],
         outcomes: Sequence[Outcome],
         positions: Mapping[str, Position],
-    ) -> Frame:
+    ) -> dict[str, Any]:
+        """Return what the client is told of each channel before anything else."""
         channels = {}
         for (reading, _), outcome in zip(entries, outcomes, strict=True):
             label = (self.labels or {}).get(reading.channel)
@@ -178,12 +169,16 @@ class Socket:
                     "recovered": not losses if label in positions else None,
                     "replay": len(outcome) - losses,
                 }
-        return json_frame({"type": "welcome", "heartbeat": PING_INTERVAL, "channels": channels})
+        return channels
+
+    def _put(self, body: dict[str, Any]) -> None:
+        frame = json_frame({"id": self.number} | body if self.number else body)
+        self.outbox.put(frame, self)
 
     def pause(self) -> None:
         """Hold back all messages until `resume`; not to be called while a hook replays."""
         if self._held is None:
-            self._held = _Held()
+            self._held = Held()
 
     def resume(self) -> None:
         """Send what was held back in a pause."""
@@ -204,7 +199,7 @@ class Socket:
         held, self._held = self._held, None
         self.replayed = True
         if held is not None:
-            for item in _without(held.events, sent, held.known):
+            for item in without(held.events, sent, held.known):
                 self._pass_on(item)
 
     def deliver(self, event: Event, stored: bool = False) -> None:
@@ -215,7 +210,7 @@ class Socket:
         if self._held is not None:
             self._hold(event, self._held)
             return
-        if event.sender == self.id and not self.echo:
+        if event.sender == self._id and not self.echo:
             if event.offset:
                 position = Position(event.epoch, event.offset)
                 self._send_position("position", event.channel, position)
@@ -229,15 +224,15 @@ class Socket:
             return
         if stored and self.outbox.busy:
             # It is encoded only once the client takes it.
-            self.outbox.put_stored(event.later(label), len(event.payload))
+            self.outbox.put_stored(event.later(label, self.number), len(event.payload), self)
         else:
-            self.outbox.put(event.frame(label))
+            self.outbox.put(event.frame(label, self.number), self)
 
-    def _hold(self, item: Event | Lost, held: _Held) -> None:
+    def _hold(self, item: Event | Lost, held: Held) -> None:
         held.events.append(item)
         held.bytes += 0 if isinstance(item, Lost) else len(item.payload)
         if not self.outbox.has_room_for(len(held.events), held.bytes):
-            self._held = _Held()
+            self._held = Held()
             self.outbox.overflow()
 
     def recover(self, items: Outcome) -> None:
@@ -246,7 +241,7 @@ class Socket:
         It is stored, and does not count against the bounds of the outbox. But a client that has not
         even taken what came before gets no more than these allow, however often the group recovers.
         """
-        idle = not len(self.outbox)
+        idle = not self.outbox.holds(self)
         for item in items:
             self._pass_on(item, stored=idle)
 
@@ -266,25 +261,4 @@ class Socket:
     def _send_position(self, kind: str, channel: str, position: Position) -> None:
         label = (self.labels or {}).get(channel)
         if label is not None:
-            frame = {"type": kind, "channel": label, **position._asdict()}
-            self.outbox.put(json_frame(frame))
-
-
-def _without(
-    events: Sequence[Event | Lost], payloads: Iterable[bytes], known: Mapping[str, _Known]
-) -> Outcome:
-    """Return events without those that have been sent as stored payloads, one for each payload.
-
-    A payload that was stored before says nothing about a message that came later: it was published
-    once more.
-    """
-    left = list(events)
-    for payload in payloads:
-        for index, event in enumerate(left):
-            before = known.get(event.channel)
-            if before is None or isinstance(event, Lost) or event.payload != payload:
-                continue
-            if before.value != payload or event.offset <= before.offset:
-                del left[index]
-                break
-    return left
+            self._put({"type": kind, "channel": label, **position._asdict()})

@@ -45,16 +45,17 @@ class Calls:
     client until we know who the user is.
 
     :param scope: what the server says about the socket.
+    :param begun: when its handshake began, if that is not now.
     """
 
     __slots__ = ("_begun", "_context", "_is_patient", "_job", "failed", "scope", "whom")
 
-    def __init__(self, scope: dict[str, Any]) -> None:
+    def __init__(self, scope: dict[str, Any], begun: float | None = None) -> None:
         #: What the server says about the socket.
         self.scope = scope
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
-        self._begun = time.monotonic()
+        self._begun = time.monotonic() if begun is None else begun
         self._context = copy_context()
         #: True once the handshake is over.
         self._is_patient = False
@@ -84,6 +85,13 @@ class Calls:
         if self._is_patient:
             return math.inf
         return max(deadlines.HANDSHAKE - self.age, deadlines.LAST)
+
+    def for_another(self, scope: dict[str, Any]) -> Calls:
+        """Return what runs calls for another subscription of the socket.
+
+        To be called in the `context` of the handshake. Its `age` is that of the socket.
+        """
+        return Calls(scope, self._begun)
 
     @classmethod
     def for_many(cls, whom: str) -> Calls:

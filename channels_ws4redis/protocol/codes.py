@@ -9,6 +9,8 @@ from typing import Final
 
 #: The server stops.
 GOING_AWAY: Final = 1001
+#: The subscription may not be. (A socket of its own would be refused with 403, without a code.)
+REFUSED: Final = 1008
 #: The client has sent more bytes in one message than it may.
 MESSAGE_TOO_BIG: Final = 1009
 #: Redis has refused what the client sent, or the server a frame.

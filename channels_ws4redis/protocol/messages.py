@@ -1,4 +1,4 @@
-"""Messages on their way to a client, and the frames that a client sends and gets.
+"""Messages on their way to a client, and the frames that it gets.
 
 Pure functions and values: nothing here talks to a network or looks at the settings.
 """
@@ -12,7 +12,6 @@ from functools import cached_property, partial
 from typing import Any, Final, NamedTuple
 
 from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.texts import shown
 
 #: The WebSocket subprotocol that carries positions; every other client gets raw frames.
 SUBPROTOCOL: Final = "ws4redis.v1"
@@ -29,11 +28,9 @@ QUESTION_TYPE: Final = "ws4redis.question"
 #: The epoch of a message that is not kept, and so has no number in its channel.
 UNKEPT: Final = "-"
 
-#: Characters in a frame of a client that is more than a payload to be published. Understanding JSON
-#: of many small parts takes the event loop's time.
-MAX_SMALL_FRAME: Final = 64 * 1024
-
-_PAYLOAD = {"type", "data", "base64"}
+#: Frames with the id of a subscription that one message remembers: so many, or as many as have so
+#: many bytes, but some in any case. It is clients who choose the ids.
+MAX_NUMBERED, NUMBERED_BYTES, LEAST_NUMBERED = 64, 4 * 1024 * 1024, 4
 
 
 def is_heartbeat(payload: bytes | bytearray | memoryview | str, heartbeat: str | None) -> bool:
@@ -90,15 +87,39 @@ class Event:
         """The frames that have been made, by label."""
         return {}
 
-    def frame(self, label: str | None) -> Frame:
+    @cached_property
+    def _numbered(self) -> dict[tuple[str, int], Frame]:
+        """The frames with an id that were asked for last, by label and id; the latest is last."""
+        return {}
+
+    def frame(self, label: str | None, number: int = 0) -> Frame:
         """Return the frame for a client.
 
         :param label: what the client calls the channel, in the package's own protocol; None for a
             raw frame, which is the payload alone: text if it is UTF-8, binary otherwise.
+        :param number: the id of the client's subscription; 0 for that of its URL.
         """
+        if number and label is not None:
+            return self._frame_with_id(label, number)
         frame = self._frames.get(label)
         if frame is None:
             frame = self._frames[label] = self._make(label)
+        return frame
+
+    def _frame_with_id(self, label: str, number: int) -> Frame:
+        """Return a frame that all share who have given the same id.
+
+        The payload has been encoded once for all ids. Of ids that few have, frames are forgotten.
+        """
+        numbered = self._numbered
+        frame = numbered.pop((label, number), None)
+        if frame is None:
+            frame = with_id(self.frame(label), number)
+        numbered[label, number] = frame
+        if len(numbered) > LEAST_NUMBERED:
+            most = min(MAX_NUMBERED, NUMBERED_BYTES // (frame.size or 1))
+            if len(numbered) > max(LEAST_NUMBERED, most):
+                del numbered[next(iter(numbered))]
         return frame
 
     def _make(self, label: str | None) -> Frame:
@@ -115,20 +136,20 @@ class Event:
 
     def forget_wire(self) -> None:
         """Let go of the bytes that were made for connections; frames may wait for slow clients."""
-        for frame in self._frames.values():
+        for frame in (*self._frames.values(), *self._numbered.values()):
             frame.forget_wire()
 
     def bare(self) -> Event:
         """Return the message without the frames that have been made of it."""
         return Event(self.channel, self.payload, self.epoch, self.offset, self.sender)
 
-    def later(self, label: str | None) -> Callable[[], Frame]:
+    def later(self, label: str | None, number: int = 0) -> Callable[[], Frame]:
         """Return what makes `frame` anew, and until then holds no more than the payload.
 
         JSON makes six bytes of a control character, and Python takes four for each character of a
         text with a single emoji in it.
         """
-        return partial(self.bare().frame, label)
+        return partial(self.bare().frame, label, number)
 
 
 class Purge(Event):
@@ -167,71 +188,6 @@ def json_frame(body: dict[str, Any]) -> Frame:
     return Frame(json.dumps(body, separators=(",", ":")))
 
 
-class ProtocolError(ValueError):
-    """A frame of the package's own protocol that cannot be understood."""
-
-
-def parse_frame(text: str) -> dict[str, Any]:
-    """Return the JSON object in a client's text frame.
-
-    :raises ProtocolError: if it is not a JSON object with a ``type``.
-    """
-    is_large = len(text) > MAX_SMALL_FRAME
-    try:
-        body = json.loads(text, object_pairs_hook=_without_repetitions if is_large else None)
-    except (ValueError, RecursionError) as error:
-        raise ProtocolError(f"not JSON: {error}") from error
-    if not isinstance(body, dict) or not isinstance(body.get("type"), str):
-        raise ProtocolError("not a JSON object with a 'type'")
-    if is_large and not _is_payload_alone(body):
-        raise ProtocolError(f"{len(text)} characters, and not a payload alone")
-    return body
-
-
-def _is_payload_alone(body: dict[str, Any]) -> bool:
-    is_text = all(isinstance(value, str) for value in body.values())
-    return body["type"] == "publish" and body.keys() <= _PAYLOAD and is_text
-
-
-def _without_repetitions(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return an object. Behind a name that comes twice it could hide any number of parts.
-
-    :raises ValueError: if a name does.
-    """
-    body = dict(pairs)
-    if len(body) < len(pairs):
-        raise ValueError("a name comes twice")
-    return body
-
-
-def parse_payload(body: dict[str, Any]) -> bytes:
-    """Return the payload of a client's ``publish`` frame.
-
-    :raises ProtocolError: if it has neither ``data`` (text) nor ``base64``.
-    """
-    try:
-        if isinstance(body.get("data"), str):
-            # JSON may contain half of a surrogate pair, which cannot be encoded and so not be sent.
-            return str(body["data"]).encode()
-        if isinstance(body.get("base64"), str):
-            return base64.b64decode(body["base64"], validate=True)
-    except ValueError as error:  # of str.encode(), or of b64decode() in several kinds
-        raise ProtocolError(f"bad payload: {error}") from error
-    raise ProtocolError("'publish' needs 'data' or 'base64'")
-
-
-def parse_positions(value: Any) -> dict[str, Position]:
-    """Return the positions in a client's ``hello`` frame, by channel label.
-
-    :raises ProtocolError: if they are not ``{label: {"epoch": str, "offset": int}}``.
-    """
-    if not isinstance(value, dict):
-        raise ProtocolError("'positions' is not an object")
-    positions = {}
-    for label, position in value.items():
-        epoch = position.get("epoch") if isinstance(position, dict) else None
-        offset = position.get("offset") if isinstance(position, dict) else None
-        if not isinstance(epoch, str) or type(offset) is not int or offset < 0:
-            raise ProtocolError(f"the position of {shown(label)} is not an epoch and an offset")
-        positions[label] = Position(epoch, offset)
-    return positions
+def with_id(frame: Frame, number: int) -> Frame:
+    """Return a frame of JSON text with the id of a subscription in it."""
+    return Frame(f'{{"id":{number},{str(frame.data)[1:]}')

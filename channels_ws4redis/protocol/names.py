@@ -14,6 +14,8 @@ from uuid import UUID
 
 from django.db.models import Model
 
+from channels_ws4redis.protocol.texts import is_encodable
+
 BROADCAST: Final = "broadcast"
 SESSION: Final = "session"
 USER: Final = "user"
@@ -182,7 +184,7 @@ def _identity(value: Any, keyword: str) -> str | SelfType:
     if value is None or isinstance(value, SelfType):
         return value or ""
     name = _as_text(value) if isinstance(value, str | UUID) else _name_of(value)
-    if name is None or not _is_encodable(name):
+    if name is None or not is_encodable(name):
         raise ValueError(
             f"{keyword} contains {value!r}, which names nobody; use a str, a User, a Group, "
             "or SELF." + _remedy_for_number(value, keyword)
@@ -223,7 +225,7 @@ def as_facility(value: Any) -> str:
     if (
         value is None
         or (not isinstance(value, str) and isinstance(value, bool | Collection))
-        or not _is_encodable(text)
+        or not is_encodable(text)
     ):
         raise ValueError(
             f"facility={value!r} is no facility; pass the part of the URL path after "
@@ -236,12 +238,3 @@ def _as_text(value: Any) -> str:
     """Return a plain ``str``; a member of an enumeration of texts gives its value, not its name."""
     # The type is asked and not the object: a lazy translation pretends to be a str but is none.
     return str.__str__(value) if issubclass(type(value), str) else str(value)
-
-
-def _is_encodable(text: str) -> bool:
-    """Tell whether a text can be encoded: half of a surrogate pair can not, nor be a name then."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

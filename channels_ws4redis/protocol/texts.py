@@ -48,3 +48,12 @@ def meant_by(name: str, known: Iterable[str], similarity: float = 0.6) -> str | 
     :param similarity: from 0 to 1, as difflib measures it.
     """
     return next(iter(get_close_matches(name, list(known), 1, similarity)), None)
+
+
+def is_encodable(text: str) -> bool:
+    """Tell whether a text can be encoded: half of a surrogate pair can not, nor be a name then."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -50,7 +50,7 @@ from channels_ws4redis.urls import upgrade_required
 from testproject.embedded import RedisServer
 from tests.docs.blocks import read_page
 from tests.servers import ROOT
-from tests.test_protocol_vectors import CHANNEL_KEYS, KEYS, NOT_COUNTING, VECTORS
+from tests.test_protocol_vectors import CHANNEL_KEYS, KEYS, SUBSCRIPTIONS, VECTORS
 
 REFERENCE = ROOT / "docs" / "reference"
 PACKAGE = ROOT / "channels_ws4redis"
@@ -469,43 +469,46 @@ def declared(interface: str) -> set[str]:
 
 def test_every_option_of_the_browser_client_is_documented() -> None:
     """Those that the code takes, and those that are declared for TypeScript."""
-    (taken,) = re.findall(r"const \{ ([\w, ]+) \} = options", SCRIPT)
-    assert set(taken.split(", ")) == declared("Options")
+    (taken,) = re.findall(r"const \{\s+([^{}]+?),\s+\} = options;", SCRIPT)
+    assert {name.split(" = ")[0] for name in taken.split(", ")} == declared("Options")
     replaced = found_in(block(SCRIPT, "function environment"), r"^      (\w+):")
     assert replaced == declared("Environment")
     assert names(documented("javascript.md", "Options")) == declared("Options") | replaced
 
 
 def test_every_event_of_the_browser_client_is_documented() -> None:
-    emitted = set(re.findall(r"_emit\('(\w+)'", SCRIPT))
+    # The last three have the type of the frame that they tell of.
+    emitted = set(re.findall(r"(?:emit|deliver)\('(\w+)'", SCRIPT)) | {"message", "lost", "purged"}
     assert emitted == declared("SocketEventMap")
     known = names(documented("javascript.md", "Events"))
     assert known == emitted | declared("Message")
     assert names(documented("javascript.md", "By attributes")) >= set(
-        re.findall(r"CustomEvent\('([\w:]+)'", SCRIPT)
+        re.findall(r"dispatch\(document, '([\w:]+)'", SCRIPT)
     )
 
 
 def test_every_attribute_of_the_script_element_is_documented() -> None:
-    taken = re.findall(r"data(?:set)?\.ws4redis([A-Z]\w+)", SCRIPT)
+    taken = re.findall(r"\bws4redis([A-Z]\w+)", SCRIPT)
     there = {f"data-ws4redis-{name.lower()}" for name in taken} | {"ws4redis:ready"}
     assert names(documented("javascript.md", "By attributes")) == there
 
 
 def test_every_member_of_the_browser_client_is_documented() -> None:
-    written = found_in(block(SCRIPT, "class Socket"), r"^    (?:get )?([a-z]\w*)\(.*\) \{$")
+    body = block(SCRIPT, "Object.assign(socket, ")
     there = declared("Socket")
-    assert written - {"constructor"} <= there
+    written = found_in(body, r"^        ([a-z]\w*)(?:\(|:)") | {"positions"}
+    assert written == there - {"addEventListener", "removeEventListener"}
     known = names(documented("javascript.md", "Sockets"))
     assert known == there
-    static = {f"WS4Redis.{name}" for name in found_in(SCRIPT, r"^  WS4Redis\.(\w+) = ")}
+    body = block(SCRIPT, "Object.assign(WS4Redis, ")
+    static = {f"WS4Redis.{name}" for name in found_in(body, r"^    ([A-Za-z]\w*)[,:]")}
     assert static == {f"WS4Redis.{name}" for name in declared("Static") - {"new"}}
     assert static <= names(documented("javascript.md", "Opening a socket"))
 
 
 def test_all_of_the_legacy_call_is_documented() -> None:
     body = block(SCRIPT, "function WS4Redis(")
-    options = set(re.findall(r"callback\('(\w+)'|opts\.(\w+)", body))
+    options = set(re.findall(r"callback\('(\w+)'|own\.(\w+)", body))
     methods = set(re.findall(r"this\.(\w+) = ", body))
     known = names(documented("javascript.md", "The call of django-websocket-redis"))
     assert known == {one or other for one, other in options} | methods
@@ -523,7 +526,7 @@ def test_every_file_of_the_browser_client_is_documented() -> None:
 def frame_types(*, of_client: bool) -> set[str]:
     """Return the types of the frames of one side, by what the other side does with them."""
     if of_client:
-        consumer = ast.parse((PACKAGE / "consumers.py").read_text())
+        consumer = ast.parse((PACKAGE / "receiving.py").read_text())
         compared = [node for node in ast.walk(consumer) if isinstance(node, ast.Compare)]
         return {
             constant
@@ -531,20 +534,26 @@ def frame_types(*, of_client: bool) -> set[str]:
             if isinstance(node.left, ast.Name) and node.left.id == "kind"
             for constant in constants(node)
         }
-    return set(re.findall(r"case '(\w+)':", block(SCRIPT, "switch (frame.type)")))
+    heard = block(SCRIPT, "    function received(data)") + block(SCRIPT, "        received(frame)")
+    return set(re.findall(r"\btype === '(\w+)'", heard))
 
 
 def test_every_frame_is_documented() -> None:
     """With its members: those of the frames that are compared with a real server's."""
-    client = {"hello": {"positions"}, "publish": {"data", "base64"}}
+    client = {
+        "hello": {"positions"},
+        "subscribe": {"id", "facility", "flags", "positions"},
+        "unsubscribe": {"id"},
+        "publish": {"data", "base64", "id"},
+    }
     known = names(documented("protocol.md", "Frames of the client"))
     there = frame_types(of_client=True) | {"pong"}
     assert known == there.union(*client.values())
     for kind, fields in client.items():
         assert names(documented("protocol.md", kind)) == {kind} | fields
-    server = frame_types(of_client=False)
-    assert server == KEYS.keys()
-    extra = {"welcome": CHANNEL_KEYS, "message": {"base64"}}
+    server = set(KEYS)
+    assert frame_types(of_client=False) <= server
+    extra = {"welcome": CHANNEL_KEYS, "message": {"base64", "id"}}
     for kind in server - {"ping", "pong"}:
         fields = KEYS[kind] - {"type"} | extra.get(kind, set())
         assert names(documented("protocol.md", kind)) == {kind} | fields
@@ -557,22 +566,28 @@ def test_every_frame_is_documented() -> None:
 def test_the_vectors_are_explained() -> None:
     (keys,) = {frozenset(vector) for vector in VECTORS.values()}
     (expected,) = {frozenset(vector["expect"]) for vector in VECTORS.values()}
-    assert names(documented("protocol.md", "The vectors")) == keys | expected
+    assert names(documented("protocol.md", "The stories")) == keys | expected
 
 
-def make_client() -> Callable[..., Any]:
-    """Return the class of the client on the page of the protocol."""
-    (source,) = [
-        block.text
-        for block in read_page(REFERENCE / "protocol.md", ROOT).blocks
-        if block.argument == "ws4redis_client.py"
-    ]
+def test_the_stories_of_subscriptions_are_explained() -> None:
+    steps = {key for story in SUBSCRIPTIONS for step in story["steps"] for key in step}
+    (expected,) = {frozenset(told) for story in SUBSCRIPTIONS for told in story["expect"].values()}
+    documented_keys = names(documented("protocol.md", "The stories of subscriptions"))
+    assert documented_keys == steps - {"name"} | expected
+
+
+def make_client(name: str = "Client") -> Callable[..., Any]:
+    """Return a class of the client on the page of the protocol."""
+    blocks = read_page(REFERENCE / "protocol.md", ROOT).blocks
     found: dict[str, Any] = {}
-    exec(source, found)
-    return found["Client"]
+    for block in blocks:
+        if block.argument in {"ws4redis_client.py", "ws4redis_page.py"}:
+            exec(block.text.replace("from ws4redis_client import Client", ""), found)
+    made: Callable[..., Any] = found[name]
+    return made
 
 
-@pytest.mark.parametrize("name", sorted(VECTORS.keys() - NOT_COUNTING))
+@pytest.mark.parametrize("name", sorted(VECTORS))
 def test_the_client_of_the_page_understands_every_story(name: str) -> None:
     vector = VECTORS[name]
     client = make_client()(vector["positions"])
@@ -588,6 +603,81 @@ def test_the_client_of_the_page_understands_every_story(name: str) -> None:
         "recovered": [{"channel": e[1], "messages": e[2]} for e in told if e[0] == "recovered"],
         "positions": client.known,
     }
+
+
+class Reader:
+    """The page of the protocol's client, and what it would do with a link."""
+
+    def __init__(self) -> None:
+        self.page = make_client("Page")()
+        self.sent: list[dict[str, Any]] = []
+        self.told: list[Any] = []
+        self.open: set[str] = set()
+        self.later: list[str] = []
+
+    def begin(self) -> None:
+        self.open = set()
+        self.sent += self.page.begin()
+
+    def step(self, step: dict[str, Any]) -> None:
+        """Do what the page does, or hear a frame."""
+        if step.get("do") == "subscribe":
+            name = step["name"]
+            self.page.asked[name] = name, []
+            self.page.clients.setdefault(name, make_client()())
+            if self.page.names:
+                self.sent.append(self.page.subscribe(name))
+        elif step.get("do") == "unsubscribe":
+            self.sent.append(self.page.unsubscribe(step["name"]))
+            self.open.discard(step["name"])
+        elif "cut" in step:
+            self.begin()
+        elif "after" in step:
+            self.sent += map(self.page.subscribe, self.later)
+        elif "frame" in step:
+            if not self.page.names:
+                self.begin()
+            self.hear(step["frame"])
+        else:
+            wanted = [
+                {"flags": [], **frame} if "facility" in frame else frame for frame in step["sent"]
+            ]
+            assert self.sent == wanted
+            self.sent = []
+
+    def hear(self, frame: dict[str, Any]) -> None:
+        name = self.page.names.get(frame.get("id"))
+        if frame["type"] in {"welcome", "subscribed"} and name is not None:
+            self.open.add(name)
+        for name, *event in self.page.received(frame):
+            self.told.append((name, *event))
+            if event[0] in {"refused", "ended"}:
+                self.open.discard(name)
+                if event[1] == 1008 or event[1] >= 4500:
+                    del self.page.asked[name]
+                else:
+                    self.page.asked.setdefault(name, ("own", []))
+                    self.later.append(name)
+
+    def outcome(self, name: str) -> dict[str, Any]:
+        events = [event for named, *event in self.told if named == name]
+        kinds = [kind for kind, *_ in events]
+        return {
+            "delivered": [event[2] for event in events if event[0] == "message"],
+            "lost": kinds.count("lost"),
+            "purged": kinds.count("purged"),
+            "revoked": sum(event[0] == "ended" and event[1] > 4500 for event in events),
+            "open": name in self.open,
+            "positions": self.page.clients[name].known,
+        }
+
+
+@pytest.mark.parametrize("story", SUBSCRIPTIONS, ids=lambda story: story["name"])
+def test_the_page_of_the_page_understands_every_story(story: dict[str, Any]) -> None:
+    reader = Reader()
+    for step in story["steps"]:
+        reader.step(step)
+    assert {name: reader.outcome(name) for name in reader.page.clients} == story["expect"]
 
 
 # Redis

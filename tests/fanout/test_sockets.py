@@ -8,7 +8,8 @@ import weakref
 
 import pytest
 
-from channels_ws4redis.fanout.sockets import Entry, Socket
+from channels_ws4redis.fanout.held import Entry
+from channels_ws4redis.fanout.sockets import Socket
 from channels_ws4redis.protocol.history import Lost, Reading
 from channels_ws4redis.protocol.messages import UNKEPT, Event, Position
 from tests.outboxes import open_outbox

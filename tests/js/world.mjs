@@ -2,8 +2,14 @@
 
 import { createRequire } from 'node:module';
 
+globalThis.document = { hidden: false };
+
 export const script = new URL('../../channels_ws4redis/static/js/ws4redis.js', import.meta.url);
 export const WS4Redis = createRequire(import.meta.url)(script.pathname);
+
+const EVENTS = [
+  'state', 'open', 'message', 'recovered', 'lost', 'purged', 'synced', 'close', 'revoked',
+];
 
 class Clock {
   now = 0;
@@ -93,8 +99,13 @@ function webSocketClass(sockets) {
       this.receive({ type: 'welcome', heartbeat, channels });
     }
 
-    get frames() {
+    /** What has been sent, each batch as an array. */
+    get batches() {
       return this.sent.map((data) => (typeof data === 'string' ? JSON.parse(data) : data));
+    }
+
+    get frames() {
+      return this.batches.flat();
     }
   };
 }
@@ -103,11 +114,11 @@ export class World {
   clock = new Clock();
   sockets = [];
   window = new EventTarget();
-  document = Object.assign(new EventTarget(), { hidden: false });
   chance = 0.5;
   log = [];
 
   constructor() {
+    document.hidden = false;
     this.WebSocket = webSocketClass(this.sockets);
     this.env = {
       WebSocket: this.WebSocket,
@@ -115,8 +126,6 @@ export class World {
       clearTimeout: this.clock.clearTimeout,
       random: () => this.chance,
       window: this.window,
-      document: this.document,
-      location: { href: 'https://example.com/page/?x=1#top' },
     };
   }
 
@@ -127,10 +136,15 @@ export class World {
 
   connect(options = {}, uri = 'wss://example.com/ws/foo?subscribe-broadcast') {
     const socket = WS4Redis.connect(uri, { env: this.env, ...options });
-    for (const type of ['state', 'open', 'message', 'recovered', 'lost', 'close', 'revoked']) {
-      socket.addEventListener(type, ({ detail }) => this.log.push([type, detail]));
-    }
+    this.listen(socket, (type, detail) => this.log.push([type, detail]));
     return socket;
+  }
+
+  /** Have a function called with the type and the detail of each event. */
+  listen(socket, hear) {
+    for (const type of EVENTS) {
+      socket.addEventListener(type, ({ detail }) => hear(type, detail));
+    }
   }
 
   legacy(options = {}) {
@@ -142,8 +156,8 @@ export class World {
   }
 
   show(hidden = false) {
-    this.document.hidden = hidden;
-    this.document.dispatchEvent(new Event('visibilitychange'));
+    document.hidden = hidden;
+    this.window.dispatchEvent(new Event('visibilitychange'));
   }
 }
 

@@ -10,22 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from channels_ws4redis.protocol.messages import (
-    MAX_SMALL_FRAME,
+    LEAST_NUMBERED,
+    MAX_NUMBERED,
+    NUMBERED_BYTES,
     Event,
-    Position,
-    ProtocolError,
     is_heartbeat,
-    parse_frame,
-    parse_payload,
-    parse_positions,
 )
 
 text = st.text(st.characters(exclude_categories=["Cs"]))
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | text,
-    lambda inner: st.lists(inner) | st.dictionaries(text, inner),
-    max_leaves=10,
-)
 
 
 @pytest.mark.parametrize("payload", ["☃", "☃".encode(), bytearray("☃".encode())])
@@ -88,105 +80,43 @@ def test_event_is_readable():
     assert repr(event) == f"<Event broadcast:foo e:7 {b'x' * 40!r}>"
 
 
-@given(text | json_values.map(json.dumps))
-def test_any_client_frame(frame):
-    """A client's frame is an object with a type, or a ProtocolError, whatever it says."""
-    try:
-        body = parse_frame(frame)
-    except ProtocolError:
-        return
-    assert isinstance(body["type"], str)
+@given(st.binary(), text, st.integers(1, 2**31 - 1))
+def test_a_frame_with_an_id_is_the_same_otherwise(payload, label, number):
+    """The id of a subscription is one more member of the same object."""
+    event = Event("broadcast:foo", payload, "e", 1)
+    plain = json.loads(event.frame(label).data)
+    assert json.loads(event.frame(label, number).data) == plain | {"id": number}
+
+
+def test_frames_with_ids_are_built_once():
+    """All sockets whose clients have given the same id share a frame, until it is forgotten."""
+    event = Event("broadcast:foo", b"Hello", "e", 1)
+    frames = {number: event.frame("broadcast", number) for number in (1, 2, 3)}
+    assert all(event.frame("broadcast", number) is frame for number, frame in frames.items())
+    assert event.frame("other", 1) is not frames[1]
+    assert event.later("broadcast", 2)() == frames[2]
 
 
 @pytest.mark.parametrize(
-    "frame",
-    ["", "x", "1", "null", "[]", '"type"', "{}", '{"type":null}', '{"type":["a"]}', "[" * 99999],
+    ("size", "kept"),
+    [(10, MAX_NUMBERED), (NUMBERED_BYTES // 8, 7), (NUMBERED_BYTES, LEAST_NUMBERED)],
+    ids=["small", "large", "huge"],
 )
-def test_bad_client_frame(frame):
-    """What is not an object with a type is an error of the protocol."""
-    with pytest.raises(ProtocolError):
-        parse_frame(frame)
+def test_a_message_remembers_few_ids(size, kept):
+    """Clients choose ids; one that many have is remembered all the same."""
+    event = Event("broadcast:foo", b"x" * size, "e", 1)
+    common = event.frame("broadcast", 1)
+    for number in range(2, 3 * MAX_NUMBERED):
+        event.frame("broadcast", number)
+        assert event.frame("broadcast", 1) is common
+        assert len(event._numbered) <= kept
+    assert len(event._numbered) == kept
 
 
-@given(st.dictionaries(st.sampled_from(["data", "base64", "x"]), json_values))
-def test_any_client_payload(body):
-    """A publish frame gives bytes, or a ProtocolError, whatever is in it."""
-    try:
-        payload = parse_payload(body)
-    except ProtocolError:
-        return
-    assert type(payload) is bytes
-
-
-@given(st.binary())
-def test_client_payload(payload):
-    """Bytes arrive as they were sent, in base64 or as text."""
-    assert parse_payload({"base64": base64.b64encode(payload).decode()}) == payload
-    assert parse_payload({"data": "☃", "base64": "AA=="}) == "☃".encode()
-
-
-@pytest.mark.parametrize(
-    "body",
-    [{}, {"data": 1}, {"data": None}, {"data": "\ud800"}, {"base64": "?"}, {"base64": "A"},
-     {"base64": "é"}, {"base64": ["AA=="]}],
-)  # fmt: skip
-def test_bad_client_payload(body):
-    """A payload that is missing or cannot be bytes is an error of the protocol."""
-    with pytest.raises(ProtocolError):
-        parse_payload(body)
-
-
-@given(json_values)
-def test_any_client_positions(value):
-    """Positions are labels with an epoch and an offset, or a ProtocolError, whatever is sent."""
-    try:
-        positions = parse_positions(value)
-    except ProtocolError:
-        return
-    assert all(type(position) is Position for position in positions.values())
-
-
-def test_client_positions():
-    """Labels keep their positions; further keys are ignored."""
-    value = {
-        "broadcast": {"epoch": "e", "offset": 0, "more": 1},
-        "group:a": {"epoch": "", "offset": 7},
-    }
-    assert parse_positions(value) == {"broadcast": Position("e", 0), "group:a": Position("", 7)}
-    assert parse_positions({}) == {}
-
-
-@pytest.mark.parametrize(
-    "position",
-    [None, [], "e:1", {}, {"epoch": "e"}, {"offset": 1}, {"epoch": 1, "offset": 1},
-     {"epoch": "e", "offset": "1"}, {"epoch": "e", "offset": True}, {"epoch": "e", "offset": 1.0},
-     {"epoch": "e", "offset": -1}],
-)  # fmt: skip
-def test_bad_client_position(position):
-    """A position without an epoch and a whole offset is an error that names the channel."""
-    with pytest.raises(ProtocolError, match="'broadcast'"):
-        parse_positions({"broadcast": position})
-
-
-def test_only_a_payload_may_be_large() -> None:
-    """JSON of many small parts takes the event loop's time; a client sends it once."""
-    large = "x" * MAX_SMALL_FRAME
-    assert parse_frame(json.dumps({"type": "publish", "data": large}))["data"] == large
-    assert parse_frame(json.dumps({"type": "publish", "base64": large}))["base64"] == large
-    for body in (
-        {"type": "unknown", "data": large},
-        {"type": "hello", "positions": {large: {"epoch": "e", "offset": 1}}},
-        {"type": "publish", "data": "x", "more": large},
-    ):
-        with pytest.raises(ProtocolError, match="not a payload alone"):
-            parse_frame(json.dumps(body))
-
-
-@pytest.mark.parametrize(
-    "hidden", ['"data":{},"data":"x"', '"data":{},"base64":"eHg="', '"base64":{},"base64":"eHg="']
-)
-def test_nothing_large_hides_behind_a_payload(hidden: str) -> None:
-    """A name that comes twice, or the other name of a payload, would pass again and again."""
-    many = "[" + "[]," * MAX_SMALL_FRAME + "[]]"
-    with pytest.raises(ProtocolError, match=r"a name comes twice|not a payload alone"):
-        parse_frame('{"type":"publish",' + hidden.replace("{}", many) + "}")
+def test_the_wire_of_frames_with_ids_is_forgotten_too():
+    """What waits for a slow client would take twice its room otherwise."""
+    event = Event("broadcast:foo", b"Hello", "e", 1)
+    frame = event.frame("broadcast", 3)
+    assert frame.wire.endswith(str(frame.data).encode())
+    event.forget_wire()
+    assert "wire" not in vars(frame)

@@ -149,7 +149,7 @@ class Tracks:
                 return self._welcome(frame["channels"])
             case "message":
                 return self._message(frame)
-            case "position":
+            case "position" | "purged":
                 return self._skip(frame)
             case "lost":
                 return self._lost(frame)

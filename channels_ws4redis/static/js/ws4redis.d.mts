@@ -14,6 +14,7 @@ export type Label = WS4Redis.Label;
 export type Position = WS4Redis.Position;
 export type Positions = WS4Redis.Positions;
 export type Channel = WS4Redis.Channel;
+export type Stamp = WS4Redis.Stamp;
 export type Options = WS4Redis.Options;
 export type Message = WS4Redis.Message;
 export type SocketEventMap = WS4Redis.SocketEventMap;

@@ -33,15 +33,22 @@ declare namespace WS4Redis {
     clearTimeout?: (handle: any) => void;
     random?: () => number;
     window?: Pick<EventTarget, 'addEventListener' | 'removeEventListener'>;
-    document?: Pick<EventTarget, 'addEventListener' | 'removeEventListener'> & { hidden: boolean };
-    location?: { href: string };
   }
+
+  /** What `getState` may return: positions, or a response with the header WS4Redis-Positions. */
+  type Stamp = Positions | Response;
 
   interface Options {
     positions?: Positions;
+    /** Fetches the state, shows it, and returns its stamp. */
+    getState?: () => Promise<Stamp | void>;
     offline?: 'refuse' | 'queue';
     queueLimit?: number;
     start?: boolean;
+    /** The facility that the address names. */
+    facility?: string;
+    /** The flags that the address names. */
+    flags?: string | readonly string[];
     env?: Environment;
   }
 
@@ -62,6 +69,10 @@ declare namespace WS4Redis {
     message: CustomEvent<Message>;
     recovered: CustomEvent<{ channel: Label; messages: number }>;
     lost: CustomEvent<{ channel: Label; epoch: string; offset: number }>;
+    /** Everything up to this position was deleted. */
+    purged: CustomEvent<{ channel: Label; epoch: string; offset: number }>;
+    /** The page shows the state of these positions. */
+    synced: CustomEvent<{ positions: Stamp }>;
     close: CustomEvent<{ code: number; reason: string; delay: number | null }>;
     /** The server has cut the socket off, which stays away until it is told to come back. */
     revoked: CustomEvent<{ code: number; reason: string }>;
@@ -71,8 +82,16 @@ declare namespace WS4Redis {
     readonly state: State;
     readonly positions: Positions;
     /** True if sent or queued, false if refused. */
-    send(data: Payload): boolean;
+    send(data: string | ArrayBuffer | ArrayBufferView): boolean;
     sendJSON(value: unknown): boolean;
+    /** Another socket on the same link. */
+    subscribe(
+      facility: string,
+      flags: string | readonly string[],
+      options?: Omit<Options, 'facility' | 'flags' | 'env'>,
+    ): Socket;
+    /** The page shows the state of these positions already: what comes up to there is skipped. */
+    advance(positions: Positions): void;
     open(): void;
     close(code?: number, reason?: string): void;
     reconnect(delay?: number): void;

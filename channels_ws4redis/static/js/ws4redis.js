@@ -71,13 +71,24 @@
 (function (root) {
   'use strict';
 
+  const { document } = root;
   const PROTOCOL = 'ws4redis.v1';
-  const MANUAL = 'https://channels-ws4redis.readthedocs.io/en/latest/troubleshooting.html';
+  const TAGS = 'script[data-ws4redis-uri]';
   const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
-  const POLICY_VIOLATION = 1008;
-  const TRY_AGAIN_LATER = 1013;
   const RETRY_AFTER = /^retry-after=(\d{1,9})$/;
+
+  // Codes with which a socket ends.
+  const NORMAL = 1000;
+  const NO_STATUS = 1005;
+  const NO_CODE = 1006;             // refused, no server, or a cut: browsers tell no more
+  const REFUSED = 1008;
+  const RESTART = 1012;
+  const TRY_AGAIN_LATER = 1013;
   const FIRST_FINAL_CODE = 4500;    // a client that has broken the protocol; all above: revoked
+
+  const MAX_BATCH = 60000;          // characters; a server takes 65,536
+  const MAX_FRAMES = 200;           // in a batch; a server takes 256
+  const MAX_HELD = 1000;            // events that wait for the state
 
   // Milliseconds.
   const MIN_DELAY = 500;            // before another attempt
@@ -86,667 +97,31 @@
   const STABLE_AFTER = 5000;        // a link shorter than this does not reset the backoff
   const MAX_RETRY_AFTER = 300000;   // that a server may ask for
   const PROBE_TIMEOUT = 5000;       // for an answer to a ping
+  const LEAVING = 5000;             // from the wish to leave a page until it is gone, or stays
+  const TURNING = 500;              // from a change of the page until its new scripts have run
+  const SPREAD = 2000;              // in which all pages fetch the state after a common loss
   const LEGACY_HEARTBEAT = 5000;
   const LEGACY_MISSED_LIMIT = 3;
-  const DEFAULT_HEARTBEAT = 25;     // seconds, for a server that does not say
-
-  // What the console says of ends that somebody can do something about, by their codes. A browser
-  // tells scripts no more than a code, and not even that of a refusal.
-  const NO_CODE = 1006;
-  const EXPLANATIONS = {
-    [NO_CODE]: 'it was refused, and the server has logged why, or there is no server; '
-      + 'the browser shows a refusal as the status 403',
-    [POLICY_VIOLATION]: 'the server sent it away',
-    1009: 'a message of the page was too large',
-    1011: 'the server failed',
-    [TRY_AGAIN_LATER]: 'the server has too much to do, or no Redis, or it exceeds a limit; '
-      + 'the server has logged which',
-    4002: 'the page read too slowly',
-    [FIRST_FINAL_CODE]: 'the server did not understand this client',
-  };
-  const REVOKED = 'it may not hear any more what it has heard';
 
   function environment(replacements) {
-    return Object.assign({
+    return {
       WebSocket: root.WebSocket,
       setTimeout: (action, delay) => root.setTimeout(action, delay),
       clearTimeout: (handle) => root.clearTimeout(handle),
       random: Math.random,
       window: root,
-      document: root.document,
-      location: root.location,
-    }, replacements);
-  }
-
-  /** A method of the document, which an element of the page that has its name would hide. */
-  function unhidden(document, method) {
-    const own = document instanceof EventTarget ? EventTarget.prototype[method] : document[method];
-    return own.bind(document);
-  }
-
-  function requireURI(uri) {
-    if (uri === undefined || uri === null) {
-      throw new Error('No Websocket URI in options');
-    }
-    return uri;
-  }
-
-  function absoluteURI(uri, location) {
-    if (/^wss?:/i.test(uri)) {
-      return uri;
-    }
-    const url = new URL(uri, location && location.href);
-    url.protocol = url.protocol.replace('http', 'ws');
-    return url.href;
-  }
-
-  /** One action that can be put off, and put off again. */
-  class Timer {
-    constructor(env, action) {
-      this.env = env;
-      this.action = action;
-      this.handle = null;
-    }
-
-    get running() {
-      return this.handle !== null;
-    }
-
-    start(delay) {
-      this.stop();
-      this.handle = this.env.setTimeout(() => {
-        this.handle = null;
-        this.action();
-      }, delay);
-    }
-
-    stop() {
-      if (this.running) {
-        this.env.clearTimeout(this.handle);
-        this.handle = null;
-      }
-    }
-  }
-
-  /**
-   * A WebSocket that comes back, whatever is spoken on it.
-   *
-   * Its hooks are connecting(), opened(), received(data), closed(event, delay) and probe(); the
-   * last asks to find out soon whether the link is still alive.
-   */
-  class Link {
-    constructor(uri, protocols, env, hooks) {
-      this.uri = uri;
-      this.protocols = protocols;
-      this.env = env;
-      this.hooks = hooks;
-      this.ws = null;
-      this.wanted = false;
-      this.attempts = 0;
-      this.url = null;              // of the present WebSocket, or of the last one
-      this.opened = false;          // whether it has been open
-      this.explained = null;        // the code of the last end that the console tells of
-      this.retry = new Timer(env, () => this.connect());
-      this.deadline = new Timer(env, () => this.drop('No answer'));
-      this.stable = new Timer(env, () => {
-        this.attempts = 0;
-        this.explained = null;
-      });
-      this.wake = this.wake.bind(this);
-    }
-
-    get readyState() {
-      return this.ws ? this.ws.readyState : CLOSED;
-    }
-
-    open() {
-      this.wanted = true;
-      this.listen('addEventListener');
-      this.connect();
-    }
-
-    /** Stop for good; the browser's close event still goes to the closed hook. */
-    close(code, reason) {
-      this.stop();
-      if (this.ws) {
-        this.ws.close(code, reason);
-      }
-    }
-
-    /** Come back without waiting for the other side to close the present link: it may be gone. */
-    drop(reason, delay) {
-      this.ended({ type: 'close', code: 1006, reason, wasClean: false }, delay);
-    }
-
-    send(data) {
-      if (this.ws) {
-        this.ws.send(data);
-      }
-    }
-
-    /** To be called when the other side has answered as it should. */
-    established() {
-      this.deadline.stop();
-      this.stable.start(STABLE_AFTER);
-    }
-
-    connect() {
-      this.release();
-      try {
-        this.hooks.connecting();
-      } finally {
-        if (this.wanted) {
-          this.attempt();
-        }
-      }
-    }
-
-    attempt() {
-      const hooks = this.hooks;
-      try {
-        const uri = typeof this.uri === 'function' ? this.uri() : this.uri;
-        const ws = new this.env.WebSocket(absoluteURI(uri, this.env.location), ...this.protocols);
-        this.url = ws.url;
-        this.opened = false;
-        ws.onopen = () => {
-          this.opened = true;
-          hooks.opened();
-        };
-        ws.onmessage = (event) => hooks.received(event.data);
-        ws.onclose = (event) => this.ended(event);
-        this.ws = ws;
-        this.deadline.start(CONNECT_TIMEOUT);
-      } catch (error) {
-        root.console.error(error);
-        this.drop(String(error));
-      }
-    }
-
-    ended(event, delay) {
-      const { wanted } = this;  // else the page itself has closed it
-      this.release();
-      if (event.code === POLICY_VIOLATION || event.code >= FIRST_FINAL_CODE) {
-        this.stop();
-      }
-      if (!this.wanted) {
-        delay = null;
-      } else {
-        delay = delay === undefined ? Math.max(this.backoff(), this.askedFor(event)) : delay;
-        this.retry.start(delay);
-      }
-      if (wanted) {
-        this.explain(event, delay);
-      }
-      this.hooks.closed(event, delay);
-    }
-
-    /** Say in the console, once for each code, why there is no link. */
-    explain({ code, reason }, delay) {
-      const why = code > FIRST_FINAL_CODE ? REVOKED : EXPLANATIONS[code];
-      // By the network, as happens to everybody, or by drop(), which has a reason.
-      const isCut = code === NO_CODE && (this.opened || reason);
-      if (why && !isCut && code !== this.explained) {
-        this.explained = code;
-        const given = reason ? `${code} (${reason})` : code;
-        const next = delay === null ? 'stays away' : `tries again in ${Math.ceil(delay / 1000)} s`;
-        root.console.warn(
-          `WS4Redis: the socket ${this.url} ended with ${given}: ${why}. It ${next}. See ${MANUAL}`,
-        );
-      }
-    }
-
-    /** Full jitter: the window doubles with each attempt, the delay is anywhere in it. */
-    backoff() {
-      this.attempts += 1;
-      const ceiling = Math.min(MAX_DELAY, 1000 * Math.pow(2, this.attempts));
-      return MIN_DELAY + this.env.random() * (ceiling - MIN_DELAY);
-    }
-
-    /** A server with too much to do says for how long to stay away; not all come back at once. */
-    askedFor({ code, reason }) {
-      const [, seconds] = (code === TRY_AGAIN_LATER && RETRY_AFTER.exec(reason)) || [];
-      return seconds ? Math.min(MAX_RETRY_AFTER, 1000 * seconds) * (1 + this.env.random()) : 0;
-    }
-
-    /** Forget the WebSocket; no event of it is heard from now on. */
-    release() {
-      const ws = this.ws;
-      this.retry.stop();
-      this.deadline.stop();
-      this.stable.stop();
-      if (ws) {
-        this.ws = ws.onopen = ws.onmessage = ws.onclose = null;
-        ws.close();
-      }
-    }
-
-    stop() {
-      this.wanted = false;
-      this.listen('removeEventListener');
-      this.retry.stop();
-      this.deadline.stop();
-      this.stable.stop();
-    }
-
-    listen(method) {
-      const { window, document } = this.env;
-      if (window && window[method]) {
-        window[method]('online', this.wake);
-        window[method]('pageshow', this.wake);
-      }
-      if (document) {
-        unhidden(document, method)('visibilitychange', this.wake);
-      }
-    }
-
-    wake(event) {
-      if (event.type === 'visibilitychange' && this.env.document.hidden) {
-        return;
-      }
-      if (this.retry.running) {
-        this.connect();
-      } else if (this.readyState === OPEN) {
-        this.hooks.probe();
-      }
-    }
-  }
-
-  /**
-   * Where the client stands in the history of one channel.
-   *
-   * `known` is the position that the server is told on reconnecting. `epoch` and `seen` tell what
-   * has been delivered, so that nothing is delivered twice. `replay` is there while stored or
-   * missed messages arrive. Its end brings the client to `top`, even where the newest messages
-   * were not stored.
-   */
-  class Track {
-    constructor(known) {
-      this.known = known ? { epoch: known.epoch, offset: known.offset } : null;
-      this.epoch = known ? known.epoch : null;
-      this.seen = known ? known.offset : -1;
-      this.replay = null;
-    }
-
-    reached(epoch, offset) {
-      return this.known !== null && this.known.epoch === epoch && this.known.offset >= offset;
-    }
-
-    /** The server told what follows; `count` is undefined if it did not say how many messages. */
-    begin({ epoch, offset: top, recovered, replay: count }) {
-      // Offsets go back if the store was restored to an older state; they will be used again.
-      if (epoch !== this.epoch || (!recovered && top < this.seen)) {
-        this.epoch = epoch;
-        this.seen = -1;
-      }
-      // What was recovered has no gaps: its last message tells the end better than their number.
-      const left = count === undefined || (recovered && count > 0) ? Infinity : count;
-      this.replay = { top, recovered, left, messages: 0, counted: count !== undefined };
-      if (!this.known && count > 0) {
-        // If the link breaks before the replay has arrived, this makes the server send it again.
-        this.known = { epoch, offset: Math.max(0, top - count) };
-      }
-      return left === 0 || (recovered && this.reached(epoch, top)) ? this.finish() : null;
-    }
-
-    /**
-     * Whether a message is new; it then is the newest one. The first message of a channel has
-     * another epoch than the empty history before it, and follows on that without a loss.
-     */
-    take({ epoch, offset }) {
-      if (epoch !== this.epoch) {
-        this.replay = null;
-      } else if (offset <= this.seen) {
-        return false;
-      }
-      this.epoch = epoch;
-      this.seen = offset;
-      if (!this.reached(epoch, offset)) {
-        this.known = { epoch, offset };
-      }
-      return true;
-    }
-
-    /** Count what arrived, and what of it was new; returns the replay at its end. */
-    count(arrived, fresh) {
-      const replay = this.replay;
-      if (!replay) {
-        return null;
-      }
-      replay.left -= arrived;
-      replay.messages += fresh;
-      return replay.left <= 0 || this.seen >= replay.top ? this.finish() : null;
-    }
-
-    /** What is missing up to here is gone for good; the next message has the next offset. */
-    lose({ epoch, offset }) {
-      this.replay = null;
-      this.epoch = epoch;
-      this.seen = offset;
-      this.known = { epoch, offset };
-    }
-
-    /** A heartbeat ends a replay of unknown length, as the server sends everything in order. */
-    settle() {
-      return this.replay && !this.replay.counted ? this.finish() : null;
-    }
-
-    finish() {
-      const replay = this.replay;
-      this.replay = null;
-      this.known = { epoch: this.epoch, offset: Math.max(this.seen, replay.top) };
-      return replay;
-    }
-  }
-
-  /** The payload of a `message` event. */
-  class Message {
-    constructor({ channel, data, base64, epoch, offset }) {
-      this.channel = channel;
-      this.data = base64 === undefined
-        ? data
-        : Uint8Array.from(root.atob(base64), (character) => character.charCodeAt(0));
-      this.epoch = epoch;
-      this.offset = offset;
-    }
-
-    get json() {
-      return JSON.parse(this.data);
-    }
-  }
-
-  class Socket extends EventTarget {
-    constructor(uri, options) {
-      super();
-      const { positions, offline, queueLimit, start, env } = options || {};
-      this.state = 'closed';
-      this._queue = [];
-      this._queueLimit = offline !== 'queue' ? 0 : queueLimit === undefined ? 100 : queueLimit;
-      this._tracks = new Map();
-      Object.entries(positions || {}).forEach(([label, known]) => {
-        this._tracks.set(label, new Track(known));
-      });
-      const environ = environment(env);
-      this._watch = new Timer(environ, () => this._silence());
-      this._link = new Link(requireURI(uri), [PROTOCOL], environ, {
-        connecting: () => this._enter('connecting'),
-        opened: () => this._transmit({ type: 'hello', positions: this.positions }),
-        received: (data) => this._received(data),
-        closed: (event, delay) => this._closed(event, delay),
-        probe: () => this.state === 'open' && this._probe(),
-      });
-      if (start !== false) {
-        this.open();
-      }
-    }
-
-    get positions() {
-      const known = {};
-      this._tracks.forEach((track, label) => {
-        if (track.known) {
-          known[label] = Object.assign({}, track.known);
-        }
-      });
-      return known;
-    }
-
-    open() {
-      if (this.state === 'closed') {
-        this._link.open();
-      }
-    }
-
-    close(code, reason) {
-      // Without a code the browser sends none; a server then knows less than it could.
-      this._link.close(code === undefined ? 1000 : code, reason);
-      this._finish();
-    }
-
-    reconnect(delay) {
-      if (this.state === 'closed') {
-        this.open();
-      } else {
-        this._link.drop('Reconnecting', delay || 0);
-      }
-    }
-
-    send(data) {
-      const frame = typeof data === 'string' ? JSON.stringify({ type: 'publish', data }) : data;
-      if (this.state === 'open' && this._link.readyState === OPEN) {
-        this._link.send(frame);
-        return true;
-      }
-      if (this.state === 'closed' || this._queue.length >= this._queueLimit) {
-        return false;
-      }
-      this._queue.push(frame);
-      return true;
-    }
-
-    sendJSON(value) {
-      return this.send(JSON.stringify(value));
-    }
-
-    _emit(type, detail) {
-      this.dispatchEvent(new CustomEvent(type, { detail }));
-    }
-
-    _enter(state) {
-      const previous = this.state;
-      if (state !== previous) {
-        this.state = state;
-        this._emit('state', { state, previous });
-      }
-    }
-
-    _finish() {
-      this._watch.stop();
-      this._queue = [];
-      this._enter('closed');
-    }
-
-    _closed({ code, reason }, delay) {
-      const revoked = this.state !== 'closed' && code > FIRST_FINAL_CODE;  // not by the page itself
-      this._watch.stop();
-      if (delay === null) {
-        this._finish();
-      } else {
-        this._enter('waiting');
-      }
-      this._emit('close', { code, reason, delay });
-      if (revoked) {
-        this._emit('revoked', { code, reason });
-      }
-    }
-
-    _transmit(frame) {
-      this._link.send(JSON.stringify(frame));
-    }
-
-    _received(data) {
-      let frame = null;
-      try {
-        frame = JSON.parse(data);
-      } catch (error) {
-        // Not for this version of the client, as any frame of an unknown type.
-      }
-      if (!frame || this.state === 'closed') {
-        return;
-      }
-      this._heard();
-      switch (frame.type) {
-        case 'welcome': return this._welcome(frame);
-        case 'message': return this._message(frame);
-        case 'position': return this._skip(frame);
-        case 'lost': return this._lost(frame);
-        case 'ping': this._transmit({ type: 'pong' }); return this._settle();
-        case 'pong': return this._settle();
-      }
-    }
-
-    _track(label) {
-      if (!this._tracks.has(label)) {
-        this._tracks.set(label, new Track());
-      }
-      return this._tracks.get(label);
-    }
-
-    _welcome({ channels, heartbeat }) {
-      // The server pings this often; a quarter more and it is late.
-      this._quiet = 1250 * (heartbeat > 0 ? heartbeat : DEFAULT_HEARTBEAT);
-      this._heard();
-      this._link.established();
-      // Without an epoch the server keeps no positions for the channel.
-      const begun = Object.entries(channels || {}).map(([label, channel]) => (
-        [label, channel, channel.epoch ? this._track(label).begin(channel) : null]
-      ));
-      // What waited longest goes first, so before anything that a listener sends.
-      this._queue.splice(0).forEach((frame) => this._link.send(frame));
-      this._enter('open');
-      this._emit('open', { channels });
-      begun.forEach(([label, { epoch, offset, recovered }, ended]) => {
-        if (recovered === false) {
-          this._emit('lost', { channel: label, epoch, offset });
-        }
-        this._ended(label, ended);
-      });
-    }
-
-    _message(frame) {
-      // A message of a foreign program has no position, so it cannot repeat nor advance anything.
-      if (!frame.epoch) {
-        this._emit('message', new Message(frame));
-        return;
-      }
-      const track = this._track(frame.channel);
-      const fresh = track.take(frame);
-      const ended = track.count(1, fresh ? 1 : 0);
-      if (fresh) {
-        this._emit('message', new Message(frame));
-      }
-      this._ended(frame.channel, ended);
-    }
-
-    /** The channel has moved on by messages that are not for this client, such as its own. */
-    _skip(frame) {
-      const track = this._track(frame.channel);
-      track.take(frame);
-      this._ended(frame.channel, track.count(0, 0));
-    }
-
-    _lost(frame) {
-      const { channel, epoch, offset } = frame;
-      if (epoch) {
-        this._track(channel).lose(frame);
-      }
-      this._emit('lost', { channel, epoch, offset });
-    }
-
-    _settle() {
-      this._tracks.forEach((track, label) => this._ended(label, track.settle()));
-    }
-
-    _ended(channel, replay) {
-      if (replay && replay.recovered) {
-        this._emit('recovered', { channel, messages: replay.messages });
-      }
-    }
-
-    _heard() {
-      this._probing = false;
-      if (this._quiet) {
-        this._watch.start(this._quiet);
-      }
-    }
-
-    _silence() {
-      if (this._probing) {
-        this._link.drop('No heartbeat');
-      } else {
-        this._probe();
-      }
-    }
-
-    _probe() {
-      this._probing = true;
-      this._transmit({ type: 'ping' });
-      this._watch.start(PROBE_TIMEOUT);
-    }
-  }
-
-  /** The call of django-websocket-redis, on raw frames. */
-  function WS4Redis(options, $) {
-    if (!(this instanceof WS4Redis)) {
-      return new WS4Redis(options, $);
-    }
-    const opts = Object.assign({}, options);
-    const heartbeat = opts.heartbeat_msg;
-    let missed = 0;
-
-    function callback(name, ...args) {
-      if (typeof opts[name] === 'function') {
-        opts[name](...args);
-      }
-    }
-
-    function beat() {
-      missed += 1;
-      if (missed > LEGACY_MISSED_LIMIT) {
-        link.drop('Too many missed heartbeats.');
-      } else {
-        link.send(heartbeat);
-        pulse.start(LEGACY_HEARTBEAT);
-      }
-    }
-
-    const env = environment(opts.env);
-    const pulse = new Timer(env, beat);
-    const link = new Link(requireURI(opts.uri), [], env, {
-      connecting: () => callback('connecting'),
-      opened: () => {
-        missed = 0;
-        link.established();
-        if (heartbeat) {
-          pulse.start(LEGACY_HEARTBEAT);
-        }
-        callback('connected');
-      },
-      received: (data) => {
-        // Whatever arrives shows that the link is alive.
-        missed = 0;
-        if (!heartbeat || data !== heartbeat) {
-          callback('receive_message', data);
-        }
-      },
-      closed: (event) => {
-        pulse.stop();
-        callback('disconnected', event);
-      },
-      probe: () => {
-        if (heartbeat) {
-          missed = LEGACY_MISSED_LIMIT - 1;
-          beat();
-        }
-      },
-    });
-
-    // Own functions, not methods, as people pass them on without their object.
-    this.send_message = (message) => link.send(message);
-    this.close = () => {
-      pulse.stop();
-      link.close();
+      ...replacements,
     };
-    this.get_state = () => link.readyState;
-    this.is_connecting = () => link.readyState === CONNECTING;
-    this.is_connected = () => link.readyState === OPEN;
-    this.is_closing = () => link.readyState === CLOSING;
-    this.is_closed = () => link.readyState === CLOSED;
-
-    link.open();
   }
 
-  WS4Redis.Socket = Socket;
-  WS4Redis.connect = (uri, options) => new Socket(uri, options);
-  WS4Redis.sockets = Object.create(null);  // so that "constructor" is a name as any other
+  function resolved(uri) {
+    return typeof uri === 'function' ? resolved(uri()) : uri;
+  }
+
+  /** Dispatch an event past elements of the page, whose names hide methods of the document. */
+  function dispatch(target, type, detail) {
+    EventTarget.prototype.dispatchEvent.call(target, new CustomEvent(type, { detail }));
+  }
 
   function parsed(json) {
     try {
@@ -757,39 +132,907 @@
     }
   }
 
-  /** Make the socket that the script element asks for in its data attributes. */
-  function setUp(script, document, sockets) {
-    const data = script.dataset;
-    const name = data.ws4redisName || 'default';
-    const positions = parsed(data.ws4redisPositions);
-    const options = Object.assign({ positions }, parsed(data.ws4redisOptions));
-    const socket = new api.Socket(data.ws4redisUri, Object.assign({}, options, { start: false }));
-    let ready = false;
+  /** The positions in what getState returns: they themselves, or a response with a header. */
+  function stampOf(answer) {
+    if (answer?.ok === false) {
+      throw answer;
+    }
+    const header = answer?.headers?.get('WS4Redis-Positions');
+    return header ? parsed(header) : answer || {};
+  }
 
-    function announce() {
-      if (!ready && sockets[name] === socket) {
-        ready = true;
-        unhidden(document, 'dispatchEvent')(
-          new CustomEvent('ws4redis:ready', { detail: { name, socket } }),
-        );
-        if (options.start !== false) {
-          socket.open();
+  /** Whether a position is known to be another one, or after it. */
+  function reached(position, { epoch, offset }) {
+    return position?.epoch === epoch && position?.offset >= offset;
+  }
+
+  /** One action that can be put off, and put off again. */
+  function createTimer(env, action) {
+    let handle = null;
+
+    function stop() {
+      env.clearTimeout(handle);
+      handle = null;
+    }
+
+    function start(delay) {
+      stop();
+      handle = env.setTimeout(() => {
+        handle = null;
+        action();
+      }, delay);
+    }
+
+    return { start, stop, running: () => handle !== null };
+  }
+
+  /** When to try again what has ended or failed, and what the console says of it. */
+  function createRetry(env, action) {
+    const timer = createTimer(env, action);
+    const stable = createTimer(env, reset);
+    let attempts = 0;
+    let explained = 0;              // the code of the last end that the console tells of
+
+    function reset() {
+      attempts = 0;
+      explained = 0;
+    }
+
+    function stop() {
+      timer.stop();
+      stable.stop();
+    }
+
+    /** Full jitter: the window doubles with each attempt, the delay is anywhere in it. */
+    function backoff() {
+      attempts += 1;
+      const ceiling = Math.min(MAX_DELAY, 1000 * 2 ** attempts);
+      return MIN_DELAY + env.random() * (ceiling - MIN_DELAY);
+    }
+
+    /** A server with too much to do says for how long to stay away; not all come back at once. */
+    function askedFor({ code, reason }) {
+      const [, seconds = 0] = (code === TRY_AGAIN_LATER && RETRY_AFTER.exec(reason)) || [];
+      return Math.min(MAX_RETRY_AFTER, 1000 * seconds) * (1 + env.random());
+    }
+
+    /**
+     * Wait after an end, and return for how long: null if it is final.
+     *
+     * The console tells it once for each code, but for an address of null, and not what happens to
+     * everybody.
+     */
+    function after(end, address) {
+      const { code, reason } = end;
+      const isFinal = code === REFUSED || code >= FIRST_FINAL_CODE;
+      const delay = isFinal ? null : Math.max(backoff(), askedFor(end));
+      stop();
+      if (!isFinal) {
+        timer.start(delay);
+      }
+      if (address && code !== explained && code > NO_STATUS && code !== RESTART) {
+        explained = code;
+        root.console.warn(`WS4Redis: ${address}: ${code} ${reason}, delay ${delay}`);
+      }
+      return delay;
+    }
+
+    return {
+      ...timer, stop, reset, backoff, after,
+      /** To be called when the other side has answered as it should. */
+      established: () => stable.start(STABLE_AFTER),
+    };
+  }
+
+  /**
+   * A WebSocket that comes back, whatever is spoken on it.
+   *
+   * Its hooks are connecting(), opened(), received(data), closed(event, delay) and probe(); the
+   * last asks to find out soon whether the link is still alive.
+   */
+  function createLink(uri, protocols, env, hooks) {
+    const retry = createRetry(env, connect);
+    const deadline = createTimer(env, () => drop('No answer'));
+    const leaving = createTimer(env, () => unsaid && ended(unsaid));
+    let ws = null;
+    let url = null;                 // of the present WebSocket, or of the last one
+    let wanted = false;
+    let hasOpened = false;
+    let unsaid = null;              // an end that is not told while the page may be leaving
+
+    if (uri === undefined || uri === null) {
+      throw new Error('No Websocket URI in options');
+    }
+
+    function readyState() {
+      return ws?.readyState ?? CLOSED;
+    }
+
+    /** Come back without waiting for the other side to close the present link: it may be gone. */
+    function drop(reason, delay) {
+      ended({ code: NO_CODE, reason }, delay);
+    }
+
+    function connect() {
+      release();
+      try {
+        hooks.connecting();
+      } finally {
+        if (wanted) {
+          attempt();
         }
       }
     }
 
-    if (sockets[name]) {
-      sockets[name].close();
+    function attempt() {
+      try {
+        const address = new URL(resolved(uri), root.location?.href);
+        address.protocol = address.protocol.replace('http', 'ws');
+        ws = new env.WebSocket(address.href, ...protocols);
+        url = ws.url;
+        hasOpened = false;
+        ws.onopen = () => {
+          hasOpened = true;
+          hooks.opened();
+        };
+        ws.onmessage = (event) => hooks.received(event.data);
+        ws.onclose = (event) => ended(event);
+        deadline.start(CONNECT_TIMEOUT);
+      } catch (error) {
+        root.console.error(error);
+        drop(`${error}`);
+      }
     }
-    sockets[name] = socket;
-    if (document.readyState === 'complete') {
-      announce();
-    } else {
-      // An asynchronous script may come too late for the first of them.
-      unhidden(document, 'addEventListener')('DOMContentLoaded', announce);
-      root.addEventListener('load', announce);
+
+    function ended(event, delay) {
+      release();
+      if (leaving.running()) {
+        unsaid = event;
+        return;
+      }
+      if (!wanted) {
+        delay = null;               // the page itself has closed it
+      } else if (delay === undefined) {
+        // A cut happens to everybody, and drop() has a reason.
+        const isCut = event.code === NO_CODE && (hasOpened || event.reason);
+        delay = retry.after(event, isCut ? null : url);
+      } else {
+        retry.start(delay);
+      }
+      if (delay === null) {
+        stop();
+      }
+      hooks.closed(event, delay);
+    }
+
+    /** Forget the WebSocket; no event of it is heard from now on. */
+    function release() {
+      const former = ws;
+      retry.stop();
+      deadline.stop();
+      unsaid = null;
+      if (former) {
+        ws = former.onopen = former.onmessage = former.onclose = null;
+        former.close();
+      }
+    }
+
+    function stop() {
+      wanted = false;
+      listen('removeEventListener');
+      retry.stop();
+      deadline.stop();
+      leaving.stop();
+    }
+
+    function listen(method) {
+      ['online', 'pageshow', 'pagehide', 'beforeunload', 'visibilitychange'].forEach((type) => {
+        env.window[method]?.(type, notice);
+      });
+    }
+
+    function notice({ type }) {
+      if (type === 'beforeunload') {
+        // Firefox ends a page's links before the page; but perhaps the page stays.
+        leaving.start(LEAVING);
+      } else if (type === 'pagehide') {
+        // Browsers keep a page for the way back only if it has no open link.
+        release();
+      } else if (type === 'visibilitychange' && document.hidden) {
+        // Nobody looks.
+      } else if (!ws) {
+        connect();
+      } else if (readyState() === OPEN) {
+        hooks.probe();
+      }
+    }
+
+    return {
+      /** Open it, and return whether that was to be done. */
+      open() {
+        if (wanted) {
+          return false;
+        }
+        wanted = true;
+        listen('addEventListener');
+        connect();
+        return true;
+      },
+
+      /** Stop for good; the browser's close event still goes to the closed hook. */
+      close(code, reason) {
+        stop();
+        ws?.close(code, reason);
+      },
+
+      send(data) {
+        ws?.send(data);
+      },
+
+      /** To be called when the other side has answered as it should. */
+      established() {
+        deadline.stop();
+        retry.established();
+      },
+
+      drop,
+      readyState,
+      waiting: retry.running,
+      hasOpened: () => hasOpened,
+    };
+  }
+
+  /**
+   * Where the client stands in the history of one channel.
+   *
+   * `known` is the position that the server is told on reconnecting. `epoch` and `seen` tell what
+   * has been delivered, so that nothing is delivered twice. `replay` is there while stored or
+   * missed messages arrive. Its end brings the client to `top`, even where the newest messages
+   * were not stored.
+   */
+  function createTrack() {
+    let known = null;
+    let epoch = null;
+    let seen = -1;
+    let replay = null;
+
+    /** Count what arrived, and what of it was new; returns the replay at its end. */
+    function count(arrived, fresh) {
+      const current = replay;
+      if (current) {
+        current.left -= arrived;
+        current.messages += fresh;
+        if (current.left <= 0 || seen >= current.top) {
+          known = { epoch, offset: Math.max(seen, current.top) };
+          replay = null;
+          return current;
+        }
+      }
+      return null;
+    }
+
+    /**
+     * Whether a message is new; it then is the newest one. The first message of a channel has
+     * another epoch than the empty history before it, and follows on that without a loss.
+     */
+    function take(position) {
+      if (position.epoch !== epoch) {
+        replay = null;
+      } else if (position.offset <= seen) {
+        return false;
+      }
+      epoch = position.epoch;
+      seen = position.offset;
+      if (!reached(known, position)) {
+        known = { epoch, offset: seen };
+      }
+      return true;
+    }
+
+    return {
+      take,
+      count,
+      known: () => known,
+
+      /** The server told what follows. */
+      begin({ epoch: present, offset: top, recovered, replay: size }) {
+        // Offsets go back if the store was restored to an older state; they will be used again.
+        if (present !== epoch || (!recovered && top < seen)) {
+          epoch = present;
+          seen = -1;
+        }
+        // What was recovered has no gaps: its last message tells the end better than their number.
+        const left = recovered && size > 0 ? Infinity : size;
+        replay = { top, recovered, left, messages: 0 };
+        if (!known && size > 0) {
+          // If the link breaks before the replay has arrived, this makes the server send it again.
+          known = { epoch, offset: Math.max(0, top - size) };
+        }
+        return count(0, 0);
+      },
+
+      /**
+       * The page shows the state of this position, so what comes up to there is not new. Of two epochs
+       * nobody knows which came first, unless nothing has been delivered yet.
+       */
+      advance(stamp) {
+        if (stamp.epoch === epoch || seen <= 0) {
+          take(stamp);
+        }
+      },
+
+      /** What is missing up to here is gone for good; the next message has the next offset. */
+      lose(position) {
+        replay = null;
+        epoch = position.epoch;
+        seen = position.offset;
+        known = { epoch, offset: seen };
+      },
+    };
+  }
+
+  /** The detail of a `message` event. */
+  function messageIn({ channel, data, base64, epoch, offset }) {
+    if (base64 !== undefined) {
+      data = Uint8Array.from(root.atob(base64), (character) => character.charCodeAt(0));
+    }
+    return Object.defineProperty({ channel, data, epoch, offset }, 'json', {
+      get: () => JSON.parse(data),
+    });
+  }
+
+  /**
+   * What sockets share: a link, and who is who on it.
+   *
+   * A subscription is what it knows of a socket: {id, socket, uri, wish, retry, connection,
+   * enter(state), closed(event, delay), received(frame)}. The link has
+   * the address of one of them, whose id is undefined then; null is the id of those that the server
+   * does not know. Which one it is may change from link to link.
+   */
+  function createConnection(first, env) {
+    const link = createLink(first.uri && address, [PROTOCOL], env, {
+      connecting() {
+        down();
+        ready().forEach(({ enter }) => enter('connecting'));
+      },
+      /** Tell the server of all at once. */
+      opened() {
+        const frames = [{ type: 'hello', positions: host.socket.positions }];
+        greeted = true;
+        if (subscriptions.includes(host)) {
+          host.id = undefined;
+        } else {
+          frames.push({ type: 'unsubscribe' });
+        }
+        ready().forEach((one) => one !== host && frames.push(subscribe(one)));
+        transmitAll(frames);
+      },
+
+      received: (data) => greeted && received(data),
+      closed(event, delay) {
+        // A final code is for those that were heard, and for the one whose address it was.
+        const meant = ready().filter((one) => (
+          delay !== null || one === host || one.socket.state === 'open'
+        ));
+        down();
+        if (!link.hasOpened()) {
+          subscriptions.push(...subscriptions.splice(0, 1));  // another address may do
+        }
+        meant.forEach((one) => {
+          one.retry.stop();
+          one.closed(event, delay);
+        });
+        if (delay === null) {
+          ready().forEach(bring);
+        }
+      },
+
+      probe: () => quiet && probe(),
+    });
+    const watch = createTimer(env, () => (probing ? link.drop('No answer') : probe()));
+    let host = first;               // the one whose address it is
+    let subscriptions = [];         // that are not closed
+    let lastId = 0;
+    let greeted = false;
+    let quiet = 0;                  // until a silent server is late; 0: there was no welcome yet
+    let probing = false;
+    let solitary = false;           // whether the server takes one socket on a link
+
+    /** Those that do not wait for a time of their own. */
+    function ready() {
+      return subscriptions.filter(({ retry }) => !retry.running());
+    }
+
+    function without(one) {
+      return subscriptions.filter((other) => other !== one);
+    }
+
+    function address() {
+      host = ready().find(({ uri }) => uri) || first;
+      return host.uri;
+    }
+
+    /** Nothing that was said on the link holds any more. */
+    function down() {
+      greeted = false;
+      quiet = 0;
+      watch.stop();
+      subscriptions.forEach((one) => { one.id = null; });
+    }
+
+    function transmit(frame) {
+      link.send(JSON.stringify(frame));
+    }
+
+    /** Send frames in as few batches as a server takes. */
+    function transmitAll(frames) {
+      const { length } = frames;
+      if (length === 1) {
+        transmit(frames[0]);
+      } else if (length > MAX_FRAMES || JSON.stringify(frames).length > MAX_BATCH) {
+        transmitAll(frames.slice(0, length / 2));
+        transmitAll(frames.slice(length / 2));
+      } else {
+        transmit(frames);
+      }
+    }
+
+    /** The frame that subscribes, by an id that nobody has had. */
+    function subscribe(one) {
+      lastId += 1;
+      one.id = lastId;
+      return { type: 'subscribe', id: lastId, ...one.wish, positions: one.socket.positions };
+    }
+
+    /** Have somebody subscribed, now or with the link. */
+    function bring(one) {
+      if (link.open()) {
+        return;
+      }
+      if (solitary && one.uri) {
+        // It gets a link of its own.
+        subscriptions = without(one);
+        one.connection = createConnection(one, env);
+        one.connection.add(one);
+      } else {
+        if (greeted && one.wish.facility) {
+          transmit(subscribe(one));
+        } else if (greeted) {
+          link.drop('Reconnecting', 0);  // only its address says what it is
+        }
+        one.enter(link.waiting() ? 'waiting' : 'connecting');
+      }
+    }
+
+    function received(data) {
+      const frame = parsed(data) || {};
+      const { type, id, heartbeat } = frame;
+      if (type === 'welcome') {
+        // The server pings this often; a quarter more and it is late.
+        quiet = 1250 * heartbeat;
+        link.established();
+        solitary = frame.subscriptions === 0;
+        if (solitary) {
+          subscriptions.filter((one) => one.id).forEach(bring);
+        }
+      }
+      probing = false;
+      if (quiet) {
+        watch.start(quiet);
+      }
+      if (type === 'ping') {
+        transmit({ type: 'pong' });
+      }
+      subscriptions.find((one) => one.id === id)?.received(frame);
+    }
+
+    function probe() {
+      probing = true;
+      transmit({ type: 'ping' });
+      watch.start(PROBE_TIMEOUT);
+    }
+
+    return {
+      env,
+      link,
+      bring,
+      transmit,
+
+      add(one) {
+        one.id = null;
+        subscriptions.push(one);
+        bring(one);
+      },
+
+      remove(one, code, reason) {
+        const { id } = one;
+        one.id = null;
+        subscriptions = without(one);
+        if (subscriptions.length === 0) {
+          down();
+          link.close(code, reason);
+        } else if (id !== null) {
+          transmit({ type: 'unsubscribe', id });
+        }
+      },
+    };
+  }
+
+  class Socket extends EventTarget {
+    constructor(uri, options = {}, shared) {
+      super();
+      const {
+        positions, offline, queueLimit = 100, start, env, facility, flags = '', getState,
+      } = options;
+      const socket = this;
+      const tracks = new Map();     // by label
+      const subscription = {
+        id: null,
+        uri,
+        wish: { facility, flags: String(flags).match(/[^\s,]+/g) || [] },
+        socket,
+        enter,
+        closed,
+
+        received(frame) {
+          const { type, channel, epoch, offset } = frame;
+          const position = { channel, epoch, offset };
+          if (type === 'welcome' || type === 'subscribed') {
+            welcome(frame.channels);
+          } else if (type === 'refused' || type === 'ended') {
+            subscription.id = null;
+            closed(frame, retry.after(frame, uri || facility));
+          } else if (type === 'lost') {
+            if (epoch) {
+              track(channel).lose(frame);
+            }
+            renew(SPREAD * parts.random());
+            emit(type, position);
+          } else if (type === 'message' || type === 'position' || type === 'purged') {
+            const arrived = type === 'message' ? 1 : 0;
+            // Without a position, as from a foreign program, a message cannot repeat nor advance.
+            const fresh = epoch ? track(channel).take(frame) : arrived;
+            const replay = epoch && track(channel).count(arrived, fresh && arrived);
+            if (fresh && type !== 'position') {
+              deliver(type, arrived ? messageIn(frame) : position);
+            }
+            recovered(channel, replay);
+          }
+        },
+      };
+      const { env: parts } = subscription.connection = (
+        shared || createConnection(subscription, environment(env))
+      );
+      const retry = subscription.retry = createRetry(parts, () => (
+        subscription.connection.bring(subscription)
+      ));
+      const loader = createRetry(parts, load);
+      let queue = [];
+      let loading = false;
+      let outdated = false;         // by what has happened since the state was asked for
+      let held = null;              // events that wait for the state, as [type, detail]
+
+      function emit(type, detail) {
+        dispatch(socket, type, detail);
+      }
+
+      function enter(state) {
+        const previous = socket.state;
+        if (state !== previous) {
+          socket.state = state;
+          emit('state', { state, previous });
+        }
+      }
+
+      /** It has ended, and comes again after a delay, or never if that is null. */
+      function closed({ code, reason }, delay, isByPage) {
+        if (delay === null) {
+          retry.stop();
+          loader.stop();
+          held = held && [];        // next time the state has to be fetched anew
+          queue = [];
+          subscription.connection.remove(subscription, code, reason);
+        }
+        enter(delay === null ? 'closed' : 'waiting');
+        emit('close', { code, reason, delay });
+        if (code > FIRST_FINAL_CODE && !isByPage) {
+          emit('revoked', { code, reason });
+        }
+      }
+
+      function publish(frame) {
+        subscription.connection.transmit({ type: 'publish', id: subscription.id, ...frame });
+      }
+
+      function track(label) {
+        const known = tracks.get(label) || createTrack();
+        tracks.set(label, known);
+        return known;
+      }
+
+      function welcome(channels) {
+        retry.established();
+        // Without an epoch the server keeps no positions for the channel.
+        const begun = Object.entries(channels).map(([label, channel]) => (
+          [label, channel, channel.epoch ? track(label).begin(channel) : null]
+        ));
+        if (held || begun.some(([, channel]) => !channel.recovered)) {
+          renew(0);
+        }
+        // What waited longest goes first, so before anything that a listener sends.
+        queue.splice(0).forEach(publish);
+        enter('open');
+        emit('open', { channels });
+        begun.forEach(([channel, { epoch, offset, recovered: isWhole }, replay]) => {
+          if (isWhole === false) {
+            emit('lost', { channel, epoch, offset });
+          }
+          recovered(channel, replay);
+        });
+      }
+
+      function recovered(channel, replay) {
+        if (replay?.recovered) {
+          deliver('recovered', { channel, messages: replay.messages });
+        }
+      }
+
+      /** Emit what has to wait for the state if that is on its way. */
+      function deliver(type, detail) {
+        if (!held) {
+          emit(type, detail);
+        } else if (held.push([type, detail]) > MAX_HELD) {
+          held = [];
+          outdated = true;          // a state that is asked for from now on has all of them
+        }
+      }
+
+      /** What the page shows is not the state, or may not be. */
+      function renew(delay) {
+        if (getState) {
+          held = held || [];
+          outdated = true;
+          if (!loading) {
+            loader.start(delay);
+          }
+        }
+      }
+
+      /** Have the page show the state; never twice at once, as the older answer may come last. */
+      async function load() {
+        let stamp = null;
+        outdated = false;
+        loading = true;
+        try {
+          stamp = stampOf(await getState());
+        } catch (error) {
+          root.console.error(error);
+        }
+        loading = false;
+        if (socket.state === 'closed') {
+          return;
+        }
+        if (!stamp || outdated) {
+          loader.start(stamp ? 0 : loader.backoff());
+          return;
+        }
+        const waiting = held;
+        held = null;
+        loader.reset();
+        socket.advance(stamp);
+        emit('synced', { positions: stamp });
+        waiting.forEach(([type, detail]) => (
+          reached(stamp[detail.channel], detail) || emit(type, detail)
+        ));
+      }
+
+      // Own functions, not methods, as people pass them on without their object.
+      Object.assign(socket, {
+        state: 'closed',
+
+        open() {
+          if (socket.state === 'closed') {
+            subscription.connection.add(subscription);
+          }
+        },
+
+        close(code = NORMAL, reason = '') {
+          if (socket.state !== 'closed') {
+            closed({ code, reason }, null, true);
+          }
+        },
+
+        reconnect(delay = 0) {
+          subscription.connection.link.drop('Reconnecting', delay);
+          socket.open();
+        },
+
+        subscribe: (name, names, others = {}) => new Socket(
+          others.uri, { ...others, facility: name, flags: names }, subscription.connection,
+        ),
+
+        advance(stamp = {}) {
+          Object.entries(stamp).forEach(([label, position]) => (
+            position && track(label).advance(position)
+          ));
+        },
+
+        send(data) {
+          const frame = {};
+          if (data.byteLength === undefined) {
+            frame.data = String(data);
+          } else {
+            const bytes = new Uint8Array(data.buffer || data, data.byteOffset, data.byteLength);
+            frame.base64 = root.btoa(bytes.reduce((text, one) => text + String.fromCharCode(one), ''));
+          }
+          if (socket.state === 'open' && subscription.connection.link.readyState() === OPEN) {
+            publish(frame);
+            return true;
+          }
+          return offline === 'queue' && socket.state !== 'closed' && queue.length < queueLimit
+            && queue.push(frame) > 0;
+        },
+
+        sendJSON: (value) => socket.send(JSON.stringify(value)),
+      });
+      Object.defineProperty(socket, 'positions', {
+        get() {
+          const known = {};
+          tracks.forEach((one, label) => {
+            if (one.known()) {
+              known[label] = { ...one.known() };
+            }
+          });
+          return known;
+        },
+      });
+
+      socket.advance(positions);
+      if (start !== false) {
+        socket.open();
+      }
     }
   }
+
+  /** The call of django-websocket-redis, on raw frames. */
+  function WS4Redis(options, $) {
+    if (!(this instanceof WS4Redis)) {
+      return new WS4Redis(options, $);
+    }
+    const own = { ...options };
+    const heartbeat = own.heartbeat_msg;
+    const env = environment(own.env);
+    const pulse = createTimer(env, beat);
+    let missed = 0;
+
+    function callback(name, ...args) {
+      if (typeof own[name] === 'function') {
+        own[name](...args);
+      }
+    }
+
+    function beat() {
+      missed += 1;
+      if (missed > LEGACY_MISSED_LIMIT) {
+        link.drop('No answer');
+      } else {
+        link.send(heartbeat);
+        pulse.start(LEGACY_HEARTBEAT);
+      }
+    }
+
+    const link = createLink(own.uri, [], env, {
+      connecting: () => callback('connecting'),
+      opened() {
+        missed = 0;
+        link.established();
+        if (heartbeat) {
+          pulse.start(LEGACY_HEARTBEAT);
+        }
+        callback('connected');
+      },
+      received(data) {
+        // Whatever arrives shows that the link is alive.
+        missed = 0;
+        if (!heartbeat || data !== heartbeat) {
+          callback('receive_message', data);
+        }
+      },
+      closed(event) {
+        pulse.stop();
+        callback('disconnected', event);
+      },
+      probe() {
+        if (heartbeat) {
+          missed = LEGACY_MISSED_LIMIT - 1;
+          beat();
+        }
+      },
+    });
+    const isIn = (state) => () => link.readyState() === state;
+
+    // Own functions, not methods, as people pass them on without their object.
+    this.send_message = link.send;
+    this.close = () => {
+      pulse.stop();
+      link.close();
+    };
+    this.get_state = link.readyState;
+    this.is_connecting = isIn(CONNECTING);
+    this.is_connected = isIn(OPEN);
+    this.is_closing = isIn(CLOSING);
+    this.is_closed = isIn(CLOSED);
+
+    link.open();
+  }
+
+  const sockets = Object.create(null);  // so that "constructor" is a name as any other
+  const tagged = new Map();         // the sockets of script elements, by address
+  const hosts = new Map();          // one of them for each beginning of an address
+  const turning = createTimer(environment(), leave);
+
+  function urisIn(node) {
+    return [...node.querySelectorAll(TAGS)].map((element) => element.dataset.ws4redisUri);
+  }
+
+  /** Close the sockets that the page does not name any more. */
+  function leave() {
+    // What Turbo shows from its cache stands for a page that is on its way.
+    if (!document.documentElement.hasAttribute('data-turbo-preview')) {
+      const named = urisIn(document);
+      tagged.forEach((socket, uri) => named.includes(uri) || socket.close());
+    }
+  }
+
+  /** Turbo never takes a script out of the head: do that for those that the new page has not. */
+  function tidyHead({ detail: { newBody } }) {
+    const named = newBody.parentNode && urisIn(newBody.parentNode);
+    document.head.querySelectorAll(TAGS).forEach((element) => {
+      // Of a page from Turbo's cache there is nothing but the body.
+      if (named && !named.includes(element.dataset.ws4redisUri)) {
+        element.remove();
+      }
+    });
+  }
+
+  Object.assign(WS4Redis, {
+    Socket,
+    sockets,
+    connect: (uri, options) => new Socket(uri, options),
+
+    /** Have the socket that the script element asks for in its data attributes. */
+    _setUp({ dataset: data }) {
+      const { ws4redisUri: uri, ws4redisName: name = 'default', ws4redisFacility: facility } = data;
+      const options = { uri, facility, flags: data.ws4redisFlags, ...parsed(data.ws4redisOptions) };
+      let socket = tagged.get(uri);
+
+      function begin() {
+        dispatch(document, 'ws4redis:ready', { name, socket });
+        if (options.start !== false) {
+          socket.open();
+        }
+      }
+
+      if (!socket) {
+        const path = decodeURIComponent(uri.split('?')[0]);
+        const beginning = facility && path.slice(0, -facility.length);
+        const host = facility && hosts.get(beginning);
+        const rest = { ...options, start: false };
+        socket = host ? host.subscribe(facility, options.flags, rest) : new Socket(uri, rest);
+        tagged.set(uri, socket);
+        hosts.set(beginning, host || socket);
+      }
+      sockets[name] = socket;
+      socket.advance(parsed(data.ws4redisPositions));
+      // An asynchronous script may come too late for the first of them.
+      const moment = { loading: 'DOMContentLoaded', interactive: 'load' }[document.readyState];
+      if (moment) {
+        root.addEventListener(moment, begin);
+      } else {
+        begin();
+      }
+    },
+  });
 
   /**
    * The script element that runs. An element of the page whose name is currentScript hides
@@ -804,15 +1047,19 @@
   // A page may run this file more than once; all of it then shares the first one's sockets.
   // Elements whose id is WS4Redis have that name too, but are no functions.
   const loaded = root.WS4Redis;
-  const api = typeof loaded === 'function' && loaded.Socket ? loaded : WS4Redis;
+  const api = typeof loaded?.Socket === 'function' ? loaded : WS4Redis;
   root.WS4Redis = api;
-  // An element whose id is module would be taken for one, and takes no exports.
-  if (typeof module === 'object' && module.exports && !(root.Node && module instanceof root.Node)
-      && !(root.HTMLCollection && module instanceof root.HTMLCollection)) {
+  // An element whose id is module would be taken for one; unlike one, it belongs to the window.
+  if (typeof module === 'object' && module !== root.module) {
     module.exports = api;
+  }
+  if (api === WS4Redis && root.MutationObserver) {
+    new root.MutationObserver(() => turning.running() || turning.start(TURNING))
+      .observe(document, { childList: true, subtree: true });
+    root.addEventListener('turbo:before-render', tidyHead);
   }
   const script = runningScript(root);
   if (script && script.dataset.ws4redisUri) {
-    setUp(script, root.document, api.sockets);
+    api._setUp(script);
   }
-})(typeof globalThis === 'object' ? globalThis : self);
+})(globalThis);
