@@ -65,7 +65,7 @@ end
 local function claims(meta)
   local till = second + keep + slack
   local most, last, noted = size, till, size .. ':' .. till
-  for messages, due in string.gmatch(call('HGET', meta, 'keeps') or '', '(%d+):(%d+)') do
+  for messages, due in string.gmatch(call('HMGET', meta, 'keeps')[1] or '', '(%d+):(%d+)') do
     messages, due = tonumber(messages), tonumber(due)
     if due >= second and due < second + 2e9 and messages < 1e9 and (messages > size or due > till) then
       most, last, noted = math.max(most, messages), math.max(last, due), noted .. ' ' .. messages .. ':' .. due
@@ -86,7 +86,7 @@ local function publish(name, history, meta, once)
   end
   if version and epoch then
     -- They are whole numbers, and may have more digits than Lua counts.
-    local last = call('HGET', meta, 'version')
+    local last = call('HMGET', meta, 'version')[1]
     if last and (#version < #last or #version == #last and version <= last) then
       return string.format('=%s %d', epoch, offset)
     end

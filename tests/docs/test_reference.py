@@ -34,6 +34,7 @@ import channels_ws4redis
 from channels_ws4redis.checks import register
 from channels_ws4redis.conf import PROPERTIES
 from channels_ws4redis.context_processors import default
+from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.layers import RedisChannelLayer
 from channels_ws4redis.protocol import codes
@@ -612,7 +613,8 @@ def test_every_kind_of_key_and_pubsub_channel_is_documented() -> None:
 @pytest.mark.server
 def test_every_field_is_documented(redis_client: redis.Redis) -> None:
     """Those of a message that Redis has stored."""
-    RedisPublisher(facility="x", broadcast=True).publish_message("y")
+    publication = commands.Publication(["broadcast:x"], b"y", 60, version=1)
+    backend_named("default").publish(publication)
     [(_, fields)] = redis_client.xrange("{broadcast:x}:history")
     there = {*fields, *redis_client.hgetall("{broadcast:x}:meta")}
     assert names(documented("redis-keys.md", "Fields")) == {name.decode() for name in there}
