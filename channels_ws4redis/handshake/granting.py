@@ -177,7 +177,7 @@ async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
         name, path = policy.name, shown(request.path)
         if limit.expired() and seconds < deadlines.POLICY:
             raise BusyError(
-                f"its handshake has taken {calls.age:.1f} s, which left {seconds:.1f} s to the "
+                f"its handshake has taken {calls.waited:.1f} s, which left {seconds:.1f} s to the "
                 f"policy {name}",
                 "handshakes that take long",
             ) from None

@@ -45,17 +45,18 @@ class Calls:
     client until we know who the user is.
 
     :param scope: what the server says about the socket.
-    :param begun: when its handshake began, if that is not now.
+    :param begun: when its handshake began, if that is not now: for a further subscription.
     """
 
-    __slots__ = ("_begun", "_context", "_is_patient", "_job", "failed", "scope", "whom")
+    __slots__ = ("_asked", "_begun", "_context", "_is_patient", "_job", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any], begun: float | None = None) -> None:
         #: What the server says about the socket.
         self.scope = scope
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
-        self._begun = time.monotonic() if begun is None else begun
+        self._asked = time.monotonic()
+        self._begun = self._asked if begun is None else begun
         self._context = copy_context()
         #: True once the handshake is over.
         self._is_patient = False
@@ -76,15 +77,20 @@ class Calls:
 
     @property
     def age(self) -> float:
-        """Seconds since the handshake began."""
+        """Seconds since the handshake of the socket began."""
         return time.monotonic() - self._begun
 
     @property
+    def waited(self) -> float:
+        """Seconds since its client asked for the socket, or for the further subscription."""
+        return time.monotonic() - self._asked
+
+    @property
     def time_left(self) -> float:
-        """Seconds for which the handshake may still wait; without end once it is over."""
+        """Seconds for which the client may still wait; without end once it has its answer."""
         if self._is_patient:
             return math.inf
-        return max(deadlines.HANDSHAKE - self.age, deadlines.LAST)
+        return max(deadlines.HANDSHAKE - self.waited, deadlines.LAST)
 
     def for_another(self, scope: dict[str, Any]) -> Calls:
         """Return what runs calls for another subscription of the socket.

@@ -269,10 +269,9 @@ def following(
     certificate: Path,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Following]:
-    """The page's project, with the settings that the page says."""
+    """The page's project."""
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # to believe the web server
     with Project(tmp_path, base, worker, PAGE) as project:
-        project.do(the_block("WS4REDIS_HISTORY = 100"))
         yield Following(project, worker, tmp_path, certificate)
 
 
@@ -335,10 +334,9 @@ async def again_and_again(act: Callable[[], object]) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("way", WAYS)
 async def test_two_processes_share_the_sockets_and_are_restarted_without_a_loss(
-    way: str, following: Following, settings, redis_url: str
+    way: str, following: Following, redis_url: str
 ) -> None:
     """Each has sockets and the links to Redis that the page says; nobody is turned away twice."""
-    settings.WS4REDIS_HISTORY = 100  # as that of the page's project
     redis_port = urlsplit(redis_url).port or 6379
     turned_away: dict[str, list[str]] = {"first": [], "second": []}
     with WAYS[way](following) as site:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -398,3 +399,11 @@ async def test_who_gives_up_waiting_for_a_call_does_not_end_it(settings) -> None
     may_go_on.set()
     assert await waits == "published"
     await busy
+
+
+async def test_a_further_subscription_may_wait_as_long_as_a_handshake() -> None:
+    """However old the socket is by then, whose age its request has all the same."""
+    handshake = Calls({}, begun=time.monotonic() - 3600)
+    further = handshake.for_another({})
+    assert further.age > 3599
+    assert further.time_left > deadlines.HANDSHAKE - 1
