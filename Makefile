@@ -14,7 +14,7 @@ WORKERS ?= $(shell echo $$((2 * $$(nproc 2>/dev/null || echo 2))))
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help demo test quick server coverage compat compat-oldest lint docs js wheel bench bench-quick \
-    torture packages packages-oldest packages-legacy browser clean
+    torture torture-pages torture-revoke packages packages-oldest packages-legacy browser clean
 
 help:
 	@echo 'make demo         run the demo and print its address'
@@ -27,7 +27,8 @@ help:
 	@echo 'make js           run the tests of the browser client (needs node)'
 	@echo 'make wheel        build the package, and try it in an empty environment'
 	@echo 'make bench        run the benchmarks (bench-quick: their short form)'
-	@echo 'make torture      count every message while everything fails in turn'
+	@echo 'make torture      count every message while everything fails in turn (torture-pages: pages'
+	@echo '                  that are not whole; torture-revoke: messages that nobody may hear)'
 	@echo 'make clean        remove what the above have made'
 
 demo: $(VENV)/.demo
@@ -97,6 +98,12 @@ bench-quick: $(VENV)/.test
 # Further arguments, for example TORTURE_ARGS='--server uvicorn --seconds 300'.
 torture: $(VENV)/.test
 	$(VENV)/bin/python -m tests.torture $(TORTURE_ARGS)
+
+torture-pages: $(VENV)/.test
+	$(VENV)/bin/python -m tests.torture.pages $(TORTURE_ARGS)
+
+torture-revoke: $(VENV)/.test
+	$(VENV)/bin/python -m tests.torture.revoke $(TORTURE_ARGS)
 
 # The browser tests skip themselves without a browser, but not where CI=true.
 browser:
