@@ -47,7 +47,7 @@ class Calls:
     :param scope: what the server says about the socket.
     """
 
-    __slots__ = ("_begun", "_context", "_is_patient", "_job", "failed", "scope", "whom")
+    __slots__ = ("_begun", "_context", "_job", "_until", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any]) -> None:
         #: What the server says about the socket.
@@ -56,8 +56,8 @@ class Calls:
         self.whom: Hashable = address_of(scope)
         self._begun = time.monotonic()
         self._context = copy_context()
-        #: True once the handshake is over.
-        self._is_patient = False
+        #: Until when it waits, by `time.monotonic`; for ever once the handshake is over.
+        self._until = time.monotonic() + deadlines.HANDSHAKE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
         #: True once a hook of the settings has raised an error.
@@ -81,9 +81,7 @@ class Calls:
     @property
     def time_left(self) -> float:
         """Seconds for which the handshake may still wait; without end once it is over."""
-        if self._is_patient:
-            return math.inf
-        return max(deadlines.HANDSHAKE - self.age, deadlines.LAST)
+        return max(self._until - time.monotonic(), deadlines.LAST)
 
     @classmethod
     def for_many(cls, whom: str) -> Calls:
@@ -103,7 +101,7 @@ class Calls:
 
     def be_patient(self) -> None:
         """Wait for threads as long as it takes from now on: the handshake is over."""
-        self._is_patient = True
+        self._until = math.inf
 
     async def hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         """Call a hook of the settings and return its result.
@@ -204,7 +202,7 @@ class Calls:
     @contextlib.asynccontextmanager
     async def _not_for_ever(self, function: Callable[..., Any]) -> AsyncIterator[None]:
         """Go on without a call that does not end, as long as the handshake is not over."""
-        if self._is_patient:
+        if self.time_left == math.inf:
             yield
             return
         try:
@@ -222,7 +220,7 @@ class Calls:
     @contextlib.contextmanager
     def _limited(self, job: Job) -> Iterator[None]:
         """Have a job give up if it waits for longer than the handshake may."""
-        if self._is_patient:
+        if self.time_left == math.inf:
             yield
             return
         seconds = min(deadlines.THREAD, self.time_left)
