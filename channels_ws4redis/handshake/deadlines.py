@@ -21,8 +21,9 @@ TOGETHER = 1.0
 #: For a thread, each time.
 THREAD = 3.0
 
-#: For the decision of a policy, the time among it for which that waits for a thread.
-POLICY = 3.0
+#: For the decision of a policy, the time among it for which that waits for a thread: longer than
+#: that, as a policy is not to blame that had none.
+POLICY = 3.5
 
 #: For the end of one call. Nobody waits that long for a page. The thread of a call that hangs is
 #: lost until it ends, as no thread can be ended from outside.
