@@ -52,7 +52,7 @@ async def test_policies_on_a_server(policed):
         "closed for ever",
         "The policy tests.site.policed.facilities.broken failed for the socket '/ws/broken'",
         "LookupError: no such thing",
-        "facilities.hanging took longer than 4.0 s for the socket '/ws/hanging'",
+        "facilities.hanging took longer than 3.5 s for the socket '/ws/hanging'",
         "the policy tests.site.policed.facilities.member refuses it",
         "is spelt otherwise than the policy tests.site.policed.facilities.member spells",
     ):

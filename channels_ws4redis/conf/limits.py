@@ -49,7 +49,7 @@ class Limits(Reader):
         Each of them may hold a connection to the database, for as long as ``CONN_MAX_AGE`` says.
         With fewer threads fewer users can log in at the same time where the session store is slow:
         a store that answers in 50 ms serves 20 users a second for each thread. A handshake that
-        waits for a thread for longer than 3 seconds, or until it is 4.5 seconds old, ends with
+        waits for a thread for longer than 3 seconds, or until it is 4 seconds old, ends with
         [1013](closing.md#close-codes).
         """
         return self._whole_number("WS4REDIS_THREADS", 32, minimum=2)

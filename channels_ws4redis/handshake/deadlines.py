@@ -8,8 +8,9 @@ has begun. A hook alone may take longer, for projects that give their server mor
 
 from __future__ import annotations
 
-#: For all that is waited for together, from the beginning.
-HANDSHAKE = 4.5
+#: For all that is waited for together, from the beginning. The second that daphne gives beyond that
+#: is for a process that is busy.
+HANDSHAKE = 4.0
 
 #: For its turn, where more sockets are opened than may be.
 TURN = 3.0
@@ -20,8 +21,9 @@ TOGETHER = 1.0
 #: For a thread, each time.
 THREAD = 3.0
 
-#: For the decision of a policy, the time among it for which that waits for a thread.
-POLICY = 4.0
+#: For the decision of a policy, the time among it for which that waits for a thread: longer than
+#: that, as a policy is not to blame that had none.
+POLICY = 3.5
 
 #: For the end of one call. Nobody waits that long for a page. The thread of a call that hangs is
 #: lost until it ends, as no thread can be ended from outside.

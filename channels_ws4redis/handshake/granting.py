@@ -177,8 +177,7 @@ async def _answer(request: WebSocketRequest, found: Match, calls: Calls) -> Any:
         name, path = policy.name, shown(request.path)
         if limit.expired() and seconds < deadlines.POLICY:
             raise BusyError(
-                f"its handshake has taken {calls.waited:.1f} s, which left {seconds:.1f} s to the "
-                f"policy {name}",
+                f"all else has left {seconds:.1f} s of its handshake to the policy {name}",
                 "handshakes that take long",
             ) from None
         if limit.expired():

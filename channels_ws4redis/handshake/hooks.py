@@ -48,18 +48,17 @@ class Calls:
     :param begun: when its handshake began, if that is not now: for a further subscription.
     """
 
-    __slots__ = ("_asked", "_begun", "_context", "_is_patient", "_job", "failed", "scope", "whom")
+    __slots__ = ("_begun", "_context", "_job", "_until", "failed", "scope", "whom")
 
     def __init__(self, scope: dict[str, Any], begun: float | None = None) -> None:
         #: What the server says about the socket.
         self.scope = scope
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
-        self._asked = time.monotonic()
-        self._begun = self._asked if begun is None else begun
+        self._begun = time.monotonic() if begun is None else begun
         self._context = copy_context()
-        #: True once the handshake is over.
-        self._is_patient = False
+        #: Until when it waits, by `time.monotonic`; for ever once the handshake is over.
+        self._until = time.monotonic() + deadlines.HANDSHAKE
         #: The last job while it runs, also if nobody waits for it any more.
         self._job: Job | None = None
         #: True once a hook of the settings has raised an error.
@@ -81,19 +80,12 @@ class Calls:
         return time.monotonic() - self._begun
 
     @property
-    def waited(self) -> float:
-        """Seconds since its client asked for the socket, or for the further subscription."""
-        return time.monotonic() - self._asked
-
-    @property
     def time_left(self) -> float:
         """Seconds for which the client may still wait; without end once it has its answer."""
-        if self._is_patient:
-            return math.inf
-        return max(deadlines.HANDSHAKE - self.waited, deadlines.LAST)
+        return max(self._until - time.monotonic(), deadlines.LAST)
 
     def for_another(self, scope: dict[str, Any]) -> Calls:
-        """Return what runs calls for another subscription of the socket.
+        """Return what runs calls for another subscription of the socket, with a time of its own.
 
         To be called in the `context` of the handshake. Its `age` is that of the socket.
         """
@@ -117,7 +109,7 @@ class Calls:
 
     def be_patient(self) -> None:
         """Wait for threads as long as it takes from now on: the handshake is over."""
-        self._is_patient = True
+        self._until = math.inf
 
     async def hook(self, hook: Callable[..., Any] | str, *args: Any) -> Any:
         """Call a hook of the settings and return its result.
@@ -218,7 +210,7 @@ class Calls:
     @contextlib.asynccontextmanager
     async def _not_for_ever(self, function: Callable[..., Any]) -> AsyncIterator[None]:
         """Go on without a call that does not end, as long as the handshake is not over."""
-        if self._is_patient:
+        if self.time_left == math.inf:
             yield
             return
         try:
@@ -236,7 +228,7 @@ class Calls:
     @contextlib.contextmanager
     def _limited(self, job: Job) -> Iterator[None]:
         """Have a job give up if it waits for longer than the handshake may."""
-        if self._is_patient:
+        if self.time_left == math.inf:
             yield
             return
         seconds = min(deadlines.THREAD, self.time_left)

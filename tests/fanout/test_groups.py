@@ -46,6 +46,13 @@ def size(request, monkeypatch):
     monkeypatch.setattr(handing, "AT_ONCE", request.param)
 
 
+def be_slow(monkeypatch):
+    """Have a message take 3 ms for each socket, with turns of all others in between."""
+    monkeypatch.setattr(handing, "AT_ONCE", 1)
+    monkeypatch.setattr(handing, "MOST_OF_OTHERS", 0.003)
+    monkeypatch.setattr(fairness, "IDLE_TURN", 0)
+
+
 async def test_all_sockets(layer_name, fanout, size):
     """Every socket on a channel hears what is published there, in order; others do not."""
     listeners = [await Listener(fanout).join(FOO) for _ in range(20)]
@@ -131,9 +138,7 @@ async def test_closing(layer_name, fanout):
 
 async def test_other_channels_do_not_wait_for_a_large_group(layer_name, fanout, monkeypatch):
     """However many messages wait there, in the inbox, one of another channel comes in between."""
-    monkeypatch.setattr(handing, "AT_ONCE", 1)
-    monkeypatch.setattr(handing, "MOST_OF_OTHERS", 0.003)
-    monkeypatch.setattr(fairness, "IDLE_TURN", 0)  # so that one message takes 60 ms
+    be_slow(monkeypatch)
     crowd = [await Listener(fanout).join(FOO) for _ in range(20)]
     other = await Listener(fanout).join(BAR)
     publisher = RedisPublisher(facility="foo", broadcast=True)
@@ -150,7 +155,7 @@ async def test_other_channels_do_not_wait_for_a_large_group(layer_name, fanout, 
 @pytest.mark.parametrize("layer_name", ["core", "memory"], indirect=True)
 async def test_more_than_a_stock_layer_can_hand_on(layer_name, fanout, monkeypatch, caplog):
     """What finds no room is taken from the history, in its order."""
-    monkeypatch.setattr(handing, "AT_ONCE", 1)
+    be_slow(monkeypatch)
     monkeypatch.setattr(inbox, "MAX_BYTES", 10 * inbox.ITEM_BYTES)
     with override_settings(WS4REDIS_HISTORY=100):
         crowd = [await Listener(fanout).join(FOO) for _ in range(20)]
@@ -170,12 +175,12 @@ async def test_whoever_cancels_what_hands_on(layer_name, fanout, monkeypatch):
     publisher = RedisPublisher(facility="foo", broadcast=True)
     for number in range(5):
         publisher.publish_message("x" * fairness.MAX_SLICE_BYTES + str(number))
-    cancelled = 0
-    while not cancelled:
-        await asyncio.sleep(0)
-        for task in asyncio.all_tasks():
-            if task.get_name() == "ws4redis-inbox":
-                cancelled += task.cancel()
+
+    def cancel():
+        tasks = [task for task in asyncio.all_tasks() if task.get_name() == "ws4redis-inbox"]
+        return [task.cancel() for task in tasks]
+
+    await until(cancel)
     for listener in crowd:
         assert [(await listener.receive())[-1] for _ in range(5)] == list("01234")
 
