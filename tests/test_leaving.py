@@ -49,11 +49,11 @@ def long_history(settings):
 
 @pytest.fixture
 def stored(redis_client: redis.Redis):
-    """Return what has been published, in its order."""
+    """Return what has been published and stored, in its order."""
 
     def read(facility: str = "foo") -> list[str]:
         entries = redis_client.xrange(f"{{broadcast:{facility}}}:history")
-        return [fields[b"p"].decode() for _, fields in entries]
+        return [fields[b"p"].decode() for _, fields in entries if fields[b"x"] != b"0"]
 
     return read
 
