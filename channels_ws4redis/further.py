@@ -124,9 +124,8 @@ class Further:
             which.end(*verdict)
 
     def find(self, number: int) -> OpenSubscription | None:
-        """Return the subscription with an id, if it is open."""
-        which = self._open.get(number)
-        return which if which is not None and which.started else None
+        """Return the subscription with an id, once it has been admitted."""
+        return self._open.get(number)
 
     def has_others(self, than: OpenSubscription) -> bool:
         """Tell whether there are others that are open, or that begin."""
@@ -153,9 +152,11 @@ class Further:
     async def release(self) -> None:
         """Stop, and release all; to be called once."""
         self.stop()
-        for which in self._open.values():
+        opened = tuple(self._open.values())
+        self._open.clear()
+        for which in opened:
             which.place.leave()
-        releasing = [this_loop().spawn(each.release()) for each in self._open.values()]
+        releasing = [this_loop().spawn(each.release(), "ws4redis-release") for each in opened]
         if tasks := [*releasing, *self._beginning.values(), *self._ending]:
             await asyncio.wait(tasks)
 

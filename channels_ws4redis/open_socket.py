@@ -66,7 +66,8 @@ class OpenSocket:
     :param most: how many further subscriptions there may be.
     """
 
-    __slots__ = ("_end", "_fanout", "_further", "_hello", "_most", "_outbox", "_silent", "_url")
+    __slots__ = ("_end", "_fanout", "_further", "_greeting", "_hello", "_most", "_outbox",
+                 "_silent", "_url")  # fmt: skip
 
     def __init__(
         self, admitted: Admitted, fanout: FanOut, outbox: Outbox, end: End, most: int = 0
@@ -77,6 +78,8 @@ class OpenSocket:
         self._most = most
         #: Ends the socket if its client does not say hello in time; None while it need not.
         self._hello: asyncio.TimerHandle | None = None
+        #: Done when the ``welcome`` has been sent; None before its client says hello, and after.
+        self._greeting: asyncio.Future[None] | None = None
         #: None as long as its client has asked for none.
         self._further: Further | None = None
         #: Gets the pings of the socket once the subscription of its URL is over; None before.
@@ -98,7 +101,12 @@ class OpenSocket:
     async def enter(self, positions: dict[str, Position]) -> None:
         """Let its URL's subscription go live; see `OpenSubscription.enter`."""
         self._forget_hello()
-        await self._url.enter(positions, self._most)
+        greeting = self._greeting = asyncio.get_running_loop().create_future()
+        try:
+            await self._url.enter(positions, self._most)
+        finally:
+            self._greeting = None
+            greeting.set_result(None)
 
     def open(self) -> None:
         """Let frames go out: the socket has been accepted."""
@@ -128,7 +136,9 @@ class OpenSocket:
 
     async def greeted(self) -> None:
         """Wait until the client has got its ``welcome``."""
-        await self._url.settled()
+        if self._greeting is not None:
+            # All at once: what is stored of all that they have subscribed to is read together.
+            await asyncio.shield(self._greeting)
 
     # For the client
 
@@ -140,12 +150,12 @@ class OpenSocket:
         :raises Exception: what `OpenSubscription.publish` does, if it is the last one.
         """
         which = self._find(number)
-        if which is None:
+        if which is None or (number and not which.started):
             return
         try:
             await which.publish(payload)
         except FAULTS as error:
-            if not self._has_others(which):
+            if which is self._find(number) and not self._has_others(which):
                 raise
             self.over(which, *for_frame(error))
 
@@ -189,12 +199,22 @@ class OpenSocket:
         self._tell("refused", number, verdict.code, verdict.reason)
 
     def over(
-        self, which: OpenSubscription, code: int, why: Exception | str = "", reason: str = ""
+        self,
+        which: OpenSubscription,
+        code: int,
+        why: Exception | str = "",
+        reason: str = "",
+        at_once: bool = False,
     ) -> None:
-        """Have a subscription end, or the socket with its last one."""
+        """Have a subscription end, or the socket with its last one.
+
+        One that is over already is of no concern: its client may have unsubscribed.
+        """
+        if which is not self._find(which.number):
+            return
         refused = which.number and not which.started
         if not refused and not self._has_others(which):
-            if which.closed:  # nothing that waits is sent any more
+            if at_once:
                 self.stop()
             self._end(code, why, reason=reason)
             return

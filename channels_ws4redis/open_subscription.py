@@ -32,9 +32,14 @@ class Host(Protocol):
     """The socket that subscriptions are of."""
 
     def over(
-        self, which: OpenSubscription, code: int, why: Exception | str = "", reason: str = ""
+        self,
+        which: OpenSubscription,
+        code: int,
+        why: Exception | str = "",
+        reason: str = "",
+        at_once: bool = False,
     ) -> None:
-        """Have one of them end, or the socket with its last one."""
+        """Have one of them end, or the socket with its last one; see `OpenSubscription.end`."""
 
 
 class OpenSubscription(Revocable):
@@ -143,11 +148,6 @@ class OpenSubscription(Revocable):
             channels = self._fanout.channels_of(self._socket)
             await self._fanout.enter(self._socket, channels, start)
 
-    async def settled(self) -> None:
-        """Wait for the end of a `join` or an `enter` that is under way."""
-        async with self._following:
-            pass
-
     @property
     def is_due_to_hook(self) -> bool:
         """True if a hook has still to send what is stored."""
@@ -216,9 +216,11 @@ class OpenSubscription(Revocable):
 
     # The end
 
-    def end(self, code: int, why: Exception | str = "", reason: str = "") -> None:
-        """Have the subscription end, or the socket with its last one."""
-        self._host.over(self, code, why, reason)
+    def end(
+        self, code: int, why: Exception | str = "", reason: str = "", at_once: bool = False
+    ) -> None:
+        """Have the subscription end, or the socket with its last one; see `Revocable.end`."""
+        self._host.over(self, code, why, reason, at_once)
 
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""

@@ -144,12 +144,13 @@ class Revocable(ABC):
     _subscriber: SubscriberHooks
 
     @abstractmethod
-    def stop(self) -> None:
-        """Send nothing any more, and leave all groups."""
+    def end(
+        self, code: int, why: Exception | str = "", reason: str = "", at_once: bool = False
+    ) -> None:
+        """Have the subscription end; `why` is for the log, and the reason for the client.
 
-    @abstractmethod
-    def end(self, code: int, why: Exception | str = "", reason: str = "") -> None:
-        """Have the subscription end; `why` is for the log, and the reason for the client."""
+        :param at_once: whether nothing is to be sent any more, nor what waits.
+        """
 
     @abstractmethod
     def _on_change(self) -> None:
@@ -252,5 +253,4 @@ class Revocable(ABC):
 
     def _close(self, code: int, why: Exception | str = "", reason: str = "") -> None:
         self._standing.barred = True
-        self.stop()
-        self.end(code, why, reason)
+        self.end(code, why, reason, at_once=True)

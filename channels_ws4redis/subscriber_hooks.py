@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial, update_wrapper
+from functools import lru_cache, partial, update_wrapper
 from typing import Any, NamedTuple
 
 from channels_ws4redis.fanout.ears import Ear
@@ -50,6 +50,12 @@ class Rights(NamedTuple):
 
     def __bool__(self) -> bool:
         return bool(self.hears or self.publishes)
+
+
+@lru_cache(maxsize=1024)
+def _shared(names: frozenset[str]) -> frozenset[str]:
+    """Return the same set for the same names: most sockets of a facility are granted the same."""
+    return names
 
 
 class SubscriberHooks:
@@ -189,7 +195,7 @@ class SubscriberHooks:
         self.subscriber._subscription.settle()
         self.prefix = self.subscriber.get_prefix()
         tell_if_elsewhere(self.subscriber)
-        self.granted = self.rights
+        self.granted = Rights(*map(_shared, self.rights))
 
     def follow(self, on_change: Callable[[], None] | None) -> None:
         """Have a function called when the subscriber changes its channels; None ends that."""

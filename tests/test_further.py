@@ -605,6 +605,57 @@ async def test_the_sweep_looks_at_each(no_policies, settings):
         assert (frame["type"], frame["id"], frame["code"]) == ("ended", 1, 4501)
 
 
+async def test_a_late_look_at_one_that_is_over_ends_nothing(gate):
+    """The client has unsubscribed meanwhile, and its socket has none: it stays all the same."""
+    gate.open.set()
+    async with opened() as page:
+        await page.subscribe(1, "slow/1")
+        await page.send(unsubscribe())
+        await page.nothing()
+        gate.open.clear()
+        gate.answer, gate.asked = False, 0
+        await control.arefresh(facility="slow/1")
+        await until(lambda: gate.asked)
+        await page.send(unsubscribe(1))
+        await page.nothing()
+        gate.open.set()
+        await until(lambda: not len(get_control().doubts))
+        await page.nothing()
+        assert (await page.subscribe(1, "bar"))["type"] == "subscribed"
+
+
+async def test_publishing_waits_while_rights_are_in_doubt(gate, redis_client):
+    """And is given up if the subscription is revoked."""
+    gate.open.set()
+    async with opened() as page:
+        await page.subscribe(1, "slow/1", "subscribe-broadcast", "publish-broadcast")
+        gate.open.clear()
+        gate.answer, gate.asked = False, 0
+        await control.arefresh(facility="slow/1")
+        await until(lambda: gate.asked)
+        await page.send({"type": "publish", "id": 1, "data": "never"}, {"type": "ping"})
+        await publish("held back", "slow/1")
+        gate.open.set()
+        frame = await page.receive()
+        assert (frame["type"], frame["id"], frame["code"]) == ("ended", 1, 4501)
+        assert await page.receive() == {"type": "pong"}
+    assert redis_client.get("broadcast:slow/1") is None
+
+
+async def test_a_subscription_that_ends_before_anything_else_is_heard():
+    """The fan-out goes on, and what comes later hears as it should."""
+    page = await connected()
+    await page.send({"type": "hello"}, subscribe(1, "bar"), unsubscribe(), unsubscribe(1))
+    assert (await page.receive())["type"] == "welcome"
+    await page.send(subscribe(2, "qux"))
+    while (frame := await page.receive())["id"] != 2:
+        pass
+    assert frame["type"] == "subscribed"
+    await publish("hello", "qux")
+    assert message(await page.receive()) == (2, "hello")
+    await page.leave()
+
+
 class Reader:
     """An application whose client reads only while it is told to."""
 

@@ -360,10 +360,9 @@ class Seen(Revocable):
         self.looks += 1
         return Claim("", b"", frozenset(), by_project=False, context=Context())
 
-    def stop(self) -> None:
-        """Do nothing."""
-
-    def end(self, code: int, why: Exception | str = "", reason: str = "") -> None:
+    def end(
+        self, code: int, why: Exception | str = "", reason: str = "", at_once: bool = False
+    ) -> None:
         """Do nothing."""
 
     def _on_change(self) -> None:

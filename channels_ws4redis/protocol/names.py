@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable, Mapping
+from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl
 from uuid import UUID
@@ -23,6 +24,9 @@ GROUP: Final = "group"
 
 #: In the order in which ``fetch_message`` searches them.
 AUDIENCES: Final = (SESSION, USER, GROUP, BROADCAST)
+
+#: Sets of channels whose labels are remembered.
+REMEMBERED: Final = 1024
 
 #: The session key that holds the names of the visitor's auth groups.
 MEMBER_OF: Final = "ws4redis:memberof"
@@ -84,8 +88,16 @@ def channel_labels(prefix: str, names: Iterable[str]) -> dict[str, str]:
     A label contains neither a session key nor the user name of the socket's own user, as a page
     must not find these out. A name that a custom subscriber has made up is labelled by a digest.
 
+    Whoever asks for the same names gets the same dictionary, which is not to be changed: mostly all
+    sockets of a facility do.
+
     :param prefix: what the names begin with, its colon included, or "".
     """
+    return _labels_of(prefix, tuple(names))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _labels_of(prefix: str, names: tuple[str, ...]) -> dict[str, str]:
     labels: dict[str, str] = {}
     taken: set[str] = set()
     for name in names:

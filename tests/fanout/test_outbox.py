@@ -581,3 +581,26 @@ def _connections(port: int) -> int:
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     local = f"0100007F:{port:04X}"
     return sum(line.split()[1] == local and line.split()[3] == "01" for line in lines)
+
+
+async def test_what_one_subscription_has_put_there_is_dropped(server, overflow) -> None:
+    """With the room that it has made; all else keeps its order."""
+    server.writable.clear()
+    outbox = opened(Peer(server.send), 10, 1000, overflow)
+    one, two = object(), object()
+    for index in range(6):
+        outbox.put(number(index), one if index % 2 else two)
+        outbox.put_stored(partial(number, 10 + index), 5, one if index % 2 else two)
+    outbox.put(number(99))
+    assert outbox.holds(one)
+    outbox.drop(one)
+    assert not outbox.holds(one)
+    assert outbox.holds(two)
+    outbox.drop(two)
+    assert outbox._waiting is not None
+    assert outbox._waiting.live() == (1, 2)
+    server.writable.set()
+    await outbox.flush()
+    assert server.numbers[-1] == 99
+    assert len(server.numbers) <= 2  # one was on its way
+    assert not overflow.count
