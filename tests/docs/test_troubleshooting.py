@@ -75,7 +75,7 @@ def test_every_reason_for_which_a_socket_is_closed_is_explained() -> None:
     package = ROOT / "channels_ws4redis"
     nodes = [
         node
-        for name in ("consumers.py", "ending.py", "open_socket.py")
+        for name in ("consumers.py", "verdicts.py", "ending.py", "open_socket.py")
         for node in ast.walk(ast.parse((package / name).read_text()))
     ]
     reasons = {text for node in nodes for text in constants(node) if text[:4] == "its "}

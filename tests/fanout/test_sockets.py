@@ -179,6 +179,7 @@ def test_positions(position, received, recovered):
     assert client.received[0] == {
         "type": "welcome",
         "heartbeat": 20.0,
+        "subscriptions": 0,
         "channels": {
             "broadcast": {
                 "epoch": "n.a",

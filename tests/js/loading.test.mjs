@@ -1,5 +1,4 @@
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { test } from 'node:test';
 import vm from 'node:vm';
@@ -7,54 +6,11 @@ import vm from 'node:vm';
 import ByDefault, {
   Socket, connect, sockets,
 } from '../../channels_ws4redis/static/js/ws4redis.mjs';
+import { Page, source } from './page.mjs';
 import { World, WS4Redis, script } from './world.mjs';
-
-const source = readFileSync(script, 'utf8');
 
 /** Objects of the page have its own Object as prototype, which deepEqual would tell apart. */
 const plain = (value) => JSON.parse(JSON.stringify(value));
-
-/** A browser window that runs the file as a classic script. */
-class Page {
-  constructor(readyState = 'loading') {
-    this.world = new World();
-    this.errors = [];
-    this.document = new EventTarget();
-    Object.assign(this.document, { readyState, hidden: false, currentScript: null });
-    this.window = Object.assign(new EventTarget(), {
-      document: this.document,
-      location: { href: 'https://example.com/page/' },
-      WebSocket: this.world.WebSocket,
-      console: { error: (error) => this.errors.push(error), warn() {} },
-      setTimeout: this.world.clock.setTimeout,
-      clearTimeout: this.world.clock.clearTimeout,
-      EventTarget,
-      CustomEvent,
-      URL,
-      atob,
-    });
-    this.context = vm.createContext(this.window);
-    this.ready = [];
-    this.document.addEventListener('ws4redis:ready', ({ detail }) => this.ready.push(detail));
-  }
-
-  run(dataset) {
-    this.document.currentScript = dataset ? { dataset } : null;
-    vm.runInContext(source, this.context, { filename: script.href });
-    this.document.currentScript = null;
-    return this.window.WS4Redis;
-  }
-
-  parsed() {
-    this.document.readyState = 'interactive';
-    this.window.dispatchEvent(new Event('DOMContentLoaded'));
-  }
-
-  loaded() {
-    this.document.readyState = 'complete';
-    this.window.dispatchEvent(new Event('load'));
-  }
-}
 
 test('a classic script defines one global and does nothing else', () => {
   const page = new Page();

@@ -46,6 +46,27 @@ def late(request: HttpRequest) -> HttpResponse:
     return HttpResponse("", content_type="text/javascript")
 
 
+def turned(request: HttpRequest) -> HttpResponse:
+    """A page among several that a script puts in the place of each other.
+
+    The query says what it names, and by which script; ``others`` are the pages that it links to.
+    """
+    asked = request.GET.copy()
+    others = []
+    for facilities in ("a,b", "b,c", "d"):
+        asked["facilities"] = facilities
+        others.append((facilities.replace(",", ""), asked.urlencode()))
+    wanted = request.GET["facilities"]
+    context = {
+        "title": wanted,
+        "facilities": wanted.split(","),
+        "library": request.GET.get("library", ""),
+        "head": "head" in request.GET,
+        "others": others,
+    }
+    return _answer(request, "pages/turned.html", context, "none")
+
+
 def module(request: HttpRequest) -> HttpResponse:
     """A page whose only script is an ES module."""
     return _answer(request, "pages/module.html", {}, "strict")
@@ -66,5 +87,6 @@ urlpatterns = [
     path("listen", listen),
     path("late.js", late),
     path("module", module),
+    path("turned", turned),
     path("legacy", legacy),
 ]

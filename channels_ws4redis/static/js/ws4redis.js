@@ -12,20 +12,31 @@
  * ever, unless the server forbids it. What was published in between then arrives in order and once,
  * or a `lost` event tells that it cannot.
  *
+ *   const orders = socket.subscribe('orders/7', 'subscribe-broadcast');
+ *
+ * gives another socket, with all that the first one has, for which no other WebSocket is opened:
+ * both share a link, which is there as long as any of its sockets wants it.
+ *
  *   uri         absolute or relative address, or a function that returns one for each attempt;
  *               a relative one becomes ws: or wss:, as the page is http: or https:
  *   positions   {label: {epoch, offset}} from where to go on, e.g. stamped into the page
+ *   getState    an async function that fetches the state, shows it, and returns its stamp: positions,
+ *               or the Response that has them in a header. It runs when the page cannot go on from
+ *               where it was, so at first without positions, and after a loss. Messages wait
+ *               meanwhile; those that are not in the state follow
  *   offline     'refuse' (default): send() returns false while the socket is not open
  *               'queue': send() keeps the message until the socket is open again
  *   queueLimit  how many messages are kept at most (default 100); beyond it send() returns false
  *   start       false: wait for open()
- *   env         replacements for WebSocket, setTimeout, clearTimeout, random, window, document and
- *               location (for tests)
+ *   facility, flags  what `uri` names
+ *   env         replacements for WebSocket, setTimeout, clearTimeout, random and window (for tests)
  *
  *   socket.state             'connecting', 'open', 'waiting' (for the next attempt) or 'closed'
  *   socket.positions         a copy of the newest positions; another socket can go on from them
- *   socket.send(data)        publishes a string, ArrayBuffer, view or Blob; returns true if it was
- *                            sent or queued, false if it was refused
+ *   socket.subscribe(facility, flags, options)   flags are a text or an array
+ *   socket.advance(positions)   the page shows the state of these: what comes up to there is skipped
+ *   socket.send(data)        publishes a string, ArrayBuffer or view; returns true if it was sent or
+ *                            queued, false if it was refused
  *   socket.sendJSON(value)
  *   socket.close(code, reason)
  *   socket.open()            after close(), after a final close code, or with start: false
@@ -41,6 +52,8 @@
  *   recovered   {channel, messages}: all that was missed has arrived, so many messages
  *   lost        {channel, epoch, offset}: up to this position, messages are missing, or may be;
  *               after a reconnect, those that are still stored follow
+ *   purged      {channel, epoch, offset}: everything up to this position was deleted
+ *   synced      {positions}: getState has succeeded; what has waited follows
  *   close       {code, reason, delay}: a link or an attempt has ended; the next attempt follows
  *               after `delay` ms, or never if null
  *   revoked     {code, reason}, after the close event: the socket may not hear any more what it has
@@ -51,13 +64,18 @@
  * NO CODE IN THE PAGE (works with a strict Content-Security-Policy)
  *
  *   <script src=".../ws4redis.js" data-ws4redis-uri="/ws/chat?subscribe-broadcast"
+ *           data-ws4redis-facility="chat" data-ws4redis-flags="subscribe-broadcast"
  *           data-ws4redis-name="chat" data-ws4redis-positions="{...}"
  *           data-ws4redis-options="{...}"></script>
  *
  * Only the uri is required. The name is 'default' if left out; positions and options are JSON. The
  * socket is at WS4Redis.sockets.chat from then on. It connects after the document has been parsed
  * and its deferred scripts and modules have run, so that they miss nothing; just before that, the
- * document gets the event 'ws4redis:ready' with the detail {name, socket}.
+ * document gets the event 'ws4redis:ready' with the detail {name, socket}. Sockets whose elements
+ * name their facility share a link.
+ *
+ * A socket is closed when its element leaves the document, as when Turbo, htmx or a router replaces
+ * the page. If a later page has the same element, the same socket goes on from where it was.
  *
  * LEGACY CALL
  *
