@@ -188,6 +188,7 @@ class Life:
     async def live(self, steps: list[Step]) -> None:
         self._begin_url()
         await self.connect()
+        await self.settle()
         for step in steps:
             names = {"leave the URL's own": self.leave_url}
             method = names.get(step.kind) or getattr(self, step.kind)
@@ -195,7 +196,7 @@ class Life:
             await self.settle()
         await self.disconnect()
         for each in [*self.done, *self.open.values()]:
-            assert each.mine.told == each.twins.told, each.facility
+            assert each.mine.told == each.twins.told, (each.mine.told, each.twins.told)
 
     async def publish(self, dice: random.Random) -> None:
         """Code of the project publishes some messages."""
