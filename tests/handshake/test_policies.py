@@ -233,7 +233,10 @@ async def test_a_policy_that_is_asked_late(monkeypatch, caplog, is_async):
 
     facility("foo")(ahang if is_async else lambda request: go_on.wait())
     try:
-        with pytest.raises(BusyError, match=r"which left 0\.\d s to the policy .*test_policies"):
+        with pytest.raises(
+            BusyError,
+            match=r"all else has left 0\.\d s of its handshake to the policy .*test_policies",
+        ):
             await admitted("foo")
     finally:
         go_on.set()
