@@ -46,8 +46,10 @@ class Sizes:
     single_pause: float = 0.15
     connecting_at_once: int = 32
     settle: float = 1.0
-    #: For which idle sockets are watched; servers ping theirs every 20 seconds.
-    rest_seconds: float = 40.0
+    #: For which idle sockets are watched. Servers ping theirs every 20 seconds. With that many, a
+    #: full collection of Python's garbage takes longer than all these pings, and comes when it
+    #: comes: in a short time one more or less is most of the figure.
+    rest_seconds: float = 120.0
     #: Handshakes a second of those that are idle afterwards, fewer than any contender can do.
     idle_pace: int = 400
     probe_seconds: float = 8.0
