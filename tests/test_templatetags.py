@@ -252,7 +252,7 @@ async def test_a_stamp_loads_the_user_in_an_asynchronous_view(settings, caplog):
     settings.SESSION_ENGINE = "django.contrib.sessions.backends.db"
     settings.DEBUG = True
     client = AsyncClient()
-    user = await User.objects.acreate_user("john")
+    user = await sync_to_async(User.objects.create_user)("john")
     await sync_to_async(client.force_login)(user)
     page = unescape((await client.get("/")).content.decode())
     assert all(f'"{label}": ' in page for label in ("user", "session"))

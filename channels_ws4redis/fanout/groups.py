@@ -232,7 +232,7 @@ class FanOut:
                 await asyncio.sleep(pause)
                 if self._relinked:
                     self._relinked = False
-                    await get_runner().renew()  # what has ended one connection may end another
+                    get_runner().renew()  # what has ended one connection may end another
                 try:
                     await self._readings.ask(behind)
                 except (redis.exceptions.RedisError, OSError) as error:

@@ -119,6 +119,8 @@ class Runner:
         self._role = Role()
         #: When the connection was last used, by `time.monotonic`; 0 if it was not.
         self._used = 0.0
+        #: True if the next exchange must not take the connection that there is.
+        self._stale = False
         #: What waits to be sent, and what has been sent and not been answered.
         self._pending: list[tuple[Command, asyncio.Future[Reply]]] = []
         self._under_way: list[tuple[Command, asyncio.Future[Reply]]] = []
@@ -206,7 +208,7 @@ class Runner:
         try:
             while batch.due:
                 if batch.take(await self._exchange(batch.requests())):
-                    await self.renew()
+                    self.renew()
             self._outage.end()
             self._silence.end()
         except UNREACHABLE as error:
@@ -223,7 +225,8 @@ class Runner:
         pool: Any = self._client.connection_pool
         connection = await pool.get_connection()
         try:
-            if 0 < self._used < time.monotonic() - MAX_PAUSE:
+            if self._stale or 0 < self._used < time.monotonic() - MAX_PAUSE:
+                self._stale = False
                 await connection.disconnect(nowait=True)
                 await connection.connect()
             await connection.send_packed_command(pack(requests))
@@ -236,11 +239,13 @@ class Runner:
         self._used = time.monotonic()
         return replies
 
-    async def renew(self) -> None:
-        """Take a new connection for the next command: this one may be silent for ever."""
+    def renew(self) -> None:
+        """Take a new connection for the next command: this one may be silent for ever.
+
+        It is not closed here. An exchange may be about to take it, and would find it half closed.
+        """
         self._role.forget()
-        with contextlib.suppress(*UNREACHABLE):
-            await self._client.connection_pool.disconnect(inuse_connections=False)
+        self._stale = True
 
     async def close(self) -> None:
         """Close the connection and fail those who wait; a later command opens a new one."""

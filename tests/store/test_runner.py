@@ -455,6 +455,25 @@ def test_connection_ends_with_its_loop(redis_client):
     assert len(ours()) <= before
 
 
+async def test_a_connection_is_renewed_while_others_run_commands(redis_client):
+    """The next exchange has another one, and no command meets one that is half closed."""
+
+    def connections():
+        return {each["id"] for each in redis_client.client_list(_type="normal")}
+
+    await arun([Command(COUNT, ["count"], [])])
+    before, waiting = connections(), []
+    for _ in range(50):
+        waiting.append(asyncio.create_task(arun([Command(COUNT, ["count"], [])])))
+        await asyncio.sleep(0)
+        get_runner().renew()
+        await asyncio.sleep(0)
+    replies = [(await each)[0] for each in waiting]
+    assert sorted(replies) == list(range(2, 52))
+    await arun([Command(COUNT, ["count"], [])])
+    assert len(connections() - before) == len(before - connections()) == 1
+
+
 async def test_runner_follows_the_settings(server, redis_client):
     """So does the event loop's runner."""
     runner = get_runner()
