@@ -45,9 +45,7 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     except UNREACHABLE as error:
         pool.outage.begin(error)
         if isinstance(error, redis.exceptions.TimeoutError):
-            # It may have been the connection alone that was silent.
-            if not pool.look():
-                pool.silence.begin()
+            _look(pool)  # it may have been the connection alone that was silent
             raise NoAnswerError(str(error)) from error
         raise
     pool.outage.end()
@@ -56,9 +54,8 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
 
 
 def _require_answers(pool: Pool) -> None:
-    if not pool.silence.take_look():
-        raise pool.silence.error()
-    _look(pool)
+    if pool.silence.take_look():
+        _look(pool)
     if pool.silence.lasts:
         raise pool.silence.error()
 
