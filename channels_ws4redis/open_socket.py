@@ -66,8 +66,17 @@ class OpenSocket:
     :param most: how many further subscriptions there may be.
     """
 
-    __slots__ = ("_end", "_fanout", "_further", "_greeting", "_hello", "_most", "_outbox",
-                 "_silent", "_url")  # fmt: skip
+    __slots__ = (
+        "_end",
+        "_fanout",
+        "_further",
+        "_greeting",
+        "_hello",
+        "_most",
+        "_outbox",
+        "_silent",
+        "_url",
+    )
 
     def __init__(
         self, admitted: Admitted, fanout: FanOut, outbox: Outbox, end: End, most: int = 0
@@ -157,7 +166,7 @@ class OpenSocket:
         except FAULTS as error:
             if which is self._find(number) and not self._has_others(which):
                 raise
-            self.over(which, *for_frame(error))
+            self.over(which, for_frame(error))
 
     def _find(self, number: int) -> OpenSubscription | None:
         if number:
@@ -198,20 +207,14 @@ class OpenSocket:
             tell(logger, level_of(verdict.why), what, path, verdict.why)
         self._tell("refused", number, verdict.code, verdict.reason)
 
-    def over(
-        self,
-        which: OpenSubscription,
-        code: int,
-        why: Exception | str = "",
-        reason: str = "",
-        at_once: bool = False,
-    ) -> None:
+    def over(self, which: OpenSubscription, verdict: Verdict, at_once: bool = False) -> None:
         """Have a subscription end, or the socket with its last one.
 
         One that is over already is of no concern: its client may have unsubscribed.
         """
         if which is not self._find(which.number):
             return
+        code, why, reason = verdict
         refused = which.number and not which.started
         if not refused and not self._has_others(which):
             if at_once:

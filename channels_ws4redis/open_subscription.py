@@ -22,23 +22,16 @@ from channels_ws4redis.protocol.messages import Position, is_heartbeat
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.registering import Admitted, Registration
 from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.revoking import Revocable, Revoked
+from channels_ws4redis.revoking import Revocable
 from channels_ws4redis.standing import Standing
 from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.verdicts import TooBigError
+from channels_ws4redis.verdicts import TooBigError, Verdict
 
 
 class Host(Protocol):
     """The socket that subscriptions are of."""
 
-    def over(
-        self,
-        which: OpenSubscription,
-        code: int,
-        why: Exception | str = "",
-        reason: str = "",
-        at_once: bool = False,
-    ) -> None:
+    def over(self, which: OpenSubscription, verdict: Verdict, at_once: bool = False) -> None:
         """Have one of them end, or the socket with its last one; see `OpenSubscription.end`."""
 
 
@@ -142,7 +135,7 @@ class OpenSubscription(Revocable):
         def start(entries: Sequence[Entry]) -> None:
             self._socket.start(self._subscriber.heard(entries), positions, hold, further)
             if hold and self._standing.doubtful:
-                self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+                self._revoke(Verdict(codes.TRY_AGAIN_LATER))
 
         async with self._following:
             channels = self._fanout.channels_of(self._socket)
@@ -220,7 +213,7 @@ class OpenSubscription(Revocable):
         self, code: int, why: Exception | str = "", reason: str = "", at_once: bool = False
     ) -> None:
         """Have the subscription end, or the socket with its last one; see `Revocable.end`."""
-        self._host.over(self, code, why, reason, at_once)
+        self._host.over(self, Verdict(code, why, reason), at_once)
 
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""

@@ -24,8 +24,8 @@ class Verdict(NamedTuple):
     """How something ends."""
 
     code: int
-    #: For the log.
-    why: Exception | str
+    #: For the log; empty if it has been told already.
+    why: Exception | str = ""
     #: For the client.
     reason: str = ""
 
@@ -46,8 +46,11 @@ def for_frame(error: Exception) -> Verdict:
     return Verdict(codes.TRY_AGAIN_LATER if is_away else codes.SERVER_ERROR, error)
 
 
-def for_subscribing(error: Exception) -> Verdict:
-    """Return how a further subscription ends for whatever has gone wrong at its beginning."""
+def for_beginning(error: Exception) -> Verdict:
+    """Return how a socket or a subscription ends for whatever has gone wrong at its beginning.
+
+    A socket that is `codes.REFUSED` gets a 403 in place of the code.
+    """
     if isinstance(error, REFUSALS):  # a policy that has failed among them: nobody is to tell that
         return Verdict(codes.REFUSED, error)
     if isinstance(error, BusyError):
