@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import redis
 from channels.consumer import get_handler_name
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.layers import get_channel_layer
@@ -27,6 +26,7 @@ from channels_ws4redis.own_channel import OwnChannel, has_handlers
 from channels_ws4redis.protocol.client_frames import MAX_SMALL_FRAME
 from channels_ws4redis.receiving import ReceivingConsumer
 from channels_ws4redis.registering import admit_or_release
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.verdicts import for_beginning
 
 __all__ = ["WS4RedisConsumer"]
@@ -156,7 +156,7 @@ class WS4RedisConsumer(ReceivingConsumer):
                 await self.base_send({"type": "websocket.close"})
             if self._state is State.CONNECTING:
                 raise StopConsumer from None
-        except (BusyError, redis.exceptions.RedisError, OSError) as error:
+        except (BusyError, *OF_REDIS) as error:
             code, why, reason = for_beginning(error)
             await self._close(code, why, reason=reason)
 

@@ -6,8 +6,6 @@ import asyncio
 import logging
 from typing import Protocol
 
-import redis
-
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.derived import path_for, scope_for
@@ -20,13 +18,14 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import ProtocolError, Wanted
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.registering import admit_or_release
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.verdicts import Verdict, for_beginning
 
 logger = logging.getLogger(__name__)
 
 #: What a further subscription may be refused for; everything else is a fault of some code.
-_EXPECTED = (*REFUSALS, BusyError, redis.exceptions.RedisError, OSError)
+_EXPECTED = (*REFUSALS, BusyError, *OF_REDIS)
 
 
 class FurtherHost(Host, Protocol):

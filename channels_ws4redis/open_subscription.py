@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-import redis
-
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.groups import FanOut
@@ -24,6 +22,7 @@ from channels_ws4redis.registering import Admitted, Registration
 from channels_ws4redis.replaying import replay_by_hook
 from channels_ws4redis.revoking import Revocable
 from channels_ws4redis.standing import Standing
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.verdicts import TooBigError, Verdict
 
@@ -201,7 +200,7 @@ class OpenSubscription(Revocable):
                 await self._fanout.join(self._socket, added)
                 if self._socket.started:  # else `enter` will read these channels with the others
                     await self._fanout.enter(self._socket, added, self._socket.go_on)
-            except (redis.exceptions.RedisError, OSError) as error:
+            except OF_REDIS as error:
                 self.end(codes.TRY_AGAIN_LATER, error)
             finally:
                 if self._socket.outbox.closed:  # while this was waiting

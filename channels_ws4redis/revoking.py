@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable
 from typing import Final, NamedTuple
 
-import redis
-
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.fanout.groups import FanOut
@@ -34,6 +32,7 @@ from channels_ws4redis.protocol.names import auth_group_of
 from channels_ws4redis.protocol.orders import Action, Order, Trait, mark
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.standing import Standing
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.subscriber_hooks import SubscriberHooks
 from channels_ws4redis.verdicts import Verdict
@@ -46,7 +45,7 @@ logger.addFilter(few_lines)
 PATIENCE: Final = 10.0
 
 #: What says nothing about what a socket may use.
-UNSURE = (PolicyFailedError, BusyError, TimeoutError, redis.exceptions.RedisError, OSError)
+UNSURE = (PolicyFailedError, BusyError, TimeoutError, *OF_REDIS)
 
 
 class Unknown(NamedTuple):

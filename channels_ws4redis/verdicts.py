@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 from typing import NamedTuple
 
-import redis
-
 from channels_ws4redis.handshake.hooks import REFUSALS
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import ProtocolError
-from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.store.clients import OF_REDIS, UNREACHABLE
 
 TOO_BIG = "its client sent a message of more bytes than WS4REDIS_MAX_MESSAGE or its policy allows"
 
@@ -31,7 +29,7 @@ class Verdict(NamedTuple):
 
 
 #: What may go wrong with a frame of a client, and is no fault of the project's code.
-FAULTS = (ProtocolError, TooBigError, BusyError, redis.exceptions.RedisError, OSError)
+FAULTS = (ProtocolError, TooBigError, BusyError, *OF_REDIS)
 
 
 def for_frame(error: Exception) -> Verdict:
@@ -55,7 +53,7 @@ def for_beginning(error: Exception) -> Verdict:
         return Verdict(codes.REFUSED, error)
     if isinstance(error, BusyError):
         return Verdict(codes.TRY_AGAIN_LATER, error, codes.RETRY_AFTER)
-    passes = isinstance(error, redis.exceptions.RedisError | OSError)
+    passes = isinstance(error, OF_REDIS)
     return Verdict(codes.TRY_AGAIN_LATER if passes else codes.SERVER_ERROR, error)
 
 

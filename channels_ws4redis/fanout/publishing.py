@@ -8,8 +8,6 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import redis
-
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.counting import TRIES, Count
@@ -17,6 +15,7 @@ from channels_ws4redis.protocol.history import Reading
 from channels_ws4redis.protocol.messages import Event, Position, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store import runner
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.commands import (
     Publication,
     parse_published,
@@ -160,7 +159,7 @@ class RedisBackend(Backend):
         commands = [read_command(channel, position_only) for channel in channels]
         try:
             return _readings(channels, runner.run(client or get_client(), commands))
-        except (redis.exceptions.RedisError, OSError) as error:
+        except OF_REDIS as error:
             return [error] * len(channels)
 
     async def aread(
@@ -170,7 +169,7 @@ class RedisBackend(Backend):
         commands = [read_command(channel, position_only) for channel in channels]
         try:
             return _readings(channels, await runner.get_runner().run(commands))
-        except (redis.exceptions.RedisError, OSError) as error:
+        except OF_REDIS as error:
             return [error] * len(channels)
 
     def count(self, channels: Sequence[str], client: Any = None) -> dict[str, int]:

@@ -12,6 +12,7 @@ import redis
 
 from channels_ws4redis.store.clients import (
     MAX_PAUSE,
+    OF_REDIS,
     UNREACHABLE,
     Pool,
     disconnect,
@@ -145,7 +146,7 @@ class Runner:
             await connection.read_response()
         except (redis.exceptions.TimeoutError, TimeoutError):
             self._silence.begin()
-        except (redis.exceptions.RedisError, OSError):
+        except OF_REDIS:
             self._silence.end()
         else:
             self._silence.end()
