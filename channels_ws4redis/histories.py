@@ -39,7 +39,7 @@ class History:
 MAX_AT_ONCE = 50
 
 
-class Wanted:
+class Inquiry:
     """What somebody asks of the histories of some channels, and what has been found.
 
     :param since: see `RedisPublisher.history`.

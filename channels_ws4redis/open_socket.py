@@ -18,7 +18,7 @@ from channels_ws4redis.open_subscription import OpenSubscription
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import Wanted
 from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.messages import Position, json_frame
+from channels_ws4redis.protocol.messages import Positions, json_frame
 from channels_ws4redis.registering import Admitted
 from channels_ws4redis.servers import ClientGoneError, Incoming
 from channels_ws4redis.store.loops import this_loop
@@ -107,7 +107,7 @@ class OpenSocket:
         """Join the groups of its URL's subscription; see `OpenSubscription.join`."""
         await self._url.join(channels)
 
-    async def enter(self, positions: dict[str, Position]) -> None:
+    async def enter(self, positions: Positions) -> None:
         """Let its URL's subscription go live; see `OpenSubscription.enter`."""
         self._forget_hello()
         greeting = self._greeting = asyncio.get_running_loop().create_future()

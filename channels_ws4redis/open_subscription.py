@@ -16,7 +16,7 @@ from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.limits import Place
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.messages import Position, is_heartbeat
+from channels_ws4redis.protocol.messages import Positions, is_heartbeat
 from channels_ws4redis.protocol.names import channel_labels
 from channels_ws4redis.registering import Admitted, Registration
 from channels_ws4redis.replaying import replay_by_hook
@@ -119,7 +119,7 @@ class OpenSubscription(Revocable):
             wanted = set(self._subscriber.channels)
             await self._fanout.join(self._socket, [name for name in channels if name in wanted])
 
-    async def enter(self, positions: dict[str, Position], further: int = 0) -> None:
+    async def enter(self, positions: Positions, further: int = 0) -> None:
         """Read what is stored, and send it or what was missed; it is live from then on.
 
         A hook replays in place of the package, but not to a client that has positions: that client

@@ -12,7 +12,7 @@ from channels_ws4redis.failing import forgiven, tell
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
 from channels_ws4redis.keeping import as_seconds, as_version, is_kept, require_nothing_kept
-from channels_ws4redis.protocol.messages import Position, is_heartbeat
+from channels_ws4redis.protocol.messages import Positions, is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
     GROUP,
@@ -28,9 +28,6 @@ from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
-
-#: Where channels stand, by name.
-Positions = dict[str, Position]
 
 
 class RedisMessage(bytes):
