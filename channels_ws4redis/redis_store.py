@@ -141,7 +141,7 @@ class RedisStore:
             return self._publish(publication)
         found: Positions = {}
         after_commit(lambda: found.update(self._publish(publication, committed=True)), using)
-        return found.copy()
+        return found.copy()  # what is published later does not turn up there
 
     def _is_to_wait(self, on_commit: bool | None, using: str | None) -> bool:
         if on_commit is None:
@@ -206,10 +206,10 @@ class RedisStore:
             channels,
             bytes(message),
             as_seconds("expire", self._expire if expire is None else expire),
-            self._sender,
-            key,
-            self._history or options.history,
-            kept,
+            sender=self._sender,
+            key=key,
+            keep=kept,
+            history=self._history or options.history,
             history_expire=self._history_expire or options.history_expire,
             version=as_version(version),
         )
