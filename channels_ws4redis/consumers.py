@@ -21,13 +21,13 @@ from channels_ws4redis.handshake.hooks import REFUSALS, Calls
 from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.open_socket import OpenSocket, State
-from channels_ws4redis.own_channel import OwnChannel, has_handlers
 from channels_ws4redis.protocol.client_frames import MAX_SMALL_FRAME
-from channels_ws4redis.receiving import ReceivingConsumer
-from channels_ws4redis.registering import admit_or_release
+from channels_ws4redis.serving.open_socket import OpenSocket, State
+from channels_ws4redis.serving.own_channel import OwnChannel, has_handlers
+from channels_ws4redis.serving.receiving import ReceivingConsumer
+from channels_ws4redis.serving.registering import admit_or_release
+from channels_ws4redis.serving.verdicts import for_beginning
 from channels_ws4redis.store.clients import OF_REDIS
-from channels_ws4redis.verdicts import for_beginning
 
 __all__ = ["WS4RedisConsumer"]
 

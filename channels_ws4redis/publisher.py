@@ -10,14 +10,14 @@ from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
-from channels_ws4redis.addressing import own_identities, warn
 from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.handshake.policies import is_misspelt
-from channels_ws4redis.histories import History, Inquiry, Message, Since
-from channels_ws4redis.keeping import as_number, as_seconds
 from channels_ws4redis.protocol.messages import Position, Positions
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
+from channels_ws4redis.publish.addressing import own_identities, warn
+from channels_ws4redis.publish.given_clients import client_given_to, tell_if_elsewhere
+from channels_ws4redis.publish.histories import History, Inquiry, Message, Since
+from channels_ws4redis.publish.keeping import as_number, as_seconds
 from channels_ws4redis.redis_store import RedisMessage, RedisStore
 from channels_ws4redis.store.commands import Publication, fetch_command
 from channels_ws4redis.store.process import get_client

@@ -5,13 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Self
 
-from channels_ws4redis.addressing import as_flag, legacy_values, own_identities
-from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
-from channels_ws4redis.failing import forgiven, tell
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
-from channels_ws4redis.keeping import as_seconds, as_version, is_kept, require_nothing_kept
 from channels_ws4redis.protocol.messages import Positions, is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
@@ -24,6 +20,10 @@ from channels_ws4redis.protocol.names import (
     channel_name,
     identities,
 )
+from channels_ws4redis.publish.addressing import as_flag, legacy_values, own_identities
+from channels_ws4redis.publish.committing import after_commit
+from channels_ws4redis.publish.failing import forgiven, tell
+from channels_ws4redis.publish.keeping import as_seconds, as_version, is_kept, require_nothing_kept
 from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 

@@ -14,8 +14,8 @@ from channels.layers import get_channel_layer
 from django.db import transaction
 
 from channels_ws4redis.facilities import facility
-from channels_ws4redis.histories import MAX_AT_ONCE
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.publish.histories import MAX_AT_ONCE
 from channels_ws4redis.publisher import History, Message, Position, RedisPublisher
 from tests.communicators import PATIENCE, opening
 from tests.listeners import LAYERS, close_layer, configuration

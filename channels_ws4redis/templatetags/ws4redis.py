@@ -12,9 +12,9 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from channels_ws4redis.handshake.paths import address_for_pages
-from channels_ws4redis.lateness import tell_if_late
-from channels_ws4redis.positions import JsonPositions
-from channels_ws4redis.rendering import positions
+from channels_ws4redis.pages.lateness import tell_if_late
+from channels_ws4redis.pages.positions import JsonPositions
+from channels_ws4redis.pages.rendering import positions
 from channels_ws4redis.stamps import Stamp
 from channels_ws4redis.subscriber import as_flags
 

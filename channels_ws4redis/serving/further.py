@@ -13,14 +13,14 @@ from channels_ws4redis.handshake.hooks import REFUSALS, Calls
 from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.refusals import BusyError, RefusedError
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.open_subscription import Host, OpenSubscription
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import ProtocolError, Wanted
 from channels_ws4redis.protocol.texts import shown
-from channels_ws4redis.registering import admit_or_release
+from channels_ws4redis.serving.open_subscription import Host, OpenSubscription
+from channels_ws4redis.serving.registering import admit_or_release
+from channels_ws4redis.serving.verdicts import Verdict, for_beginning
 from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.verdicts import Verdict, for_beginning
 
 logger = logging.getLogger(__name__)
 

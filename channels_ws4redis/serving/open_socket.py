@@ -12,17 +12,17 @@ from typing import Protocol
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Socket
-from channels_ws4redis.further import Further
 from channels_ws4redis.handshake.refusals import few_lines, tell
-from channels_ws4redis.open_subscription import OpenSubscription
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import Wanted
 from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.messages import Positions, json_frame
-from channels_ws4redis.registering import Admitted
 from channels_ws4redis.servers import ClientGoneError, Incoming
+from channels_ws4redis.serving.further import Further
+from channels_ws4redis.serving.open_subscription import OpenSubscription
+from channels_ws4redis.serving.registering import Admitted
+from channels_ws4redis.serving.verdicts import FAULTS, Verdict, for_frame, level_of
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.verdicts import FAULTS, Verdict, for_frame, level_of
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)

@@ -31,11 +31,11 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import auth_group_of
 from channels_ws4redis.protocol.orders import Action, Order, Trait, mark
 from channels_ws4redis.protocol.texts import shown
-from channels_ws4redis.standing import Standing
+from channels_ws4redis.serving.standing import Standing
+from channels_ws4redis.serving.subscriber_hooks import SubscriberHooks
+from channels_ws4redis.serving.verdicts import Verdict
 from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.subscriber_hooks import SubscriberHooks
-from channels_ws4redis.verdicts import Verdict
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)

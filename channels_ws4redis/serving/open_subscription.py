@@ -18,13 +18,13 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.messages import Positions, is_heartbeat
 from channels_ws4redis.protocol.names import channel_labels
-from channels_ws4redis.registering import Admitted, Registration
-from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.revoking import Revocable
-from channels_ws4redis.standing import Standing
+from channels_ws4redis.serving.registering import Admitted, Registration
+from channels_ws4redis.serving.replaying import replay_by_hook
+from channels_ws4redis.serving.revoking import Revocable
+from channels_ws4redis.serving.standing import Standing
+from channels_ws4redis.serving.verdicts import TooBigError, Verdict
 from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.verdicts import TooBigError, Verdict
 
 
 class Host(Protocol):

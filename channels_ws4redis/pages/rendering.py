@@ -11,7 +11,7 @@ from typing import Any
 from django.core.exceptions import SynchronousOnlyOperation
 
 from channels_ws4redis.fanout.backends import Backend
-from channels_ws4redis.positions import Channels, JsonPositions, Readings, channels_of
+from channels_ws4redis.pages.positions import Channels, JsonPositions, Readings, channels_of
 from channels_ws4redis.protocol.names import BROADCAST
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.store.silence import NoAnswerError
