@@ -145,6 +145,7 @@ class RedisPublisher(RedisStore):
             return await sync_to_async(self.history, thread_sensitive=False)(since, limit)
         inquiry = Inquiry(self._channels(), since, limit)
         backend = backend_named(self.channel_layer_alias)
+        await get_runner().require_answers()
         for part in inquiry.parts():
             inquiry.take(await backend.aread(part))
         return inquiry.found
@@ -216,6 +217,7 @@ class RedisPublisher(RedisStore):
         if client_given_to(self) is not None:  # a synchronous one
             return await sync_to_async(self.count_listeners, thread_sensitive=False)()
         backend = backend_named(self.channel_layer_alias)
+        await get_runner().require_answers()
         return sum((await backend.acount(self._channels())).values())
 
     def _stored_names(self, request: Any, facility: Any, audience: str) -> list[str]:
