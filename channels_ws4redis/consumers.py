@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-import redis
 from channels.consumer import get_handler_name
 from channels.exceptions import InvalidChannelLayerError, StopConsumer
 from channels.layers import get_channel_layer
@@ -22,12 +21,13 @@ from channels_ws4redis.handshake.hooks import REFUSALS, Calls
 from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.open_socket import OpenSocket, State
-from channels_ws4redis.own_channel import OwnChannel, has_handlers
-from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import MAX_SMALL_FRAME
-from channels_ws4redis.receiving import ReceivingConsumer
-from channels_ws4redis.registering import admit_or_release
+from channels_ws4redis.serving.open_socket import OpenSocket, State
+from channels_ws4redis.serving.own_channel import OwnChannel, has_handlers
+from channels_ws4redis.serving.receiving import ReceivingConsumer
+from channels_ws4redis.serving.registering import admit_or_release
+from channels_ws4redis.serving.verdicts import for_beginning
+from channels_ws4redis.store.clients import OF_REDIS
 
 __all__ = ["WS4RedisConsumer"]
 
@@ -156,10 +156,9 @@ class WS4RedisConsumer(ReceivingConsumer):
                 await self.base_send({"type": "websocket.close"})
             if self._state is State.CONNECTING:
                 raise StopConsumer from None
-        except BusyError as error:
-            await self._close(codes.TRY_AGAIN_LATER, error, reason=codes.RETRY_AFTER)
-        except (redis.exceptions.RedisError, OSError) as error:
-            await self._close(codes.TRY_AGAIN_LATER, error)
+        except (BusyError, *OF_REDIS) as error:
+            code, why, reason = for_beginning(error)
+            await self._close(code, why, reason=reason)
 
     async def _refuse(self, why: Exception) -> None:
         self._log("Refused", why, logging.WARNING)

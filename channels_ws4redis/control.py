@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from channels_ws4redis.ordering import asend, make_orders, send, send_after_commit
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import Action
+from channels_ws4redis.publish.ordering import asend, make_orders, send, send_after_commit
 
 __all__ = [
     "REVOKED",

@@ -10,15 +10,15 @@ from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
-from channels_ws4redis.addressing import own_identities, warn
 from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.handshake.policies import is_misspelt
-from channels_ws4redis.histories import History, Message, Since, Wanted
-from channels_ws4redis.keeping import as_number, as_seconds
-from channels_ws4redis.protocol.messages import Position
+from channels_ws4redis.protocol.messages import Position, Positions
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.redis_store import Positions, RedisMessage, RedisStore
+from channels_ws4redis.publish.addressing import own_identities, warn
+from channels_ws4redis.publish.given_clients import client_given_to, tell_if_elsewhere
+from channels_ws4redis.publish.histories import History, Inquiry, Message, Since
+from channels_ws4redis.publish.keeping import as_number, as_seconds
+from channels_ws4redis.redis_store import RedisMessage, RedisStore
 from channels_ws4redis.store.commands import Publication, fetch_command
 from channels_ws4redis.store.process import get_client
 from channels_ws4redis.store.runner import get_runner, run
@@ -131,11 +131,11 @@ class RedisPublisher(RedisStore):
         :raises ValueError: if an argument can only be a mistake.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         """
-        wanted = Wanted(self._channels(), since, limit)
+        inquiry = Inquiry(self._channels(), since, limit)
         backend = backend_named(self.channel_layer_alias)
-        for part in wanted.parts():
-            wanted.take(backend.read(part, self._connection))
-        return wanted.found
+        for part in inquiry.parts():
+            inquiry.take(backend.read(part, self._connection))
+        return inquiry.found
 
     async def ahistory(
         self, since: Since | None = None, limit: int | None = None
@@ -143,11 +143,12 @@ class RedisPublisher(RedisStore):
         """Return what is kept of each channel; asyncio twin of `history`."""
         if client_given_to(self) is not None:  # a synchronous one
             return await sync_to_async(self.history, thread_sensitive=False)(since, limit)
-        wanted = Wanted(self._channels(), since, limit)
+        inquiry = Inquiry(self._channels(), since, limit)
         backend = backend_named(self.channel_layer_alias)
-        for part in wanted.parts():
-            wanted.take(await backend.aread(part))
-        return wanted.found
+        await get_runner().require_answers()
+        for part in inquiry.parts():
+            inquiry.take(await backend.aread(part))
+        return inquiry.found
 
     def purge(self) -> Positions:
         """Delete all that is kept of each channel of this publisher, and tell open sockets.
@@ -216,6 +217,7 @@ class RedisPublisher(RedisStore):
         if client_given_to(self) is not None:  # a synchronous one
             return await sync_to_async(self.count_listeners, thread_sensitive=False)()
         backend = backend_named(self.channel_layer_alias)
+        await get_runner().require_answers()
         return sum((await backend.acount(self._channels())).values())
 
     def _stored_names(self, request: Any, facility: Any, audience: str) -> list[str]:

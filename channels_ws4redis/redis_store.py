@@ -5,14 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Self
 
-from channels_ws4redis.addressing import as_flag, legacy_values, own_identities
-from channels_ws4redis.committing import after_commit
 from channels_ws4redis.conf import settings
-from channels_ws4redis.failing import forgiven, tell
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import Options, options_of
-from channels_ws4redis.keeping import as_seconds, as_version, is_kept, require_nothing_kept
-from channels_ws4redis.protocol.messages import Position, is_heartbeat
+from channels_ws4redis.protocol.messages import Positions, is_heartbeat
 from channels_ws4redis.protocol.names import (
     BROADCAST,
     GROUP,
@@ -24,13 +20,14 @@ from channels_ws4redis.protocol.names import (
     channel_name,
     identities,
 )
+from channels_ws4redis.publish.addressing import as_flag, legacy_values, own_identities
+from channels_ws4redis.publish.committing import after_commit
+from channels_ws4redis.publish.failing import forgiven, tell
+from channels_ws4redis.publish.keeping import as_seconds, as_version, is_kept, require_nothing_kept
 from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
 __all__ = ["SELF", "RedisMessage", "RedisStore"]
-
-#: Where channels stand, by name.
-Positions = dict[str, Position]
 
 
 class RedisMessage(bytes):
@@ -144,7 +141,7 @@ class RedisStore:
             return self._publish(publication)
         found: Positions = {}
         after_commit(lambda: found.update(self._publish(publication, committed=True)), using)
-        return found.copy()
+        return found.copy()  # what is published later does not turn up there
 
     def _is_to_wait(self, on_commit: bool | None, using: str | None) -> bool:
         if on_commit is None:
@@ -209,10 +206,10 @@ class RedisStore:
             channels,
             bytes(message),
             as_seconds("expire", self._expire if expire is None else expire),
-            self._sender,
-            key,
-            self._history or options.history,
-            kept,
+            sender=self._sender,
+            key=key,
+            keep=kept,
+            history=self._history or options.history,
             history_expire=self._history_expire or options.history_expire,
             version=as_version(version),
         )

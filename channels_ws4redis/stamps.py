@@ -22,7 +22,7 @@ from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.http.response import HttpResponseBase
 from django.utils.asyncio import async_unsafe
 
-from channels_ws4redis.positions import Channels, Positions, Readings, channels_of
+from channels_ws4redis.pages.positions import Channels, JsonPositions, Readings, channels_of
 from channels_ws4redis.protocol.names import as_facility, is_public
 from channels_ws4redis.store.loops import running_loop
 from channels_ws4redis.store.runner import get_runner
@@ -52,7 +52,7 @@ class Stamp(dict[str, dict[str, Any]]):
     :param flags: those that it is for; only ``subscribe-…`` count.
     """
 
-    def __init__(self, positions: Positions, facility: Any, flags: Iterable[str]) -> None:
+    def __init__(self, positions: JsonPositions, facility: Any, flags: Iterable[str]) -> None:
         super().__init__(positions)
         self.facility = as_facility(facility)
         self.flags = _listening(flags)

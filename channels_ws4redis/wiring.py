@@ -14,10 +14,10 @@ from django.db.models import Model
 from django.db.models.signals import m2m_changed, post_delete, post_save
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.ordering import make_orders, send_after_commit
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import AT_LOGIN, MEMBER_OF
 from channels_ws4redis.protocol.orders import Action
+from channels_ws4redis.publish.ordering import make_orders, send_after_commit
 
 #: What is saved of a user at each login, and changes nothing for sockets.
 _LOGIN_FIELDS = {"last_login"}

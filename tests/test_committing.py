@@ -17,7 +17,7 @@ from django.test import Client
 from django.urls import path
 from django.utils.connection import ConnectionDoesNotExist
 
-from channels_ws4redis.committing import after_commit
+from channels_ws4redis.publish.committing import after_commit
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.servers import ROOT

@@ -160,6 +160,7 @@ def test_values(name, value, read):
         ("WS4REDIS_EXPIRE", "3600", "at least 0"),
         ("WS4REDIS_EXPIRE", True, "at least 0"),
         ("WS4REDIS_EXPIRE", 1.5, "at least 0"),
+        ("WS4REDIS_EXPIRE", 10**10, "at most 1000000000"),
         ("WS4REDIS_HISTORY", 0, "at least 1"),
         ("WS4REDIS_HISTORY", None, "at least 1"),
         ("WS4REDIS_HISTORY_EXPIRE", 0, "at least 1"),

@@ -19,12 +19,13 @@ from django.core.exceptions import PermissionDenied
 from django.core.management import CommandError, call_command
 from websockets import ConnectionClosedError
 
-from channels_ws4redis import control, ordering
+from channels_ws4redis import control
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.hearing import channel
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.protocol.names import MEMBER_OF
+from channels_ws4redis.publish import ordering
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF
 from channels_ws4redis.routing import router
@@ -631,7 +632,7 @@ async def test_a_refusal_of_nobody_says_nothing(project, connect, settings) -> N
 
 
 async def test_a_hook_that_hangs_says_nothing(project, connect, monkeypatch) -> None:
-    monkeypatch.setattr("channels_ws4redis.revoking.PATIENCE", 0.2)
+    monkeypatch.setattr("channels_ws4redis.serving.revoking.PATIENCE", 0.2)
     client = await connect()
     project.may_answer.clear()
     await control.arefresh(users="john")

@@ -13,6 +13,9 @@ from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.silent import frozen_server
 
+#: Where it is told that a message is not published.
+LOGGER = "channels_ws4redis.publish.failing"
+
 pytestmark = pytest.mark.server
 
 Publish = Callable[..., Awaitable[None]]
@@ -51,7 +54,7 @@ def no_redis(request, settings, free_port: int, redis_client: redis.Redis) -> It
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return what the log has of messages that are not published."""
-    found = (record for record in caplog.records if record.name == "channels_ws4redis.failing")
+    found = (record for record in caplog.records if record.name == LOGGER)
     return [record.getMessage() for record in found]
 
 
@@ -112,5 +115,5 @@ async def test_what_the_log_has_is_an_error(settings, free_port, publish, caplog
     settings.WS4REDIS_CONNECTION = f"redis://127.0.0.1:{free_port}"
     settings.WS4REDIS_ON_ERROR = "log"
     await publish("Hello")
-    levels = {each.levelno for each in caplog.records if each.name == "channels_ws4redis.failing"}
+    levels = {each.levelno for each in caplog.records if each.name == LOGGER}
     assert levels == {logging.ERROR}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
@@ -14,9 +15,10 @@ from channels.layers import get_channel_layer
 from django.db import transaction
 
 from channels_ws4redis.facilities import facility
-from channels_ws4redis.histories import MAX_AT_ONCE
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
+from channels_ws4redis.publish.histories import MAX_AT_ONCE
 from channels_ws4redis.publisher import History, Message, Position, RedisPublisher
+from testproject.embedded import RedisServer
 from tests.communicators import PATIENCE, opening
 from tests.listeners import LAYERS, close_layer, configuration
 
@@ -368,6 +370,22 @@ async def test_without_redis(settings, free_port):
             getattr(broadcast(), name)()
         with pytest.raises(redis.exceptions.ConnectionError):
             await getattr(broadcast(), f"a{name}")()
+
+
+@pytest.mark.parametrize("name", ["ahistory", "acount_listeners"])
+async def test_a_redis_that_hangs_is_waited_for_once(settings, name):
+    """Ten that ask take as long as one, as with those that publish."""
+    with RedisServer(port=0) as server:
+        settings.WS4REDIS_CONNECTION = {"url": server.url, "socket_timeout": 0.5}
+        server.pause()
+        try:
+            began = time.monotonic()
+            for _ in range(10):
+                with pytest.raises(redis.exceptions.TimeoutError):
+                    await getattr(broadcast(), name)()
+            assert time.monotonic() - began < 4
+        finally:
+            server.resume()
 
 
 def test_what_is_returned_does_not_change():

@@ -12,7 +12,7 @@ from django.template import Context, Template
 from django.test import AsyncClient, Client
 from django.urls import path
 
-from channels_ws4redis import lateness
+from channels_ws4redis.pages import lateness
 from channels_ws4redis.stamps import astamp, stamp
 
 pytestmark = [

@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from channels_ws4redis import control, revoking
+from channels_ws4redis import control
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.serving import revoking
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.communicators import opening, publish
 

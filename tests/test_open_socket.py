@@ -13,13 +13,13 @@ from channels.layers import channel_layers, get_channel_layer
 from channels.testing import WebsocketCommunicator
 from django.core.exceptions import PermissionDenied
 
-from channels_ws4redis import open_socket as open_socket_module
 from channels_ws4redis.consumers import WS4RedisConsumer
 from channels_ws4redis.fanout import outbox as outbox_module
 from channels_ws4redis.fanout.groups import get_fanout
 from channels_ws4redis.protocol.client_frames import MAX_SMALL_FRAME
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import router
+from channels_ws4redis.serving import open_socket as open_socket_module
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.communicators import GONE, PATIENCE, ended, leave, publish
 from tests.listeners import sockets_here

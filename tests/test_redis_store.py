@@ -13,8 +13,8 @@ from django.contrib.sessions.backends.signed_cookies import SessionStore
 from hypothesis import given
 from hypothesis import strategies as st
 
-from channels_ws4redis.addressing import own_identities
 from channels_ws4redis.facilities import facility
+from channels_ws4redis.publish.addressing import own_identities
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import SELF, RedisMessage, RedisStore
 from channels_ws4redis.store.clients import make_client

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from channels_ws4redis import replaying
 from channels_ws4redis.exceptions import WebSocketError
 from channels_ws4redis.fanout.sockets import Socket
-from channels_ws4redis.replaying import HookSocket, replay_by_hook
+from channels_ws4redis.serving import replaying
+from channels_ws4redis.serving.replaying import HookSocket, replay_by_hook
 from tests.outboxes import open_outbox
 
 PATIENCE = 10

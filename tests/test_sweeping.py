@@ -15,7 +15,6 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import User
 
-from channels_ws4redis import revoking, sweeping
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.fanout import doubts
 from channels_ws4redis.fanout.control import get_control
@@ -27,9 +26,10 @@ from channels_ws4redis.handshake.readers import AT_ONCE
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import LOOK_AT_ALL
-from channels_ws4redis.revoking import Revocable
+from channels_ws4redis.serving import revoking, sweeping
+from channels_ws4redis.serving.revoking import Revocable
+from channels_ws4redis.serving.sweeping import BREATH, Sweep, get_sweep
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.sweeping import BREATH, Sweep, get_sweep
 from tests.clients import Visitor
 from tests.communicators import leave, opening, publish
 

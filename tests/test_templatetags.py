@@ -21,8 +21,8 @@ from django.urls import path, set_script_prefix
 from django.utils.functional import SimpleLazyObject, empty
 
 from channels_ws4redis.context_processors import default
+from channels_ws4redis.pages.rendering import PATIENCE
 from channels_ws4redis.publisher import RedisPublisher
-from channels_ws4redis.rendering import PATIENCE
 from channels_ws4redis.stamps import Stamp, astamp, stamp
 from channels_ws4redis.subscriber import RedisSubscriber
 
@@ -209,7 +209,7 @@ def test_no_log_of_a_stamp_names_a_session(caplog, redis_client):
 @pytest.fixture
 def patient(monkeypatch):
     """Wait for Redis for as long as a busy machine may take."""
-    monkeypatch.setattr("channels_ws4redis.rendering.PATIENCE", 10.0)
+    monkeypatch.setattr("channels_ws4redis.pages.rendering.PATIENCE", 10.0)
 
 
 @pytest.mark.usefixtures("patient")

@@ -19,12 +19,13 @@ from django.test import RequestFactory
 from django.test.utils import isolate_apps
 from django.utils import timezone
 
-from channels_ws4redis import ordering, wiring
+from channels_ws4redis import wiring
 from channels_ws4redis.conf import settings as package_settings
 from channels_ws4redis.fanout.hearing import channel
 from channels_ws4redis.handshake.identity import account_mark
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import Action, Trait, mark, parse_order
+from channels_ws4redis.publish import ordering
 from channels_ws4redis.publisher import RedisPublisher
 from tests.clients import PATIENCE, Visitor
 

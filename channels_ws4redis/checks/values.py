@@ -10,9 +10,9 @@ from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
+from channels_ws4redis.checks.spelling import setting_meant_by
 from channels_ws4redis.conf import NAMES, settings
 from channels_ws4redis.handshake.origins import Origin
-from channels_ws4redis.spelling import setting_meant_by
 from channels_ws4redis.store.clients import connection_kwargs
 from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
 

@@ -89,7 +89,7 @@ class Settings(Publishing, Permissions, Limits):
         """
         if self._get("WS4REDIS_EXPIRE", 3600) is None:
             return 0
-        return self._whole_number("WS4REDIS_EXPIRE", 3600, minimum=0)
+        return self._whole_number("WS4REDIS_EXPIRE", 3600, 0, MAX_EXPIRE)
 
     @property
     def WS4REDIS_REPLAY(self) -> Literal["last", "none", "all"] | int:
@@ -121,11 +121,7 @@ class Settings(Publishing, Permissions, Limits):
 
         A client that is away for longer is told ``lost`` if it has missed anything.
         """
-        value = self._whole_number("WS4REDIS_HISTORY_EXPIRE", 300, minimum=1)
-        if value > MAX_EXPIRE:
-            remedy = f"a whole number of at most {MAX_EXPIRE}"
-            raise improper("WS4REDIS_HISTORY_EXPIRE", value, remedy)
-        return value
+        return self._whole_number("WS4REDIS_HISTORY_EXPIRE", 300, 1, MAX_EXPIRE)
 
     @property
     def WS4REDIS_HISTORY_BYTES(self) -> int:

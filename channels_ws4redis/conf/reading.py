@@ -60,11 +60,13 @@ class Reader:
         # A text from the environment, such as "False", would be true.
         raise improper(name, value, "True or False")
 
-    def _whole_number(self, name: str, default: int, minimum: int) -> int:
+    def _whole_number(self, name: str, default: int, minimum: int, most: float = inf) -> int:
         value = self._get(name, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise improper(name, value, f"a whole number of at least {minimum}")
-        return value
+        is_number = isinstance(value, int) and not isinstance(value, bool)
+        if is_number and minimum <= value <= most:
+            return int(value)
+        until = "" if most == inf else f" and at most {most}"
+        raise improper(name, value, f"a whole number of at least {minimum}{until}")
 
     def _limit(self, name: str, default: int | None) -> int | None:
         if self._get(name, default) is None:

@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Position, Question
+from channels_ws4redis.protocol.messages import Event, Positions, Question
 from channels_ws4redis.store.commands import Publication
 
 
@@ -95,7 +95,7 @@ class Backend(ABC):
     one_process = False
 
     @abstractmethod
-    def publish(self, publication: Publication, client: Any = None) -> dict[str, Position]:
+    def publish(self, publication: Publication, client: Any = None) -> Positions:
         """Store a message and send it to its groups.
 
         :param client: a redis-py client other than the process's own.
@@ -105,7 +105,7 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    async def apublish(self, publication: Publication) -> dict[str, Position]:
+    async def apublish(self, publication: Publication) -> Positions:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
 
     @abstractmethod
@@ -124,14 +124,14 @@ class Backend(ABC):
     ) -> list[Reading | Exception]:
         """Return what is kept of each channel; asyncio twin of `read`."""
 
-    def purge(self, channels: Sequence[str], client: Any = None) -> dict[str, Position]:
+    def purge(self, channels: Sequence[str], client: Any = None) -> Positions:
         """Delete the histories and the stored values of channels, and tell those who hear them.
 
         It raises what `publish` does, and returns where each channel stands then.
         """
         return self.publish(Publication.purge(channels), client)
 
-    async def apurge(self, channels: Sequence[str]) -> dict[str, Position]:
+    async def apurge(self, channels: Sequence[str]) -> Positions:
         """Delete what is kept of channels; asyncio twin of `purge`."""
         return await self.apublish(Publication.purge(channels))
 

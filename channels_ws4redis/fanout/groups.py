@@ -25,7 +25,7 @@ from channels_ws4redis.fanout.reading import GRACE, PAUSE, Readings, Start
 from channels_ws4redis.fanout.sockets import Recipient
 from channels_ws4redis.protocol.messages import Event, Question, is_heartbeat
 from channels_ws4redis.protocol.texts import escaped
-from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.store.clients import OF_REDIS, UNREACHABLE
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.runner import get_runner
 
@@ -235,7 +235,7 @@ class FanOut:
                     get_runner().renew()  # what has ended one connection may end another
                 try:
                     await self._readings.ask(behind)
-                except (redis.exceptions.RedisError, OSError) as error:
+                except OF_REDIS as error:
                     # The runner says that Redis is away, once for all.
                     if str(error) != told and not isinstance(error, UNREACHABLE):
                         told = str(error)

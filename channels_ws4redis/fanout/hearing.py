@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 
-import redis
 from channels.layers import channel_layers, get_channel_layer
 
 from channels_ws4redis.conf import settings
@@ -24,6 +23,7 @@ from channels_ws4redis.protocol.messages import Event
 from channels_ws4redis.protocol.names import control_channel
 from channels_ws4redis.protocol.orders import LOOK_AT_ALL, Order, OrderError, parse_order
 from channels_ws4redis.protocol.texts import reason_of
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class Hearing:
             await fanout.enter(self, channels, self._start)
             # Nothing may be delivered that came after an order which is still to be made good.
             await fanout.put_first(channels[0])
-        except (redis.exceptions.RedisError, OSError) as error:
+        except OF_REDIS as error:
             self._joining = None
             self.stop()
             return error

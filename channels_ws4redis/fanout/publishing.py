@@ -8,15 +8,14 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import redis
-
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.backends import Backend
 from channels_ws4redis.fanout.counting import TRIES, Count
 from channels_ws4redis.protocol.history import Reading
-from channels_ws4redis.protocol.messages import Event, Position, Question
+from channels_ws4redis.protocol.messages import Event, Positions, Question
 from channels_ws4redis.protocol.texts import shown
 from channels_ws4redis.store import runner
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.commands import (
     Publication,
     parse_published,
@@ -39,7 +38,7 @@ class _Rest(NamedTuple):
     """What one round trip leaves to be done."""
 
     #: Where the channels stand that were published to.
-    positions: dict[str, Position]
+    positions: Positions
     #: What is stored, and has still to be sent.
     to_send: list[Event]
     #: What was refused as a whole, and is published again with one channel at a time.
@@ -69,13 +68,13 @@ class RedisBackend(Backend):
     async def asend(self, events: Sequence[Event | Question]) -> None:
         """Send what has been stored, or questions; asyncio twin of `send`."""
 
-    def publish(self, publication: Publication, client: Any = None) -> dict[str, Position]:
+    def publish(self, publication: Publication, client: Any = None) -> Positions:
         """Store a message and send it to its groups."""
         if self._is_for_layer(publication):
             self.send(unkept_events(publication))
             return {}
         client = client or get_client()
-        positions: dict[str, Position] = {}
+        positions: Positions = {}
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         while parts:
@@ -89,13 +88,13 @@ class RedisBackend(Backend):
             raise first_error
         return positions
 
-    async def apublish(self, publication: Publication) -> dict[str, Position]:
+    async def apublish(self, publication: Publication) -> Positions:
         """Store a message and send it to its groups; asyncio twin of `publish`."""
         if self._is_for_layer(publication):
             await self.asend(unkept_events(publication))
             return {}
         client = get_client()
-        positions: dict[str, Position] = {}
+        positions: Positions = {}
         first_error: Exception | None = None
         parts = _parts(publication, self.channels_at_once)
         await runner.get_runner().require_answers()
@@ -125,7 +124,7 @@ class RedisBackend(Backend):
         ]
 
     def _sort(self, parts: Sequence[Publication], replies: Sequence[Result], client: Any) -> _Rest:
-        positions: dict[str, Position] = {}
+        positions: Positions = {}
         to_send: list[Event] = []
         apart: list[Publication] = []
         error = None
@@ -160,7 +159,7 @@ class RedisBackend(Backend):
         commands = [read_command(channel, position_only) for channel in channels]
         try:
             return _readings(channels, runner.run(client or get_client(), commands))
-        except (redis.exceptions.RedisError, OSError) as error:
+        except OF_REDIS as error:
             return [error] * len(channels)
 
     async def aread(
@@ -170,7 +169,7 @@ class RedisBackend(Backend):
         commands = [read_command(channel, position_only) for channel in channels]
         try:
             return _readings(channels, await runner.get_runner().run(commands))
-        except (redis.exceptions.RedisError, OSError) as error:
+        except OF_REDIS as error:
             return [error] * len(channels)
 
     def count(self, channels: Sequence[str], client: Any = None) -> dict[str, int]:

@@ -7,10 +7,10 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from channels_ws4redis.management.subcommands import Subcommand
-from channels_ws4redis.ordering import make_orders, send
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.orders import Action
 from channels_ws4redis.protocol.texts import reason_of
+from channels_ws4redis.publish.ordering import make_orders, send
 from channels_ws4redis.store.clients import UNREACHABLE
 
 #: The options that choose sockets: the argument of `make_orders`, what stands for a value in the

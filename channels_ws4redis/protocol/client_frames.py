@@ -6,7 +6,7 @@ import base64
 import json
 from typing import Any, Final, NamedTuple
 
-from channels_ws4redis.protocol.messages import Position
+from channels_ws4redis.protocol.messages import Position, Positions
 from channels_ws4redis.protocol.texts import is_encodable, shown
 
 #: Characters in a frame of a client that is more than a payload to be published. Understanding JSON
@@ -81,7 +81,7 @@ def parse_payload(body: dict[str, Any]) -> bytes:
     raise ProtocolError("'publish' needs 'data' or 'base64'")
 
 
-def parse_positions(value: Any) -> dict[str, Position]:
+def parse_positions(value: Any) -> Positions:
     """Return the positions in a client's ``hello`` frame, by channel label.
 
     :raises ProtocolError: if they are not ``{label: {"epoch": str, "offset": int}}``.
@@ -120,7 +120,7 @@ class Wanted(NamedTuple):
     #: As the query string of a socket would have them.
     flags: list[str]
     #: By label, where the client stands.
-    positions: dict[str, Position]
+    positions: Positions
 
 
 def parse_subscribe(body: dict[str, Any]) -> Wanted:

@@ -50,6 +50,10 @@ class Position(NamedTuple):
     offset: int
 
 
+#: Where channels stand, by name or by label.
+Positions = dict[str, Position]
+
+
 class Event:
     """One published message on its way to the sockets of a channel.
 

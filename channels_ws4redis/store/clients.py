@@ -63,8 +63,9 @@ PLACES = {
     "sentinels", "service_name", "sentinel_kwargs",
 }  # fmt: skip
 
-#: What redis-py raises when Redis cannot be reached.
+#: What redis-py raises when Redis cannot be reached; and all that is of Redis, refusals among it.
 UNREACHABLE = (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, OSError)
+OF_REDIS = (redis.exceptions.RedisError, OSError)
 
 #: Connections that a `Pool` keeps while nobody uses them. A server that answers HTTP requests in
 #: threads seldom has more of them publish in the same instant.
@@ -232,10 +233,8 @@ class Pool:
             connection.connect()
             connection.send_command("PING")
             connection.read_response()
-        except redis.exceptions.TimeoutError:
-            return False
-        except (redis.exceptions.RedisError, OSError):
-            return True
+        except OF_REDIS as error:
+            return not isinstance(error, redis.exceptions.TimeoutError)
         finally:
             connection.disconnect()
         return True

@@ -35,7 +35,7 @@ from itertools import chain
 from typing import NamedTuple, Self
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Purge, Question
+from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Positions, Purge, Question
 from channels_ws4redis.store.scripts import Command, Script
 
 
@@ -111,7 +111,7 @@ class Published(NamedTuple):
     #: What the server has said, to be passed to the next `publish_command`.
     said: bytes
     #: Where each channel stands now.
-    positions: dict[str, Position]
+    positions: Positions
     #: The channels that had the version already, and got nothing.
     idle: frozenset[str]
 

@@ -8,8 +8,9 @@
 -- What the settings say is in local variables that stand before all this text, as to pass it would take
 -- time in every run: lifetime, the seconds that {C}:meta lives at least; size, keep and limit, the
 -- messages in a history, the seconds for which it is kept and the bytes of payload in it; asked, the first
--- two as a text, with a colon between them; keys_each, the keys for each channel; mirrors, true to publish the bare payload on C as well, for legacy servers;
--- sends, false if a channel layer sends the message; and purges.
+-- two as a text, with a colon between them; keys_each, the keys for each channel; mirrors, true to publish
+-- the bare payload on C as well, for legacy servers; sends, false if a channel layer sends the message; and
+-- purges.
 -- Returns what the server has said, a line feed, and "epoch offset" of each channel, with a = before it if
 -- the channel has had the version already, and got nothing. A failure on one channel keeps no other
 -- channel from its message; the first failure is returned in the end.

@@ -24,11 +24,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgpack
-import redis
 from channels.exceptions import ChannelFull
 
 from channels_ws4redis.protocol.texts import shown
-from channels_ws4redis.store.clients import UNREACHABLE
+from channels_ws4redis.store.clients import OF_REDIS, UNREACHABLE
 from channels_ws4redis.store.commands import load_script
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.pubsub import Listener, Message
@@ -191,7 +190,7 @@ class Queues:
 
     async def _give_back(self, key: str, taking: asyncio.Task[list[Any]]) -> None:
         """Put back what is being taken for somebody who has gone."""
-        with contextlib.suppress(redis.exceptions.RedisError, OSError):
+        with contextlib.suppress(*OF_REDIS):
             (entry,) = await taking
             if entry is not None:
                 await self._listener.run(Command(_RETURN, [key], [entry]))

@@ -12,6 +12,7 @@ import redis
 
 from channels_ws4redis.store.clients import (
     MAX_PAUSE,
+    OF_REDIS,
     UNREACHABLE,
     Pool,
     disconnect,
@@ -45,9 +46,7 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     except UNREACHABLE as error:
         pool.outage.begin(error)
         if isinstance(error, redis.exceptions.TimeoutError):
-            # It may have been the connection alone that was silent.
-            if not pool.look():
-                pool.silence.begin()
+            _look(pool)  # it may have been the connection alone that was silent
             raise NoAnswerError(str(error)) from error
         raise
     pool.outage.end()
@@ -56,9 +55,8 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
 
 
 def _require_answers(pool: Pool) -> None:
-    if not pool.silence.take_look():
-        raise pool.silence.error()
-    _look(pool)
+    if pool.silence.take_look():
+        _look(pool)
     if pool.silence.lasts:
         raise pool.silence.error()
 
@@ -150,7 +148,7 @@ class Runner:
             await connection.read_response()
         except (redis.exceptions.TimeoutError, TimeoutError):
             self._silence.begin()
-        except (redis.exceptions.RedisError, OSError):
+        except OF_REDIS:
             self._silence.end()
         else:
             self._silence.end()

@@ -29,13 +29,13 @@ class Silence:
     every pause one of them looks whether Redis is back, for all.
     """
 
-    __slots__ = ("_lock", "_look", "_since")
+    __slots__ = ("_lock", "_next_look", "_since")
 
     def __init__(self) -> None:
         #: By `time.monotonic`, when somebody had waited in vain; None while Redis answers.
         self._since: float | None = None
         #: When somebody may look again.
-        self._look = 0.0
+        self._next_look = 0.0
         self._lock = threading.Lock()
 
     @property
@@ -47,7 +47,7 @@ class Silence:
         """Note that Redis has not answered, or still does not."""
         with self._lock:
             now = time.monotonic()
-            self._look = now + PAUSE
+            self._next_look = now + PAUSE
             if self._since is None:
                 self._since = now
 
@@ -59,9 +59,9 @@ class Silence:
         """Tell whether the caller is the one who looks now; nobody else is until the next pause."""
         with self._lock:
             now = time.monotonic()
-            if now < self._look:
+            if now < self._next_look:
                 return False
-            self._look = now + LOOK + PAUSE
+            self._next_look = now + LOOK + PAUSE
             return True
 
     def error(self) -> NoAnswerError:

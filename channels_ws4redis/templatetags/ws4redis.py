@@ -12,9 +12,9 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 
 from channels_ws4redis.handshake.paths import address_for_pages
-from channels_ws4redis.lateness import tell_if_late
-from channels_ws4redis.positions import Positions
-from channels_ws4redis.rendering import positions
+from channels_ws4redis.pages.lateness import tell_if_late
+from channels_ws4redis.pages.positions import JsonPositions
+from channels_ws4redis.pages.rendering import positions
 from channels_ws4redis.stamps import Stamp
 from channels_ws4redis.subscriber import as_flags
 
@@ -83,7 +83,7 @@ def _flags(text: str) -> list[str]:
         raise template.TemplateSyntaxError(str(error)) from None
 
 
-def _positions(context: dict[str, Any], facility: Any, flags: list[str]) -> Positions | None:
+def _positions(context: dict[str, Any], facility: Any, flags: list[str]) -> JsonPositions | None:
     request = context.get("request")
     tell_if_late(request, _template_of(context))
     return positions(request, facility, flags)

@@ -40,11 +40,11 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import AUDIENCES, channel_labels, channel_name
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.redis_store import RedisStore
-from channels_ws4redis.replaying import HookSocket
 from channels_ws4redis.routing import router
+from channels_ws4redis.serving.replaying import HookSocket
+from channels_ws4redis.serving.subscriber_hooks import SubscriberHooks
 from channels_ws4redis.store import commands, queues
 from channels_ws4redis.subscriber import RedisSubscriber
-from channels_ws4redis.subscriber_hooks import SubscriberHooks
 from channels_ws4redis.templatetags.ws4redis import register as tags
 from channels_ws4redis.urls import upgrade_required
 from testproject.embedded import RedisServer
@@ -401,12 +401,8 @@ def log_lines() -> set[str]:
             what = "Closing" if why.startswith("its client ") else "Cannot open"
             lines.add(f"{what} the socket …: {why}")
         lines |= {why for why in constants(tree) if why.startswith("its client ")}
-        if name.split("/")[0] not in {
-            "consumers.py",
-            "ending.py",
-            "subscriber_hooks.py",
-            "handshake",
-        }:
+        tells = "consumers.py", "serving/ending.py", "serving/subscriber_hooks.py", "handshake/"
+        if not name.startswith(tells):
             continue
         for call in calls(tree, "warning", "error", "exception"):
             lines.add(pattern(call.args[0]))
@@ -526,7 +522,7 @@ def test_every_file_of_the_browser_client_is_documented() -> None:
 def frame_types(*, of_client: bool) -> set[str]:
     """Return the types of the frames of one side, by what the other side does with them."""
     if of_client:
-        consumer = ast.parse((PACKAGE / "receiving.py").read_text())
+        consumer = ast.parse((PACKAGE / "serving" / "receiving.py").read_text())
         compared = [node for node in ast.walk(consumer) if isinstance(node, ast.Compare)]
         return {
             constant

@@ -75,8 +75,8 @@ def test_every_reason_for_which_a_socket_is_closed_is_explained() -> None:
     package = ROOT / "channels_ws4redis"
     nodes = [
         node
-        for name in ("consumers.py", "verdicts.py", "ending.py", "open_socket.py")
-        for node in ast.walk(ast.parse((package / name).read_text()))
+        for name in ("consumers", "serving/verdicts", "serving/ending", "serving/open_socket")
+        for node in ast.walk(ast.parse((package / f"{name}.py").read_text()))
     ]
     reasons = {text for node in nodes for text in constants(node) if text[:4] == "its "}
     assert len(reasons) > 2

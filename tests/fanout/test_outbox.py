@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from channels_ws4redis.ending import SLOW_CLOSE_TIMEOUT
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.protocol.frames import Frame
 from channels_ws4redis.protocol.messages import SUBPROTOCOL, json_frame
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.servers import Peer, Send, behind
 from channels_ws4redis.servers.peer import KnownPeer
+from channels_ws4redis.serving.ending import SLOW_CLOSE_TIMEOUT
 from tests.clients import Visitor
 from tests.silent import forget_peak, peak
 

@@ -16,8 +16,8 @@ from django.utils.functional import SimpleLazyObject
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.handshake.admission import Admission, admit
 from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.serving.subscriber_hooks import make_subscriber
 from channels_ws4redis.subscriber import RedisSubscriber
-from channels_ws4redis.subscriber_hooks import make_subscriber
 from tests.handshake.test_requests import scope
 
 #: Django looks at the connections of a worker thread before it runs anything there, and they may be

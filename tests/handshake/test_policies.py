@@ -35,9 +35,9 @@ from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.registering import admit_or_release
+from channels_ws4redis.serving.registering import admit_or_release
+from channels_ws4redis.serving.subscriber_hooks import make_subscriber
 from channels_ws4redis.subscriber import RedisSubscriber
-from channels_ws4redis.subscriber_hooks import make_subscriber
 from tests.handshake.test_requests import scope
 
 #: Django looks at the connections of a worker thread before it runs anything there.

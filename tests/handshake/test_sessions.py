@@ -23,13 +23,13 @@ from django.core.cache import caches
 from django.test import override_settings
 from django.utils.functional import SimpleLazyObject
 
-from channels_ws4redis.addressing import own_identities
 from channels_ws4redis.handshake.sessions import (
     SessionSnapshot,
     authenticate,
     drop_forged_session,
     session_key,
 )
+from channels_ws4redis.publish.addressing import own_identities
 from channels_ws4redis.publisher import RedisPublisher
 from channels_ws4redis.routing import router
 from tests.handshake.test_requests import request

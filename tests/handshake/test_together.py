@@ -21,13 +21,13 @@ from django.db import connection
 from django.db.models import Q, QuerySet
 from django.test.utils import CaptureQueriesContext
 
-from channels_ws4redis.addressing import own_identities
 from channels_ws4redis.handshake import deadlines, together
 from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.readers import AT_ONCE
 from channels_ws4redis.handshake.requests import WebSocketRequest
 from channels_ws4redis.handshake.sessions import authenticate
 from channels_ws4redis.handshake.together import Asker, LookUps, aauthenticate, recognise
+from channels_ws4redis.publish.addressing import own_identities
 from channels_ws4redis.store.loops import this_loop
 from tests.handshake.test_requests import request
 from tests.site.of_one_site import site

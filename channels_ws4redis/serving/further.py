@@ -6,8 +6,6 @@ import asyncio
 import logging
 from typing import Protocol
 
-import redis
-
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.handshake.derived import path_for, scope_for
@@ -15,18 +13,19 @@ from channels_ws4redis.handshake.hooks import REFUSALS, Calls
 from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.refusals import BusyError, RefusedError
 from channels_ws4redis.handshake.requests import WebSocketRequest
-from channels_ws4redis.open_subscription import Host, OpenSubscription
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import ProtocolError, Wanted
 from channels_ws4redis.protocol.texts import shown
-from channels_ws4redis.registering import admit_or_release
+from channels_ws4redis.serving.open_subscription import Host, OpenSubscription
+from channels_ws4redis.serving.registering import admit_or_release
+from channels_ws4redis.serving.verdicts import Verdict, for_beginning
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.verdicts import Verdict, for_subscribing
 
 logger = logging.getLogger(__name__)
 
 #: What a further subscription may be refused for; everything else is a fault of some code.
-_EXPECTED = (*REFUSALS, BusyError, redis.exceptions.RedisError, OSError)
+_EXPECTED = (*REFUSALS, BusyError, *OF_REDIS)
 
 
 class FurtherHost(Host, Protocol):
@@ -76,7 +75,7 @@ class Further:
             raise ProtocolError(f"the id {number} is in use")
         verdict = _verdict_on(len(ids), len(self._ending), most)
         if verdict is not None:
-            self._host.refuse(number, path_for(self._calls.scope, wanted.facility), verdict)
+            self._refuse(wanted, verdict)
             return
         # In the context of the handshake: a middleware may have noted something there.
         task = this_loop().spawn(self._run(wanted), "ws4redis-subscribe", self._calls.context)
@@ -111,17 +110,20 @@ class Further:
         await which.replay()
 
     def _fail(self, wanted: Wanted, error: Exception) -> None:
-        verdict = for_subscribing(error)
+        verdict = for_beginning(error)
         if not isinstance(error, _EXPECTED):
             what = shown(wanted.facility)
             logger.error("The subscription to %s has failed", what, exc_info=error)
             verdict = verdict._replace(why="")
         which = self._open.get(wanted.number)
         if which is None:
-            path = path_for(self._calls.scope, wanted.facility)
-            self._host.refuse(wanted.number, path, verdict)
+            self._refuse(wanted, verdict)
         else:
             which.end(*verdict)
+
+    def _refuse(self, wanted: Wanted, verdict: Verdict) -> None:
+        path = path_for(self._calls.scope, wanted.facility)
+        self._host.refuse(wanted.number, path, verdict)
 
     def find(self, number: int) -> OpenSubscription | None:
         """Return the subscription with an id, once it has been admitted."""
@@ -179,4 +181,4 @@ def _verdict_on(count: int, ending: int, most: int) -> Verdict | None:
     if count + ending < most:
         return None
     busy = BusyError("subscriptions of a socket end before they are decided", "subscriptions")
-    return for_subscribing(busy)
+    return for_beginning(busy)

@@ -23,7 +23,7 @@ from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.readers import AT_ONCE
 from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.protocol.texts import reason_of
-from channels_ws4redis.revoking import PATIENCE, Revocable
+from channels_ws4redis.serving.revoking import PATIENCE, Revocable
 from channels_ws4redis.store.loops import this_loop
 
 logger = logging.getLogger(__name__)

@@ -12,17 +12,17 @@ from typing import Protocol
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
 from channels_ws4redis.fanout.sockets import Socket
-from channels_ws4redis.further import Further
 from channels_ws4redis.handshake.refusals import few_lines, tell
-from channels_ws4redis.open_subscription import OpenSubscription
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import Wanted
 from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.messages import Position, json_frame
-from channels_ws4redis.registering import Admitted
+from channels_ws4redis.protocol.messages import Positions, json_frame
 from channels_ws4redis.servers import ClientGoneError, Incoming
+from channels_ws4redis.serving.further import Further
+from channels_ws4redis.serving.open_subscription import OpenSubscription
+from channels_ws4redis.serving.registering import Admitted
+from channels_ws4redis.serving.verdicts import FAULTS, Verdict, for_frame, level_of
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.verdicts import FAULTS, Verdict, for_frame, level_of
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
@@ -66,8 +66,17 @@ class OpenSocket:
     :param most: how many further subscriptions there may be.
     """
 
-    __slots__ = ("_end", "_fanout", "_further", "_greeting", "_hello", "_most", "_outbox",
-                 "_silent", "_url")  # fmt: skip
+    __slots__ = (
+        "_end",
+        "_fanout",
+        "_further",
+        "_greeting",
+        "_hello",
+        "_most",
+        "_outbox",
+        "_silent",
+        "_url",
+    )
 
     def __init__(
         self, admitted: Admitted, fanout: FanOut, outbox: Outbox, end: End, most: int = 0
@@ -98,7 +107,7 @@ class OpenSocket:
         """Join the groups of its URL's subscription; see `OpenSubscription.join`."""
         await self._url.join(channels)
 
-    async def enter(self, positions: dict[str, Position]) -> None:
+    async def enter(self, positions: Positions) -> None:
         """Let its URL's subscription go live; see `OpenSubscription.enter`."""
         self._forget_hello()
         greeting = self._greeting = asyncio.get_running_loop().create_future()
@@ -157,7 +166,7 @@ class OpenSocket:
         except FAULTS as error:
             if which is self._find(number) and not self._has_others(which):
                 raise
-            self.over(which, *for_frame(error))
+            self.over(which, for_frame(error))
 
     def _find(self, number: int) -> OpenSubscription | None:
         if number:
@@ -198,20 +207,14 @@ class OpenSocket:
             tell(logger, level_of(verdict.why), what, path, verdict.why)
         self._tell("refused", number, verdict.code, verdict.reason)
 
-    def over(
-        self,
-        which: OpenSubscription,
-        code: int,
-        why: Exception | str = "",
-        reason: str = "",
-        at_once: bool = False,
-    ) -> None:
+    def over(self, which: OpenSubscription, verdict: Verdict, at_once: bool = False) -> None:
         """Have a subscription end, or the socket with its last one.
 
         One that is over already is of no concern: its client may have unsubscribed.
         """
         if which is not self._find(which.number):
             return
+        code, why, reason = verdict
         refused = which.number and not which.started
         if not refused and not self._has_others(which):
             if at_once:

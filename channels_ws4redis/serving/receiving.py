@@ -6,8 +6,6 @@ from collections import deque
 from typing import Any
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.ending import EndingConsumer
-from channels_ws4redis.open_socket import OpenSocket, State
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.client_frames import (
     ProtocolError,
@@ -18,7 +16,9 @@ from channels_ws4redis.protocol.client_frames import (
     parse_subscribe,
 )
 from channels_ws4redis.protocol.texts import is_longer
-from channels_ws4redis.verdicts import FAULTS, TOO_BIG, for_frame
+from channels_ws4redis.serving.ending import EndingConsumer
+from channels_ws4redis.serving.open_socket import OpenSocket, State
+from channels_ws4redis.serving.verdicts import FAULTS, TOO_BIG, for_frame
 
 
 class ReceivingConsumer(EndingConsumer):

@@ -8,7 +8,6 @@ from typing import Any
 import redis
 from redis.sentinel import SentinelConnectionPool
 
-from channels_ws4redis.redis_store import RedisStore
 from channels_ws4redis.store.process import get_client
 
 logger = logging.getLogger(__name__)
@@ -20,12 +19,12 @@ _LOCAL = {"127.0.0.1", "::1", None}
 _told: set[tuple[str, str]] = set()
 
 
-def client_given_to(store: RedisStore) -> Any:
-    """Return the client that a store was given, None if it has the process's own."""
+def client_given_to(store: object) -> Any:
+    """Return the client that a `RedisStore` was given, None if it has the process's own."""
     return vars(store).get("_connection")
 
 
-def tell_if_elsewhere(store: RedisStore) -> None:
+def tell_if_elsewhere(store: object) -> None:
     """Write into the log, once, if a store was given a client of another Redis than the sockets'.
 
     It is no error: who publishes may mean the sockets of another site, and two addresses may lead

@@ -5,17 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-import redis
-
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.protocol.texts import reason_of, shown
+from channels_ws4redis.store.clients import OF_REDIS
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
-
-#: What Redis does wrong, or the way to it. An argument that is wrong is no such thing.
-OF_REDIS = (redis.exceptions.RedisError, OSError)
 
 
 def forgiven(*, committed: bool, of_socket: bool) -> tuple[type[Exception], ...]:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from channels_ws4redis.keeping import as_number
 from channels_ws4redis.protocol.history import Lost, Reading
 from channels_ws4redis.protocol.messages import Event, Position
 from channels_ws4redis.protocol.texts import shown
+from channels_ws4redis.publish.keeping import as_number
 
 #: What somebody has, who asks for what came after it.
 Since = Position | Mapping[str, Position]
@@ -39,7 +39,7 @@ class History:
 MAX_AT_ONCE = 50
 
 
-class Wanted:
+class Inquiry:
     """What somebody asks of the histories of some channels, and what has been found.
 
     :param since: see `RedisPublisher.history`.

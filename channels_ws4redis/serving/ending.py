@@ -14,10 +14,10 @@ from channels_ws4redis import servers
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.admission import choose_subprotocol
 from channels_ws4redis.handshake.refusals import few_lines, tell
-from channels_ws4redis.open_socket import OpenSocket, State
-from channels_ws4redis.own_channel import OwnChannel
 from channels_ws4redis.protocol import codes
-from channels_ws4redis.verdicts import TOO_BIG, level_of
+from channels_ws4redis.serving.open_socket import OpenSocket, State
+from channels_ws4redis.serving.own_channel import OwnChannel
+from channels_ws4redis.serving.verdicts import TOO_BIG, level_of
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)

@@ -8,8 +8,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Collection, Hashable
 from typing import Final, NamedTuple
 
-import redis
-
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.doubts import Doubt
 from channels_ws4redis.fanout.groups import FanOut
@@ -33,9 +31,11 @@ from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.names import auth_group_of
 from channels_ws4redis.protocol.orders import Action, Order, Trait, mark
 from channels_ws4redis.protocol.texts import shown
-from channels_ws4redis.standing import Standing
+from channels_ws4redis.serving.standing import Standing
+from channels_ws4redis.serving.subscriber_hooks import SubscriberHooks
+from channels_ws4redis.serving.verdicts import Verdict
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.subscriber_hooks import SubscriberHooks
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
@@ -45,17 +45,7 @@ logger.addFilter(few_lines)
 PATIENCE: Final = 10.0
 
 #: What says nothing about what a socket may use.
-UNSURE = (PolicyFailedError, BusyError, TimeoutError, redis.exceptions.RedisError, OSError)
-
-
-class Revoked(NamedTuple):
-    """That a socket has to be closed, and why."""
-
-    code: int
-    #: For the log; empty for an order, of which it has told already.
-    why: Exception | str = ""
-    #: For the client.
-    reason: str = ""
+UNSURE = (PolicyFailedError, BusyError, TimeoutError, *OF_REDIS)
 
 
 class Unknown(NamedTuple):
@@ -82,7 +72,7 @@ def _auth_groups(hooks: SubscriberHooks) -> dict[str, str | None]:
 
 async def ask_again(
     hooks: SubscriberHooks, marks: bytes, doubt: Doubt
-) -> bytes | Revoked | Unknown:
+) -> bytes | Verdict | Unknown:
     """Find out anew who a socket is, and have its subscriber give up what it may not use any more.
 
     Nothing is added.
@@ -90,7 +80,7 @@ async def ask_again(
     :param marks: of the socket until now.
     :param doubt: if the socket is only due, it keeps what its subscriber has added since the last
         admission, or adds meanwhile: an admission does not tell of that.
-    :returns: the marks of the socket now, if it may stay.
+    :returns: the marks of the socket now, if it may stay; else how it ends.
     """
     calls, scope = hooks.calls, hooks.calls.scope
     hooks.keeps_added = doubt is Doubt.DUE
@@ -105,7 +95,7 @@ async def ask_again(
         return Unknown(error)
     except REFUSALS as error:
         # A hook that has failed may be why: nobody is logged in then, and the next one refuses.
-        return Unknown() if calls.failed else Revoked(codes.REVOKED, error)
+        return Unknown() if calls.failed else Verdict(codes.REVOKED, error)
     except Exception:
         logger.exception("It cannot be told what the socket %s may use", shown(scope["path"]))
         return Unknown()
@@ -113,9 +103,9 @@ async def ask_again(
         return Unknown()
     now = marks_of(admission.request, hooks.prefix, hooks.channels)
     if changed := what_changed(marks, now):
-        return Revoked(_code_for_another(marks, now), changed)
+        return Verdict(_code_for_another(marks, now), changed)
     has_lost_all = had and not hooks.rights.within(hooks.granted)
-    return Revoked(codes.REVOKED, "it is granted nothing that it had") if has_lost_all else now
+    return Verdict(codes.REVOKED, "it is granted nothing that it had") if has_lost_all else now
 
 
 def _code_for_another(marks: bytes, now: bytes) -> int:
@@ -164,15 +154,15 @@ class Revocable(ABC):
     def obey(self, order: Order) -> None:
         """Close the socket, or leave the channels of the auth groups that an order names."""
         if order.action is Action.DISCONNECT:
-            self._revoke(Revoked(order.code, reason=order.reason))
+            self._revoke(Verdict(order.code, reason=order.reason))
             return
         if self._standing.looked_at:  # and may be about to find what the order takes away
-            self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+            self._revoke(Verdict(codes.TRY_AGAIN_LATER))
             return
         gone = named_channels(order, self._subscriber)
         left = self._subscriber.rights.without(gone)
         if gone and not left:
-            self._revoke(Revoked(order.code, reason=order.reason))
+            self._revoke(Verdict(order.code, reason=order.reason))
         elif gone:
             self._subscriber.use(left)
             self._give_up(gone)
@@ -184,7 +174,7 @@ class Revocable(ABC):
         back.
         """
         if held and self._is_replayed_by_hook:
-            self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+            self._revoke(Verdict(codes.TRY_AGAIN_LATER))
         elif held:
             self._standing.doubt()
             self._socket.pause()
@@ -216,7 +206,7 @@ class Revocable(ABC):
             found = await this_loop().spawn(asking, "ws4redis-ask-again", hooks.calls.context)
         finally:
             self._standing.looked_at = False
-        if isinstance(found, Revoked):
+        if isinstance(found, Verdict):
             self._revoke(found)
             return
         if isinstance(found, bytes):
@@ -224,7 +214,7 @@ class Revocable(ABC):
         elif doubt is Doubt.DUE and not hooks.is_setting:  # it will be due again
             self._tell("Keeping", found.error)
         else:
-            self._close(codes.TRY_AGAIN_LATER, found.error)
+            self._close(Verdict(codes.TRY_AGAIN_LATER, found.error))
             return
         hooks.follow(self._on_change)
         hears = hooks.rights.hears
@@ -238,19 +228,19 @@ class Revocable(ABC):
         if self._socket.outbox.holds(self._socket) or self._is_replayed_by_hook:
             # What waits may be of these channels. The client comes back, and recovers the rest.
             why = "it may hear less, and what waits for its client cannot be told apart"
-            self._revoke(Revoked(codes.TRY_AGAIN_LATER, why))
+            self._revoke(Verdict(codes.TRY_AGAIN_LATER, why))
             return
         self._fanout.leave(self._socket, gone)
         self._socket.drop(gone)
 
-    def _revoke(self, revoked: Revoked) -> None:
-        self._tell("Revoking", revoked.why)
-        self._close(revoked.code, reason=revoked.reason)
+    def _revoke(self, verdict: Verdict) -> None:
+        self._tell("Revoking", verdict.why)
+        self._close(verdict._replace(why=""))
 
     def _tell(self, what: str, why: Exception | str) -> None:
         if why:
             tell(logger, logging.INFO, what, self._subscriber.calls.scope["path"], why)
 
-    def _close(self, code: int, why: Exception | str = "", reason: str = "") -> None:
+    def _close(self, verdict: Verdict) -> None:
         self._standing.barred = True
-        self.end(code, why, reason, at_once=True)
+        self.end(*verdict, at_once=True)

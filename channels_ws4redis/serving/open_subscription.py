@@ -6,8 +6,6 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-import redis
-
 from channels_ws4redis.conf import settings
 from channels_ws4redis.fanout.control import get_control
 from channels_ws4redis.fanout.groups import FanOut
@@ -18,27 +16,21 @@ from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.limits import Place
 from channels_ws4redis.protocol import codes
 from channels_ws4redis.protocol.frames import Frame
-from channels_ws4redis.protocol.messages import Position, is_heartbeat
+from channels_ws4redis.protocol.messages import Positions, is_heartbeat
 from channels_ws4redis.protocol.names import channel_labels
-from channels_ws4redis.registering import Admitted, Registration
-from channels_ws4redis.replaying import replay_by_hook
-from channels_ws4redis.revoking import Revocable, Revoked
-from channels_ws4redis.standing import Standing
+from channels_ws4redis.serving.registering import Admitted, Registration
+from channels_ws4redis.serving.replaying import replay_by_hook
+from channels_ws4redis.serving.revoking import Revocable
+from channels_ws4redis.serving.standing import Standing
+from channels_ws4redis.serving.verdicts import TooBigError, Verdict
+from channels_ws4redis.store.clients import OF_REDIS
 from channels_ws4redis.store.loops import running_loop, this_loop
-from channels_ws4redis.verdicts import TooBigError
 
 
 class Host(Protocol):
     """The socket that subscriptions are of."""
 
-    def over(
-        self,
-        which: OpenSubscription,
-        code: int,
-        why: Exception | str = "",
-        reason: str = "",
-        at_once: bool = False,
-    ) -> None:
+    def over(self, which: OpenSubscription, verdict: Verdict, at_once: bool = False) -> None:
         """Have one of them end, or the socket with its last one; see `OpenSubscription.end`."""
 
 
@@ -127,7 +119,7 @@ class OpenSubscription(Revocable):
             wanted = set(self._subscriber.channels)
             await self._fanout.join(self._socket, [name for name in channels if name in wanted])
 
-    async def enter(self, positions: dict[str, Position], further: int = 0) -> None:
+    async def enter(self, positions: Positions, further: int = 0) -> None:
         """Read what is stored, and send it or what was missed; it is live from then on.
 
         A hook replays in place of the package, but not to a client that has positions: that client
@@ -142,7 +134,7 @@ class OpenSubscription(Revocable):
         def start(entries: Sequence[Entry]) -> None:
             self._socket.start(self._subscriber.heard(entries), positions, hold, further)
             if hold and self._standing.doubtful:
-                self._revoke(Revoked(codes.TRY_AGAIN_LATER))
+                self._revoke(Verdict(codes.TRY_AGAIN_LATER))
 
         async with self._following:
             channels = self._fanout.channels_of(self._socket)
@@ -208,7 +200,7 @@ class OpenSubscription(Revocable):
                 await self._fanout.join(self._socket, added)
                 if self._socket.started:  # else `enter` will read these channels with the others
                     await self._fanout.enter(self._socket, added, self._socket.go_on)
-            except (redis.exceptions.RedisError, OSError) as error:
+            except OF_REDIS as error:
                 self.end(codes.TRY_AGAIN_LATER, error)
             finally:
                 if self._socket.outbox.closed:  # while this was waiting
@@ -220,7 +212,7 @@ class OpenSubscription(Revocable):
         self, code: int, why: Exception | str = "", reason: str = "", at_once: bool = False
     ) -> None:
         """Have the subscription end, or the socket with its last one; see `Revocable.end`."""
-        self._host.over(self, code, why, reason, at_once)
+        self._host.over(self, Verdict(code, why, reason), at_once)
 
     def stop(self) -> None:
         """Send nothing any more, and leave all groups."""

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 from channels_ws4redis.fanout.ears import Ear
 from channels_ws4redis.fanout.held import Entry
-from channels_ws4redis.given_clients import tell_if_elsewhere
 from channels_ws4redis.handshake import remarks
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.handshake.refusals import BusyError, few_lines
 from channels_ws4redis.handshake.subscription import Subscription
+from channels_ws4redis.publish.given_clients import tell_if_elsewhere
 from channels_ws4redis.redis_store import RedisMessage, as_text
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.process import get_client

@@ -11,7 +11,7 @@ from typing import Any
 from django.core.exceptions import SynchronousOnlyOperation
 
 from channels_ws4redis.fanout.backends import Backend
-from channels_ws4redis.positions import Channels, Positions, Readings, channels_of
+from channels_ws4redis.pages.positions import Channels, JsonPositions, Readings, channels_of
 from channels_ws4redis.protocol.names import BROADCAST
 from channels_ws4redis.store.loops import running_loop, this_loop
 from channels_ws4redis.store.silence import NoAnswerError
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 PATIENCE = 0.05
 
 
-def positions(request: Any, facility: Any, flags: Sequence[str]) -> Positions | None:
+def positions(request: Any, facility: Any, flags: Sequence[str]) -> JsonPositions | None:
     """Return the positions of what a request would listen on, by label; None if none is known.
 
     A page is worth more than its positions: without them its socket gets the stored messages.

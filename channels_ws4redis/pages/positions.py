@@ -16,8 +16,8 @@ from channels_ws4redis.subscriber import RedisSubscriber
 
 logger = logging.getLogger(__name__)
 
-#: What there is for each channel of a request, by label.
-Positions = dict[str, dict[str, Any]]
+#: Positions by label, as JSON has them.
+JsonPositions = dict[str, dict[str, Any]]
 
 Readings = Sequence[Reading | Exception]
 
@@ -34,7 +34,7 @@ class Channels(NamedTuple):
         """The names of the channels."""
         return list(self.labels)
 
-    def positions(self, readings: Readings) -> Positions:
+    def positions(self, readings: Readings) -> JsonPositions:
         """Return the positions that have been read; what could not be is left out and logged."""
         found = {}
         for reading in readings:

@@ -11,7 +11,6 @@ from typing import Any
 
 from django.db.transaction import TransactionManagementError
 
-from channels_ws4redis.committing import after_commit
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.fanout.hearing import channel, control_layer
 from channels_ws4redis.handshake.identity import account_mark
@@ -27,6 +26,7 @@ from channels_ws4redis.protocol.orders import (
     mark,
 )
 from channels_ws4redis.protocol.texts import reason_of
+from channels_ws4redis.publish.committing import after_commit
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, this_process

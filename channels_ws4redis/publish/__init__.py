@@ -1,0 +1,1 @@
+"""How Django code publishes: what its arguments mean, and when and what is published. Private."""
