@@ -22,6 +22,10 @@ MAX_ID: Final = 2**31 - 1
 #: Positions in one ``subscribe``. A hundred of these may wait until they are decided.
 MAX_POSITIONS: Final = 256
 
+#: Characters in the flags of one ``subscribe``, one more for each flag. They are kept as long as
+#: the subscription, twelve bytes a character at most; those of a URL are limited by the server.
+MAX_FLAGS: Final = 2048
+
 _PAYLOAD = {"type", "data", "base64", "id"}
 
 
@@ -134,6 +138,9 @@ def parse_subscribe(body: dict[str, Any]) -> Wanted:
     texts = [facility, *flags] if isinstance(flags, list) else [None]
     if not all(isinstance(text, str) and is_encodable(text) for text in texts):
         raise ProtocolError("'subscribe' needs a 'facility', and 'flags' in an array")
+    size = sum(len(flag) + 1 for flag in flags or ())
+    if size > MAX_FLAGS:
+        raise ProtocolError(f"flags of {size} characters, of which there may be {MAX_FLAGS}")
     positions = parse_positions(body.get("positions", {}))
     if len(positions) > MAX_POSITIONS:
         raise ProtocolError(f"{len(positions)} positions, of which there may be {MAX_POSITIONS}")

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from channels_ws4redis.protocol.client_frames import (
     MAX_BATCH,
+    MAX_FLAGS,
     MAX_ID,
     MAX_POSITIONS,
     MAX_SMALL_FRAME,
@@ -190,6 +191,8 @@ def test_a_subscription_that_is_asked_for() -> None:
     at = {"broadcast": {"epoch": "e", "offset": 1}}
     found = parse_subscribe(SUBSCRIBE | {"positions": at, "more": 1, "flags": []})
     assert found == Wanted(3, "orders/7 ☃", [], {"broadcast": Position("e", 1)})
+    many = ["x"] * (MAX_FLAGS // 2)
+    assert parse_subscribe(SUBSCRIBE | {"flags": many}).flags == many
 
 
 @pytest.mark.parametrize(
@@ -197,7 +200,8 @@ def test_a_subscription_that_is_asked_for() -> None:
     [
         {"id": None}, {"facility": None}, {"facility": 7}, {"facility": "\ud800"},
         {"flags": None}, {"flags": "echo"}, {"flags": [1]}, {"flags": ["\ud800"]},
-        {"flags": {"echo": 1}}, {"positions": []}, {"positions": {"broadcast": 1}},
+        {"flags": {"echo": 1}}, {"flags": ["x" * MAX_FLAGS]}, {"flags": [""] * (MAX_FLAGS + 1)},
+        {"positions": []}, {"positions": {"broadcast": 1}},
         {"positions": {str(n): {"epoch": "", "offset": 0} for n in range(MAX_POSITIONS + 1)}},
     ],
     ids=lambda wrong: f"{next(iter(wrong))}={str(wrong)[:40]!r}",
