@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from sys import intern
 from typing import Any, Self
 
 from channels_ws4redis.conf import settings
@@ -222,7 +223,7 @@ class RedisStore:
     def get_prefix() -> str:
         """Return what every channel name begins with: ``WS4REDIS_PREFIX`` and a colon, or ""."""
         prefix = settings.WS4REDIS_PREFIX
-        return f"{prefix}:" if prefix else ""
+        return intern(f"{prefix}:") if prefix else ""  # each socket keeps it
 
     def _get_message_channels(
         self,

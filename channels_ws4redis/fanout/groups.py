@@ -67,15 +67,16 @@ class FanOut:
         await self._open()
         if socket not in self._sockets:
             return  # it has left meanwhile
-        names = dict.fromkeys(channels)
-        self._sockets[socket] = tuple(dict.fromkeys(self._sockets[socket]) | names)
         groups = []
-        for name in names:
+        for name in dict.fromkeys(channels):
             group = self._groups.get(name)
             if group is None:
                 group = self._groups[name] = Group(name)
             group.sockets.add(socket)
             groups.append(group)
+        # Each socket keeps the names of the groups, not those that it has made for itself.
+        names = dict.fromkeys([*self._sockets[socket], *(group.channel for group in groups)])
+        self._sockets[socket] = tuple(names)
         await self._memberships.join(groups)
 
     def keep(self, socket: Recipient) -> None:

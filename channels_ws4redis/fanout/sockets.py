@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from channels_ws4redis.fanout.held import Entry, Held, known_of, without
@@ -29,6 +29,13 @@ class Recipient(Protocol):
         """Hear no more, as Redis refuses one of the channels."""
 
 
+class Owner(Protocol):
+    """What a `Socket` is of."""
+
+    def end(self, code: int, why: Exception) -> None:
+        """Hear no more, with a close code; `why` is for the log."""
+
+
 class Socket:
     """Turns messages into frames in the socket's outbox.
 
@@ -39,15 +46,15 @@ class Socket:
     :param labels: what the client calls each channel, for the package's own protocol; None for a
         client that gets raw frames.
     :param replay: what the socket is sent of what is stored when it has no position.
-    :param end: called with a close code and the reason if the socket must hear no more.
+    :param owner: told if the socket must hear no more; None if nobody has to be.
     :param number: the id that the client has given the subscription; 0 for that of the URL.
     """
 
     __slots__ = (
         "_by_hook",
-        "_end",
         "_held",
         "_id",
+        "_owner",
         "_replay",
         "echo",
         "labels",
@@ -62,7 +69,7 @@ class Socket:
         echo: bool,
         labels: dict[str, str] | None,
         replay: Replay = "last",
-        end: Callable[[int, Exception], None] | None = None,
+        owner: Owner | None = None,
         number: int = 0,
     ) -> None:
         #: Identity as a sender; None for one that has sent nothing yet, as most never do.
@@ -78,7 +85,8 @@ class Socket:
         self._by_hook = False
         #: While that runs, or in a pause; None otherwise.
         self._held: Held | None = None
-        self._end = end
+        # Not a method of it, which would be one more object for each socket.
+        self._owner = owner
 
     @property
     def id(self) -> str:
@@ -94,8 +102,8 @@ class Socket:
 
     def end(self, error: Exception) -> None:
         """Have the socket closed, as Redis refuses one of its channels."""
-        if self._end is not None:
-            self._end(codes.TRY_AGAIN_LATER, error)
+        if self._owner is not None:
+            self._owner.end(codes.TRY_AGAIN_LATER, error)
 
     @property
     def started(self) -> bool:

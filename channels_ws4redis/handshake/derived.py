@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from functools import lru_cache
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from django.core.exceptions import PermissionDenied
@@ -11,6 +12,35 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.paths import path_info_of
 from channels_ws4redis.protocol.names import VERBS
+
+
+class Derived(NamedTuple):
+    """What a further subscription has of its own; to be made by `derive`.
+
+    Its scope is made when somebody asks for it, which after its beginning is seldom: it has more
+    than a dozen entries, and a page may have a hundred subscriptions.
+    """
+
+    #: The scope of its socket.
+    socket: dict[str, Any]
+    facility: str
+    query_string: bytes
+
+    def scope(self) -> dict[str, Any]:
+        """Return what a server would say of it.
+
+        It has the headers, the client and all else of the socket, also what a middleware has put
+        there. Its path is that of the socket with the other facility. So is its query string with
+        the other flags: what else is in it, such as a token, may say who it is.
+        """
+        path = path_for(self.socket, self.facility)
+        return {
+            **self.socket,
+            "path": path,
+            "raw_path": quote(path).encode(),
+            "query_string": self.query_string,
+            "url_route": {"args": (), "kwargs": {"facility": self.facility}},
+        }
 
 
 def path_for(scope: dict[str, Any], facility: str) -> str:
@@ -23,12 +53,8 @@ def path_for(scope: dict[str, Any], facility: str) -> str:
     return path.removesuffix(str(own)) + facility
 
 
-def scope_for(scope: dict[str, Any], facility: str, flags: Iterable[str]) -> dict[str, Any]:
-    """Return the scope of a further subscription.
-
-    It has the headers, the client and all else of the socket, also what a middleware has put there.
-    Its path is that of the socket with the other facility. So is its query string with the other
-    flags: what else is in it, such as a token, may say who it is.
+def derive(scope: dict[str, Any], facility: str, flags: Iterable[str]) -> Derived:
+    """Return what a further subscription of a socket has of its own.
 
     :param scope: of the socket.
     :raises django.core.exceptions.PermissionDenied: if the path of the socket is not
@@ -37,15 +63,16 @@ def scope_for(scope: dict[str, Any], facility: str, flags: Iterable[str]) -> dic
     own = scope.get("url_route", {}).get("kwargs", {}).get("facility")
     if not isinstance(own, str) or path_info_of(scope) != settings.WEBSOCKET_URL + own:
         raise PermissionDenied("it is asked for on a socket that has a route of the project's own")
-    path = path_for(scope, facility)
-    others = [part for part in scope.get("query_string", b"").split(b"&") if not _is_flag(part)]
-    return {
-        **scope,
-        "path": path,
-        "raw_path": quote(path).encode(),
-        "query_string": b"&".join([*(quote(flag).encode() for flag in flags), *others]),
-        "url_route": {"args": (), "kwargs": {"facility": facility}},
-    }
+    parts = scope.get("query_string", b"").split(b"&")
+    others = [part for part in parts if not _is_flag(part)]
+    query_string = _quoted(tuple(flags))
+    return Derived(scope, facility, b"&".join([query_string, *others]) if others else query_string)
+
+
+@lru_cache(maxsize=1024)
+def _quoted(flags: tuple[str, ...]) -> bytes:
+    """Return flags as a query string, the same object for the same flags: most pages ask alike."""
+    return b"&".join(quote(flag).encode() for flag in flags)
 
 
 def _is_flag(part: bytes) -> bool:

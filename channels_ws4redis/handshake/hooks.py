@@ -20,6 +20,7 @@ from django.utils.module_loading import import_string
 
 from channels_ws4redis.handshake import deadlines
 from channels_ws4redis.handshake.addresses import address_of
+from channels_ws4redis.handshake.derived import Derived
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import unwrapped
 from channels_ws4redis.handshake.threads import Job, Kind, threads
@@ -44,18 +45,17 @@ class Calls:
     call is next in turn according to whom it is for: the user of the socket, or the address of its
     client until we know who the user is.
 
-    :param scope: what the server says about the socket.
-    :param begun: when its handshake began, if that is not now: for a further subscription.
+    :param about: what the server says about the socket, or what it would of a further subscription.
     """
 
-    __slots__ = ("_begun", "_context", "_job", "_until", "failed", "scope", "whom")
+    __slots__ = ("_about", "_begun", "_context", "_job", "_until", "failed", "whom")
 
-    def __init__(self, scope: dict[str, Any], begun: float | None = None) -> None:
-        #: What the server says about the socket.
-        self.scope = scope
+    def __init__(self, about: dict[str, Any] | Derived) -> None:
+        self._about = about
+        scope = about.socket if isinstance(about, Derived) else about
         #: Who takes turns, and for whom all that a socket uses is counted.
         self.whom: Hashable = address_of(scope)
-        self._begun = time.monotonic() if begun is None else begun
+        self._begun = time.monotonic()
         self._context = copy_context()
         #: Until when it waits, by `time.monotonic`; for ever once the handshake is over.
         self._until = time.monotonic() + deadlines.HANDSHAKE
@@ -75,6 +75,11 @@ class Calls:
             self.whom = type(user), user.pk
 
     @property
+    def scope(self) -> dict[str, Any]:
+        """What the server says about the socket."""
+        return self._about.scope() if isinstance(self._about, Derived) else self._about
+
+    @property
     def age(self) -> float:
         """Seconds since the handshake of the socket began."""
         return time.monotonic() - self._begun
@@ -84,12 +89,14 @@ class Calls:
         """Seconds for which the client may still wait; without end once it has its answer."""
         return max(self._until - time.monotonic(), deadlines.LAST)
 
-    def for_another(self, scope: dict[str, Any]) -> Calls:
+    def for_another(self, about: Derived) -> Calls:
         """Return what runs calls for another subscription of the socket, with a time of its own.
 
-        To be called in the `context` of the handshake. Its `age` is that of the socket.
+        Its `age` and its `context` are those of the socket.
         """
-        return Calls(scope, self._begun)
+        calls = Calls(about)
+        calls._begun, calls._context = self._begun, self._context
+        return calls
 
     @classmethod
     def for_many(cls, whom: str) -> Calls:

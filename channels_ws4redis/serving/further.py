@@ -8,7 +8,7 @@ from typing import Protocol
 
 from channels_ws4redis.fanout.groups import FanOut
 from channels_ws4redis.fanout.outbox import Outbox
-from channels_ws4redis.handshake.derived import path_for, scope_for
+from channels_ws4redis.handshake.derived import derive, path_for
 from channels_ws4redis.handshake.hooks import REFUSALS, Calls
 from channels_ws4redis.handshake.origins import require_allowed_origin
 from channels_ws4redis.handshake.refusals import BusyError, RefusedError
@@ -51,13 +51,24 @@ class Further:
     :param calls: those of the socket's handshake.
     """
 
-    __slots__ = ("_beginning", "_calls", "_ending", "_fanout", "_host", "_open", "_outbox")
+    __slots__ = (
+        "_beginning",
+        "_calls",
+        "_ending",
+        "_fanout",
+        "_host",
+        "_is_origin_allowed",
+        "_open",
+        "_outbox",
+    )
 
     def __init__(self, host: FurtherHost, fanout: FanOut, outbox: Outbox, calls: Calls) -> None:
         self._host = host
         self._fanout = fanout
         self._outbox = outbox
         self._calls = calls
+        #: Whether the page may open sockets here; False until the first one asks.
+        self._is_origin_allowed = False
         self._open: dict[int, OpenSubscription] = {}
         #: Those that begin, also if they are among the open ones by now.
         self._beginning: dict[int, asyncio.Task[None]] = {}
@@ -94,10 +105,12 @@ class Further:
 
     async def _begin(self, wanted: Wanted) -> None:
         await self._outbox.flush()
-        scope = scope_for(self._calls.scope, wanted.facility, wanted.flags)
-        require_allowed_origin(WebSocketRequest(scope))
-        calls = self._calls.for_another(scope)
-        admitted = await admit_or_release(scope, calls, None, later=True)
+        scope = self._calls.scope
+        if not self._is_origin_allowed:
+            require_allowed_origin(WebSocketRequest(scope))
+            self._is_origin_allowed = True
+        calls = self._calls.for_another(derive(scope, wanted.facility, wanted.flags))
+        admitted = await admit_or_release(calls.scope, calls, None, later=True)
         which = OpenSubscription(admitted, self._fanout, self._outbox, self._host, wanted.number)
         self._open[wanted.number] = which
         which.guard(admitted.registration)

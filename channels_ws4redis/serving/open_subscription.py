@@ -69,11 +69,12 @@ class OpenSubscription(Revocable):
         self._fanout = fanout
         self._host = host
         replay = admission.options.replay or settings.WS4REDIS_REPLAY
-        self._socket = Socket(outbox, admission.echo, admission.labels, replay, self.end, number)
+        self._socket = Socket(outbox, admission.echo, admission.labels, replay, self, number)
         self._standing = Standing()
         #: Held while groups are joined and left, so that changes have effect in their order.
         self._following = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
+        hooks.rest()
         hooks.follow(self._on_change)
 
     def guard(self, registration: Registration) -> None:

@@ -12,7 +12,8 @@ from channels_ws4redis.handshake.identity import has_renewable, marks_of, renewe
 from channels_ws4redis.handshake.limits import limits
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
-from channels_ws4redis.serving.subscriber_hooks import SubscriberHooks, make_subscriber
+from channels_ws4redis.serving.making import make_subscriber
+from channels_ws4redis.serving.subscriber_hooks import SubscriberHooks
 from channels_ws4redis.serving.sweeping import get_sweep
 from channels_ws4redis.store.loops import this_loop
 

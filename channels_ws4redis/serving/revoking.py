@@ -166,6 +166,7 @@ class Revocable(ABC):
         elif gone:
             self._subscriber.use(left)
             self._give_up(gone)
+            self._on_change()  # one that has been at rest tells nobody
 
     def hold(self, held: bool) -> None:
         """Deliver nothing, and publish nothing of the client, while it is doubtful what it may use.
@@ -216,6 +217,7 @@ class Revocable(ABC):
         else:
             self._close(Verdict(codes.TRY_AGAIN_LATER, found.error))
             return
+        hooks.rest()
         hooks.follow(self._on_change)
         hears = hooks.rights.hears
         if gone := before.hears - hears:

@@ -4,61 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import lru_cache, partial, update_wrapper
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection, Sequence
+from functools import partial, update_wrapper
+from typing import Any
 
 from channels_ws4redis.fanout.ears import Ear
 from channels_ws4redis.fanout.held import Entry
 from channels_ws4redis.handshake import remarks
-from channels_ws4redis.handshake.hooks import Calls, overrides
-from channels_ws4redis.handshake.refusals import BusyError, few_lines
+from channels_ws4redis.handshake.hooks import Calls
+from channels_ws4redis.handshake.refusals import few_lines
 from channels_ws4redis.handshake.subscription import Subscription
 from channels_ws4redis.publish.given_clients import tell_if_elsewhere
-from channels_ws4redis.redis_store import RedisMessage, as_text
-from channels_ws4redis.store.loops import this_loop
-from channels_ws4redis.store.process import get_client
-from channels_ws4redis.subscriber import RedisSubscriber, subscriber_class
+from channels_ws4redis.redis_store import RedisMessage
+from channels_ws4redis.serving.resting import RestingSubscriber
+from channels_ws4redis.serving.rights import shared
+from channels_ws4redis.subscriber import RedisSubscriber
 
 logger = logging.getLogger(__name__)
 logger.addFilter(few_lines)
 
 
-class Rights(NamedTuple):
-    """What a socket may use at a moment: names of channels."""
-
-    hears: frozenset[str] = frozenset()
-    #: Those to which its client publishes.
-    publishes: frozenset[str] = frozenset()
-
-    def without(self, channels: Iterable[str]) -> Rights:
-        """Return the rights without those on some channels."""
-        gone = frozenset(channels)
-        return Rights(self.hears - gone, self.publishes - gone)
-
-    def within(self, others: Rights) -> Rights:
-        """Return those of the rights that are among others."""
-        return Rights(self.hears & others.hears, self.publishes & others.publishes)
-
-    def beyond(self, others: Rights) -> Rights:
-        """Return those of the rights that are not among others."""
-        return Rights(self.hears - others.hears, self.publishes - others.publishes)
-
-    def beside(self, others: Rights) -> Rights:
-        """Return the rights together with others."""
-        return Rights(self.hears | others.hears, self.publishes | others.publishes)
-
-    def __bool__(self) -> bool:
-        return bool(self.hears or self.publishes)
-
-
-@lru_cache(maxsize=1024)
-def _shared(names: frozenset[str]) -> frozenset[str]:
-    """Return the same set for the same names: most sockets of a facility are granted the same."""
-    return names
-
-
-class SubscriberHooks:
+class SubscriberHooks(RestingSubscriber):
     """Runs the methods of one socket's subscriber: overridden ones in a thread, as they may block.
 
     The stock methods run on the event loop, where most sockets are served without any thread.
@@ -68,34 +34,24 @@ class SubscriberHooks:
 
     __slots__ = (
         "_ear",
-        "_held",
         "calls",
-        "granted",
         "is_setting",
         "keeps_added",
         "prefix",
-        "subscriber",
     )
 
     def __init__(self, subscriber: RedisSubscriber, calls: Calls) -> None:
-        self.subscriber = subscriber
+        super().__init__(subscriber)
         self.calls = calls
         #: Listens for the socket while an overridden method runs that subscribes; None if none is.
         self._ear: Ear | None = None
-        #: What the socket has while its channels are set anew; None otherwise.
-        self._held: Rights | None = None
         #: What the names of its channels begin with; an overridden method has said so in a thread.
         self.prefix = ""
-        #: What it was to use when its channels were set last.
-        self.granted = Rights()
         #: Whether an open socket that is looked at again keeps what its subscriber has added by
         #: itself, as code of the project does at any time. None until it is looked at.
         self.keeps_added: bool | None = None
         #: True while the channels are being set, also if nobody waits for it any more.
         self.is_setting = False
-
-    def _overrides(self, *names: str) -> bool:
-        return overrides(self.subscriber, RedisSubscriber, *names)
 
     @property
     def flags(self) -> set[str]:
@@ -106,17 +62,6 @@ class SubscriberHooks:
     def publishing(self) -> set[str]:
         """Those of its flags by which clients publish."""
         return set(self.subscriber.publish_channels)
-
-    @property
-    def is_stock(self) -> bool:
-        """True for the package's own class, which looks at no user to name a broadcast."""
-        return type(self.subscriber) is RedisSubscriber
-
-    @property
-    def channels(self) -> list[str]:
-        """The names of the channels it listens on now."""
-        held = self._held
-        return list(self.subscriber._subscription.channels if held is None else held.hears)
 
     def listen_early(self, layer: Any) -> None:
         """Let the socket hear what a hook subscribes to from that moment on, as legacy does.
@@ -186,7 +131,8 @@ class SubscriberHooks:
             self._held = None
 
     def _set(self, request: Any, flags: Collection[str]) -> None:
-        self.subscriber._policy_facility = getattr(request, "facility", None)
+        self._facility = getattr(request, "facility", None)
+        self.subscriber._policy_facility = self._facility
         ear = self._ear
         if ear is not None:
             self.follow(lambda: ear.listen(self.channels))
@@ -195,33 +141,7 @@ class SubscriberHooks:
         self.subscriber._subscription.settle()
         self.prefix = self.subscriber.get_prefix()
         tell_if_elsewhere(self.subscriber)
-        self.granted = Rights(*map(_shared, self.rights))
-
-    def follow(self, on_change: Callable[[], None] | None) -> None:
-        """Have a function called when the subscriber changes its channels; None ends that."""
-        self.subscriber._subscription.on_change = on_change
-
-    @property
-    def rights(self) -> Rights:
-        """What the socket may use, as its subscriber has it now."""
-        hears = map(str, self.subscriber._subscription.channels)
-        publishes = map(as_text, self.subscriber._publishers)
-        return Rights(frozenset(hears), frozenset(publishes))
-
-    def use(self, rights: Rights) -> None:
-        """Have the subscriber use these rights, and no others."""
-        subscriber, now = self.subscriber, self.rights
-        kept = {name for name in subscriber._publishers if as_text(name) in rights.publishes}
-        subscriber._publishers = kept | (rights.publishes - now.publishes)
-        if gone := now.hears - rights.hears:
-            subscriber._subscription.unsubscribe(*gone)
-        if added := rights.hears - now.hears:
-            subscriber._subscription.subscribe(*added)
-
-    @property
-    def audience(self) -> Collection[str]:
-        """The names of the channels that its client publishes to."""
-        return self.subscriber._publishers
+        self.granted = shared(self.rights)
 
     async def publish(self, payload: bytes, sender: str) -> None:
         """Publish what the client has sent, to the channels that its flags name.
@@ -230,11 +150,12 @@ class SubscriberHooks:
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         :raises Exception: whatever an overridden method raises.
         """
-        self.subscriber._received, self.subscriber._sender = payload, sender
+        subscriber = self.subscriber
+        subscriber._received, subscriber._sender = payload, sender
         if self._overrides("publish_message"):
-            await self.calls.run(self.subscriber.publish_message, RedisMessage(payload))
-        elif self.subscriber._publishers:
-            await self.subscriber.apublish_message(payload)
+            await self.calls.run(subscriber.publish_message, RedisMessage(payload))
+        elif subscriber._publishers:
+            await subscriber.apublish_message(payload)
         else:
             remarks.tell_of_unpublished(self.calls.scope["path"])
 
@@ -268,33 +189,3 @@ class SubscriberHooks:
             await asyncio.shield(asyncio.ensure_future(self.calls.run(self.subscriber.release)))
         except Exception:
             logger.exception("The release hook of %s failed", type(self.subscriber).__name__)
-
-
-async def make_subscriber(calls: Calls) -> SubscriberHooks:
-    """Make the subscriber of a socket, of the class that ``WS4REDIS_SUBSCRIBER`` names.
-
-    :param calls: run what may block for this socket.
-    :raises channels_ws4redis.handshake.refusals.BusyError: if no thread is free in time.
-    :raises ImportError: if there is no such class.
-    :raises TypeError: if it is no subclass of `RedisSubscriber`.
-    """
-    cls = subscriber_class()
-    if cls.__init__ is RedisSubscriber.__init__:
-        return SubscriberHooks(cls(get_client()), calls)
-    made: list[RedisSubscriber] = []
-    try:
-        await calls.run(update_wrapper(lambda: made.append(cls(get_client())), cls, updated=()))
-    except asyncio.CancelledError:  # the client has gone
-        await _release_late(made, calls)
-        raise
-    except BusyError:
-        this_loop().spawn(_release_late(made, calls), "ws4redis-release")
-        raise
-    return SubscriberHooks(made[0], calls)
-
-
-async def _release_late(made: list[RedisSubscriber], calls: Calls) -> None:
-    """Release what a thread may still make although nobody waits for it any more."""
-    await calls.ended()
-    for subscriber in made:
-        await SubscriberHooks(subscriber, calls).release()

@@ -16,7 +16,7 @@ from django.utils.functional import SimpleLazyObject
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.handshake.admission import Admission, admit
 from channels_ws4redis.handshake.hooks import Calls
-from channels_ws4redis.serving.subscriber_hooks import make_subscriber
+from channels_ws4redis.serving.making import make_subscriber
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.handshake.test_requests import scope
 

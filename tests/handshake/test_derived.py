@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import PermissionDenied
 
-from channels_ws4redis.handshake.derived import path_for, scope_for
+from channels_ws4redis.handshake.derived import derive, path_for
 from channels_ws4redis.handshake.requests import WebSocketRequest
 
 
@@ -27,7 +27,7 @@ def scope(**more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("name", ["", "orders/7", "ä ☃", "a%2Fb", "?x#y", "../x", "/x"])
 def test_it_is_that_of_a_socket_of_its_own(name: str) -> None:
     """Whatever looks at the request finds the facility, and the user as before."""
-    found = scope_for(scope(), name, ["subscribe-broadcast", "echo"])
+    found = derive(scope(), name, ["subscribe-broadcast", "echo"]).scope()
     request = WebSocketRequest(found)
     assert (request.facility, request.path) == (name, f"/ws/{name}")
     assert path_for(scope(), name) == f"/ws/{name}"
@@ -44,7 +44,7 @@ def test_it_is_that_of_a_socket_of_its_own(name: str) -> None:
 def test_no_flag_of_the_socket_is_taken_over() -> None:
     """However it is spelt; and what a client writes among the flags stays one."""
     query = b"SUBSCRIBE-user&%65cho=1&publish-x&+echo+&&a=b&subscribe-group=%26"
-    found = scope_for(scope(query_string=query), "bar", ["x=1&subscribe-user"])
+    found = derive(scope(query_string=query), "bar", ["x=1&subscribe-user"]).scope()
     assert found["query_string"] == b"x%3D1%26subscribe-user&a=b"
 
 
@@ -60,7 +60,7 @@ def test_no_flag_of_the_socket_is_taken_over() -> None:
 def test_a_project_below_a_path(settings, root_path: str, url: str, path: str) -> None:
     """The new path is below it too."""
     settings.WEBSOCKET_URL = url
-    found = scope_for(scope(root_path=root_path, path=path), "bar", [])
+    found = derive(scope(root_path=root_path, path=path), "bar", []).scope()
     assert found["path"] == path.removesuffix("foo") + "bar"
 
 
@@ -79,4 +79,4 @@ def test_a_project_below_a_path(settings, root_path: str, url: str, path: str) -
 def test_a_route_of_the_project(wrong: dict[str, Any]) -> None:
     """It may mean anything by its path."""
     with pytest.raises(PermissionDenied, match="route of the project's own"):
-        scope_for(scope(**wrong), "bar", [])
+        derive(scope(**wrong), "bar", [])

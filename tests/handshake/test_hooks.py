@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from contextvars import ContextVar
@@ -17,6 +16,7 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis import settings as private_settings
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.handshake import deadlines
+from channels_ws4redis.handshake.derived import Derived
 from channels_ws4redis.handshake.hooks import Calls, overrides
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.routing import router
@@ -403,7 +403,8 @@ async def test_who_gives_up_waiting_for_a_call_does_not_end_it(settings) -> None
 
 async def test_a_further_subscription_may_wait_as_long_as_a_handshake() -> None:
     """However old the socket is by then, whose age its request has all the same."""
-    handshake = Calls({}, begun=time.monotonic() - 3600)
-    further = handshake.for_another({})
+    handshake = Calls({})
+    handshake._begun -= 3600
+    further = handshake.for_another(Derived({}, "foo", b""))
     assert further.age > 3599
     assert further.time_left > deadlines.HANDSHAKE - 1

@@ -35,8 +35,8 @@ from channels_ws4redis.handshake.hooks import Calls
 from channels_ws4redis.handshake.policies import NO_OPTIONS, Options, Policy
 from channels_ws4redis.handshake.refusals import BusyError
 from channels_ws4redis.handshake.requests import WebSocketRequest
+from channels_ws4redis.serving.making import make_subscriber
 from channels_ws4redis.serving.registering import admit_or_release
-from channels_ws4redis.serving.subscriber_hooks import make_subscriber
 from channels_ws4redis.subscriber import RedisSubscriber
 from tests.handshake.test_requests import scope
 
