@@ -9,12 +9,22 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import cases, floor, machine, picture, processes, publishing, report, servers
+from tests.benchmarks import (
+    cases,
+    floor,
+    machine,
+    picture,
+    processes,
+    publishing,
+    report,
+    servers,
+    subscriptions,
+)
 from tests.benchmarks.cases import FULL, QUICK, Bench, BrokenError
 from tests.benchmarks.contenders import DELIVERING, IDLE, Contender
 from tests.benchmarks.outcome import Outcome, lost
 
-CASES = ("fan-out", "processes", "users", "connects", "crowd", "idle", "publish")
+CASES = ("fan-out", "processes", "users", "connects", "crowd", "idle", "subscriptions", "publish")
 
 
 def main() -> int:
@@ -94,6 +104,8 @@ def _run(bench: Bench, contenders: list[Contender], wanted: list[str], *, quick:
     if "idle" in wanted:
         idle = _idle(ours, quick=quick)
         outcome.idle[sizes.idle] = cases.alternate(bench, idle, sizes.idle, "idle")
+    if "subscriptions" in wanted:
+        outcome.subscriptions = subscriptions.run(bench, ours)
     if {"users", "crowd", "connects"}.intersection(wanted):
         _run_users(bench, contenders, wanted, outcome)
     return outcome

@@ -34,6 +34,8 @@ class Sizes:
     #: Users who connect at once, once for each kind of session.
     connects: int
     idle: int
+    #: Pages with one subscription, and with ten.
+    pages: int
     #: Sockets on one facility, while others want something of the same process.
     crowd: tuple[int, ...]
     recipients: tuple[int, ...]
@@ -62,6 +64,7 @@ FULL = Sizes(
     users=2000,
     connects=1500,
     idle=10_000,
+    pages=300,
     crowd=(2000, 10_000),
     recipients=(1, 10, 1000),
     seconds=3.0,
@@ -74,6 +77,7 @@ QUICK = Sizes(
     users=50,
     connects=50,
     idle=50,
+    pages=20,
     crowd=(700,),
     recipients=(1, 100),
     seconds=0.3,

@@ -26,6 +26,8 @@ class Outcome:
     crowd: dict[int, Results] = field(default_factory=dict)
     #: This package in several processes, all with sockets on one facility.
     processes: Results = field(default_factory=dict)
+    #: This package: pages with one subscription, and with ten.
+    subscriptions: Results = field(default_factory=dict)
     published: Published = field(default_factory=dict)
     #: Seconds of processor time for a bare write to a socket.
     write: float | None = None

@@ -122,6 +122,9 @@ def render(outcome: Outcome, sizes: Sizes, redis_version: str, command: str) -> 
         title = f"## What others wait for while {count:,} sockets on one facility are written to"
         parts += [title, _crowd(results)]
     parts += ["## Connecting, and idle sockets", _sockets(outcome)]
+    if outcome.subscriptions:
+        title = "## Pages with one subscription, and with ten on one socket"
+        parts += [title, _subscriptions(outcome.subscriptions)]
     parts += ["## Redis work per publish", _redis(outcome)]
     parts += ["## Publishing from plain synchronous code", _publishing(outcome)]
     if outcome.missing:
@@ -274,6 +277,22 @@ def _socket_row(label: str, rounds: list[dict[str, Any]]) -> tuple[str, ...]:
         _figure(median(rounds, "bytes_per_socket"), 1 / 1024),
         _figure(median(rounds, "rest") if "rest" in rounds[0] else None, 1e6),
     )
+
+
+def _subscriptions(results: Results) -> str:
+    rows = [
+        (
+            f"{LABELS[key]}, {how_many}",
+            _figure(median(rounds, how_many, "seconds"), 1e3, 2),
+            _figure(median(rounds, how_many, "bytes"), 1 / 1024),
+            _figure(median(rounds, how_many, "delivery"), 1e6),
+        )
+        for key, rounds in results.items()
+        for how_many in ("one", "ten")
+        if rounds
+    ]
+    head = ("contender, subscriptions", "ms to open", "KiB per page", "CPU µs per delivery")
+    return table(head, rows)
 
 
 def _redis(outcome: Outcome) -> str:

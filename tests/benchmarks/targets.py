@@ -106,6 +106,20 @@ def _new_connections(outcome: Outcome) -> float | None:
     return max((figure for figure in figures if figure is not None), default=None)
 
 
+def _page(key: str, how_many: str, figure: str) -> Callable[[Outcome], float | None]:
+    return lambda outcome: median(outcome.subscriptions.get(key), how_many, figure)
+
+
+def _further_kib(key: str) -> Callable[[Outcome], float | None]:
+    """Return the KiB that nine further subscriptions take."""
+
+    def find(outcome: Outcome) -> float | None:
+        one, ten = (_page(key, how_many, "bytes")(outcome) for how_many in ("one", "ten"))
+        return None if one is None or ten is None else (ten - one) / 1024
+
+    return find
+
+
 def _growth(key: str, figure: str) -> Callable[[Outcome], float | None]:
     def find(outcome: Outcome) -> float | None:
         few, many = min(outcome.fan_out, default=0), max(outcome.fan_out, default=0)
@@ -245,6 +259,28 @@ TARGETS = [
             _longest_wait(f"package-{server}"),
         )
         for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"KiB that nine further subscriptions take, {server}",
+            3,
+            _further_kib(f"package-{server}"),
+        )
+        for server in ("daphne", "uvicorn")
+    ),
+    *(
+        Target(
+            f"{what} with ten subscriptions on a socket, {server} ÷ with one",
+            bound,
+            _ratio(
+                _page(f"package-{server}", "ten", figure), _page(f"package-{server}", "one", figure)
+            ),
+        )
+        for server in ("daphne", "uvicorn")
+        for what, figure, bound in (
+            ("opening a page", "seconds", 1.3),
+            ("CPU per delivery to a page", "delivery", 1.05),
+        )
     ),
     *(
         Target(
