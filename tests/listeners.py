@@ -88,7 +88,13 @@ class Listener:
         self.fanout = fanout
         self.queue = asyncio.Queue()
         outbox = open_outbox(self._send, 10_000, 10_000_000, lambda: None)
-        self.socket = Socket(outbox, echo=False, labels=labels, replay="all")
+        self.socket = Socket(outbox, echo=False, labels=labels, replay="all", owner=self)
+        #: The codes with which it would be closed, and why.
+        self.endings = []
+
+    def end(self, code, why):
+        """Note that the socket may hear no more."""
+        self.endings.append((code, str(why)))
 
     async def _send(self, frame):
         self.queue.put_nowait(frame["text"] if "text" in frame else frame["bytes"])

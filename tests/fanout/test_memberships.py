@@ -214,13 +214,6 @@ async def restricted(settings):
         await close_fanout(get_channel_layer())
 
 
-def ends(listener: Listener) -> list:
-    """Return the reasons for which a socket is closed."""
-    reasons: list = []
-    listener.socket._end = lambda code, error: reasons.append((code, str(error)))
-    return reasons
-
-
 async def test_a_refused_channel_fails_whoever_wants_it_and_nobody_else(restricted):
     """Many at once: each gets an answer of its own, on one connection."""
     fanout = get_fanout(get_channel_layer())
@@ -266,7 +259,7 @@ async def test_what_is_refused_from_now_on_ends_its_own_sockets(restricted):
     restricted.execute_command("ACL SETUSER app &{*bar}* &*bar")
     fanout = get_fanout(get_channel_layer())
     good, bad = await Listener(fanout).join(FOO), await Listener(fanout).join(BAR)
-    endings = ends(good), ends(bad)
+    endings = good.endings, bad.endings
     restricted.execute_command("ACL SETUSER app resetchannels &{*foo}* &*foo")
     await asyncio.to_thread(restricted.publish, FOO, "ignored, as the link may be gone")
     async with asyncio.timeout(PATIENCE):
@@ -292,7 +285,7 @@ async def test_keys_that_are_refused_end_the_sockets_of_their_channel(restricted
     restricted.execute_command("ACL SETUSER app allchannels")
     fanout = get_fanout(get_channel_layer())
     good, bad = await Listener(fanout).join(FOO), await Listener(fanout).join(BAR)
-    endings = ends(good), ends(bad)
+    endings = good.endings, bad.endings
     restricted.execute_command("ACL SETUSER app resetkeys ~*foo* ~{*foo}*")
     restricted.execute_command("CLIENT KILL TYPE pubsub")
     async with asyncio.timeout(PATIENCE):
