@@ -246,8 +246,8 @@ class RedisStore:
             (USER, "users", users),
             (SESSION, "sessions", sessions),
         ):
-            if values == ():
-                continue  # the default is common, and nothing has to be looked at then
+            if type(values) in {tuple, list} and not values:
+                continue  # which is common, and nothing has to be looked at then
             for identity in identities(legacy_values(values, keyword), keyword):
                 if isinstance(identity, SelfType):
                     names.extend(name(audience, own) for own in own_identities(request, audience))

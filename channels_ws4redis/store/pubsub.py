@@ -138,6 +138,8 @@ class Listener:
         if new:
             self._link.open()
             self._link.subscribe(*new)
+        elif all(topic.confirmed.done() for each in topics.values() for topic in each):
+            return await _refusals(topics)  # at once, as for nearly every handshake
         try:
             async with asyncio.timeout(JOIN_TIMEOUT):
                 return await _refusals(topics)
