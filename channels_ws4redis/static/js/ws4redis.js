@@ -660,6 +660,7 @@
         bring(one);
       },
 
+      /** Have it be over. Without a code it is going to be added again: the link stays. */
       remove(one, code, reason) {
         const { id } = one;
         one.id = null;
