@@ -63,6 +63,10 @@ def long_history(settings, empty_redis) -> None:
     settings.WS4REDIS_HISTORY = 120
 
 
+#: What the page that is shown has heard.
+LIST = "document.getElementById('list')?.textContent"
+
+
 def state_of(name: str) -> str:
     """Return the expression for the state of a socket, which may not be there."""
     return f"WS4Redis.sockets.{name}?.state"
@@ -155,6 +159,37 @@ def test_a_page_from_the_cache(visit):
     page.wait("heard.b.length", len(published))
     assert page.value("heard.b") == published
     assert page.value("states.b") == ["connecting", "open"]
+    assert page.value("first === loaded && links.length") == 1
+
+
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_a_page_that_is_behind_the_one_before(visit, library):
+    """It is sent what was published after its stamp, also what the page before it has heard."""
+    page = open_first(visit(), library=library, late="new")
+    page.wait(LIST, "new a,b; ")
+    turn(page, "bc", "b,c")
+    page.wait(state_of("c"), "open").wait(LIST, "new b,c; ")
+    assert page.value("heard.b")[:2] == ["new a,b", "new b,c"]
+    publish("b", "now", broadcast=True)
+    page.wait(LIST, "new b,c; now; ")
+    assert page.value("first === loaded && links.length") == 1
+    assert page.value("problems") == []
+
+
+def test_a_page_from_the_cache_that_is_behind(visit):
+    """It has in it what it has heard, and is sent what it has not."""
+    page = open_first(visit(), library="turbo.js", late="")
+    publish("b", "before", broadcast=True)
+    page.wait(LIST, "before; ")
+    turn(page, "bc", "b,c")
+    page.wait(state_of("c"), "open")
+    publish("b", "elsewhere", broadcast=True)
+    page.wait(LIST, "elsewhere; ")
+    page.run("history.back()")
+    page.wait("document.getElementById('shown')?.textContent", "a,b")
+    page.wait(LIST, "before; elsewhere; ")
+    publish("b", "now", broadcast=True)
+    page.wait(LIST, "before; elsewhere; now; ")
     assert page.value("first === loaded && links.length") == 1
 
 

@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 PATIENCE = 0.05
 
 
-def positions(request: Any, facility: Any, flags: Sequence[str]) -> JsonPositions | None:
-    """Return the positions of what a request would listen on, by label; None if none is known.
+def positions(request: Any, facility: Any, flags: Sequence[str]) -> JsonPositions:
+    """Return the positions of what a request would listen on, by label; none that is not known.
 
     A page is worth more than its positions: without them its socket gets the stored messages.
 
     :param flags: those of the socket.
     """
     found = _channels(request, facility, flags)
-    return found.positions(_read(found)) or None
+    return found.positions(_read(found))
 
 
 def _channels(request: Any, facility: Any, flags: Sequence[str]) -> Channels:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -54,9 +55,11 @@ def ws4redis(
     data = {"uri": f"{path}?{'&'.join(wanted)}" if wanted else path}
     data |= {"facility": str(facility), "flags": " ".join(wanted), "name": name or str(facility)}
     if at is not None:
-        data["positions"] = json.dumps(_stamp(at, facility, wanted, replay))
-    elif not replay and (found := _positions(context, facility, wanted)) is not None:
-        data["positions"] = json.dumps(found)
+        found: Mapping[str, Any] = _stamp(at, facility, wanted, replay)
+    else:
+        found = {} if replay else _positions(context, facility, wanted)
+    # None, too, say something to a socket that another page has left: it has to begin anew.
+    data["positions"] = json.dumps(found)
     attributes = format_html_join("", ' data-ws4redis-{}="{}"', data.items())
     # A lazy nonce is false until it has been rendered once, so that the text has to be asked.
     if nonce is not None and (text := str(nonce)):
@@ -83,7 +86,7 @@ def _flags(text: str) -> list[str]:
         raise template.TemplateSyntaxError(str(error)) from None
 
 
-def _positions(context: dict[str, Any], facility: Any, flags: list[str]) -> JsonPositions | None:
+def _positions(context: dict[str, Any], facility: Any, flags: list[str]) -> JsonPositions:
     request = context.get("request")
     tell_if_late(request, _template_of(context))
     return positions(request, facility, flags)

@@ -97,20 +97,118 @@ test('a socket that does not say what its address names needs that address', () 
   assert.deepEqual(world.ws.frames.map(({ type }) => type), ['hello', 'subscribe']);
 });
 
-test('a page that names a socket again goes on, from its stamp where that is ahead', () => {
-  const at = (offset) => ({ broadcast: { epoch: 'a', offset } });
-  const page = pageWith(tag('a', { ws4redisPositions: JSON.stringify(at(5)) }));
-  const { a } = page.window.WS4Redis.sockets;
-  const plain = () => JSON.parse(JSON.stringify(a.positions));
+const at = (offset) => ({ broadcast: { epoch: 'a', offset } });
+const stamped = (facility, offset) => (
+  tag(facility, { ws4redisPositions: JSON.stringify(at(offset)) })
+);
+
+/** A page that scripts replace: a link with these sockets, each of which has heard up to here. */
+function turnedPage(offset, ...facilities) {
+  const page = pageWith(...facilities.map((facility) => stamped(facility, offset - 1)));
+  const { ws } = page.world;
+  const channels = { broadcast: { epoch: 'a', offset, recovered: true, replay: 1 } };
+  ws.accept();
+  ws.receive({ type: 'welcome', heartbeat: 20, channels });
+  const events = [];
+  facilities.forEach((facility, index) => {
+    const id = index || undefined;
+    if (id) {
+      ws.receive({ type: 'subscribed', id, channels });
+    }
+    ws.receive({ type: 'message', id, channel: 'broadcast', epoch: 'a', offset, data: '' });
+    page.world.listen(page.window.WS4Redis.sockets[facility], (type, detail) => (
+      events.push([facility, type, detail.state || detail.offset])
+    ));
+  });
   page.document.readyState = 'complete';
-  page.run(tag('a', { ws4redisPositions: JSON.stringify(at(3)) }));
-  assert.deepEqual(plain(), at(5));
-  page.run(tag('a', { ws4redisPositions: JSON.stringify(at(7)) }));
-  assert.deepEqual(plain(), at(7));
+  ws.sent = [];
+  return { page, ws, events, sockets: page.window.WS4Redis.sockets };
+}
+
+test('the next page goes on if it stands where the socket does, or ahead of it', () => {
+  const { page, ws, events, sockets } = turnedPage(5, 'a', 'b');
+  page.run(stamped('a', 5));
+  page.run(stamped('b', 7));
+  assert.deepEqual({ ...sockets.b.positions.broadcast }, at(7).broadcast);
+  assert.deepEqual([ws.frames, events, page.world.sockets.length], [[], [], 1]);
+});
+
+for (const [which, facility, id] of [['first', 'a', undefined], ['second', 'b', 1]]) {
+  test(`a page that is behind the ${which} socket of a link has the rest sent again`, () => {
+    const { page, ws, events } = turnedPage(5, 'a', 'b');
+    page.run(stamped(facility, 3));
+    assert.deepEqual(ws.frames, [
+      JSON.parse(JSON.stringify({ type: 'unsubscribe', id })),
+      {
+        type: 'subscribe', id: 2, facility, flags: ['subscribe-broadcast'], positions: at(3),
+      },
+    ]);
+    ws.receive({ type: 'message', id, channel: 'broadcast', epoch: 'a', offset: 6, data: 'late' });
+    ws.receive({
+      type: 'subscribed', id: 2,
+      channels: { broadcast: { epoch: 'a', offset: 5, recovered: true, replay: 2 } },
+    });
+    for (const offset of [4, 5]) {
+      ws.receive({ type: 'message', id: 2, channel: 'broadcast', epoch: 'a', offset, data: '' });
+    }
+    assert.deepEqual(events.filter(([, type]) => type !== 'open'), [
+      [facility, 'state', 'connecting'],
+      [facility, 'state', 'open'],
+      [facility, 'message', 4],
+      [facility, 'message', 5],
+      [facility, 'recovered', undefined],
+    ]);
+    assert.equal(page.world.sockets.length, 1);
+  });
+}
+
+test('nor does a socket that is alone on its link open another one for that', () => {
+  const { page, ws } = turnedPage(5, 'a');
+  page.run(stamped('a', 3));
+  assert.deepEqual(ws.frames.map(({ type }) => type), ['unsubscribe', 'subscribe']);
+  assert.deepEqual(ws.frames[1].positions, at(3));
   assert.equal(page.world.sockets.length, 1);
-  a.close();
-  page.run(tag('a', { ws4redisPositions: JSON.stringify(at(2)) }));
-  assert.equal(a.state, 'connecting');
+});
+
+test('where a server takes one socket on a link, there is another link', () => {
+  const { page, ws, events } = turnedPage(5, 'a');
+  ws.receive({ type: 'welcome', heartbeat: 20, subscriptions: 0, channels: {} });
+  events.length = 0;
+  page.run(stamped('a', 3));
+  assert.deepEqual([page.world.sockets.length, ws.readyState], [2, 2]);
   page.world.ws.accept();
-  assert.deepEqual(page.world.ws.frames, [{ type: 'hello', positions: at(7) }]);
+  assert.deepEqual(page.world.ws.frames, [{ type: 'hello', positions: at(3) }]);
+  assert.deepEqual(events, [['a', 'state', 'connecting']]);
+});
+
+test('a page without a stamp begins anew, and so does one of another epoch', () => {
+  for (const positions of [{}, { broadcast: { epoch: 'b', offset: 9 } }]) {
+    const { page, ws } = turnedPage(5, 'a');
+    page.run(tag('a', { ws4redisPositions: JSON.stringify(positions) }));
+    assert.deepEqual(ws.frames[1].positions, positions);
+  }
+});
+
+test('a socket that waits, or is closed, comes back from where the new page stands', () => {
+  for (const away of [
+    ({ page, ws }) => { ws.finish(); page.run(stamped('a', 3)); page.world.clock.advance(2000); },
+    ({ page, sockets }) => { sockets.a.close(); page.run(stamped('a', 3)); },
+  ]) {
+    const turned = turnedPage(5, 'a');
+    away(turned);
+    const { world } = turned.page;
+    assert.equal(world.sockets.length, 2);
+    world.ws.accept();
+    assert.deepEqual(world.ws.frames, [{ type: 'hello', positions: at(3) }]);
+  }
+});
+
+test('a subscription that the server asked to wait goes on waiting', () => {
+  const { page, ws } = turnedPage(5, 'a', 'b');
+  ws.receive({ type: 'ended', id: 1, code: 1013, reason: 'retry-after=10' });
+  page.run(stamped('b', 3));
+  assert.deepEqual(ws.frames, []);
+  page.world.clock.advance(20000);
+  const asked = ws.frames.filter(({ type }) => type === 'subscribe');
+  assert.deepEqual(asked.map(({ positions }) => positions), [at(3)]);
 });

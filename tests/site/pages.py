@@ -7,6 +7,7 @@ from django.shortcuts import render
 from django.urls import path
 
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.stamps import stamp
 
 NONCE = "bm9uY2U"
 
@@ -50,6 +51,7 @@ def turned(request: HttpRequest) -> HttpResponse:
     """A page among several that a script puts in the place of each other.
 
     The query says what it names, and by which script; ``others`` are the pages that it links to.
+    With ``late`` something is published after its stamps have been taken, as in a slow view.
     """
     asked = request.GET.copy()
     others = []
@@ -64,6 +66,11 @@ def turned(request: HttpRequest) -> HttpResponse:
         "head": "head" in request.GET,
         "others": others,
     }
+    if (late := request.GET.get("late")) is not None:
+        flags = "subscribe-broadcast"
+        context["stamps"] = [(each, stamp(request, each, flags)) for each in wanted.split(",")]
+        if late:
+            RedisPublisher(facility="b", broadcast=True).publish_message(f"{late} {wanted}")
     return _answer(request, "pages/turned.html", context, "none")
 
 

@@ -75,7 +75,8 @@
  * name their facility share a link.
  *
  * A socket is closed when its element leaves the document, as when Turbo, htmx or a router replaces
- * the page. If a later page has the same element, the same socket goes on from where it was.
+ * the page. If a later page has the same element, the same socket goes on from where it was, or from
+ * where that page stands if it is behind.
  *
  * LEGACY CALL
  *
@@ -230,7 +231,7 @@
       }
       if (address && code !== explained && code > NO_STATUS && code !== RESTART) {
         explained = code;
-        root.console.warn(`WS4Redis: ${address}: ${code} ${reason}, delay ${delay}`);
+        root.console.warn(`WS4Redis: ${address}: ${code} ${reason}`);
       }
       return delay;
     }
@@ -396,7 +397,6 @@
       drop,
       readyState,
       waiting: retry.running,
-      hasOpened: () => hasOpened,
     };
   }
 
@@ -481,10 +481,8 @@
 
       /** What is missing up to here is gone for good; the next message has the next offset. */
       lose(position) {
-        replay = null;
-        epoch = position.epoch;
-        seen = position.offset;
-        known = { epoch, offset: seen };
+        known = epoch = null;
+        take(position);
       },
     };
   }
@@ -532,10 +530,10 @@
         const meant = ready().filter((one) => (
           delay !== null || one === host || one.socket.state === 'open'
         ));
-        down();
-        if (!link.hasOpened()) {
+        if (!greeted) {
           subscriptions.push(...subscriptions.splice(0, 1));  // another address may do
         }
+        down();
         meant.forEach((one) => {
           one.retry.stop();
           one.closed(event, delay);
@@ -662,11 +660,12 @@
         bring(one);
       },
 
+      /** Have it be over. Without a code it is going to be added again: the link stays. */
       remove(one, code, reason) {
         const { id } = one;
         one.id = null;
         subscriptions = without(one);
-        if (subscriptions.length === 0) {
+        if (subscriptions.length === 0 && (code || solitary)) {
           down();
           link.close(code, reason);
         } else if (id !== null) {
@@ -707,7 +706,7 @@
             renew(SPREAD * parts.random());
             emit(type, position);
           } else if (type === 'message' || type === 'position' || type === 'purged') {
-            const arrived = type === 'message' ? 1 : 0;
+            const arrived = +(type === 'message');
             // Without a position, as from a foreign program, a message cannot repeat nor advance.
             const fresh = epoch ? track(channel).take(frame) : arrived;
             const replay = epoch && track(channel).count(arrived, fresh && arrived);
@@ -772,7 +771,7 @@
         retry.established();
         // Without an epoch the server keeps no positions for the channel.
         const begun = Object.entries(channels).map(([label, channel]) => (
-          [label, channel, channel.epoch ? track(label).begin(channel) : null]
+          [label, channel, channel.epoch && track(label).begin(channel)]
         ));
         if (held || begun.some(([, channel]) => !channel.recovered)) {
           renew(0);
@@ -875,6 +874,19 @@
           ));
         },
 
+        /** The page shows the state of a stamp: if more was heard before, that comes again. */
+        _show(stamp) {
+          const isBehind = [...tracks].some(([label, one]) => !reached(stamp[label], one.known()));
+          if (isBehind) {
+            tracks.clear();
+          }
+          socket.advance(stamp);
+          if (isBehind && subscription.id !== null) {
+            subscription.connection.remove(subscription);
+            subscription.connection.add(subscription);
+          }
+        },
+
         send(data) {
           const frame = {};
           if (data.byteLength === undefined) {
@@ -894,15 +906,9 @@
         sendJSON: (value) => socket.send(JSON.stringify(value)),
       });
       Object.defineProperty(socket, 'positions', {
-        get() {
-          const known = {};
-          tracks.forEach((one, label) => {
-            if (one.known()) {
-              known[label] = { ...one.known() };
-            }
-          });
-          return known;
-        },
+        get: () => Object.fromEntries(
+          [...tracks].map(([label, one]) => [label, { ...one.known() }]),
+        ),
       });
 
       socket.advance(positions);
@@ -984,7 +990,7 @@
     link.open();
   }
 
-  const sockets = Object.create(null);  // so that "constructor" is a name as any other
+  const sockets = { __proto__: null };  // so that "constructor" is a name as any other
   const tagged = new Map();         // the sockets of script elements, by address
   const hosts = new Map();          // one of them for each beginning of an address
   const turning = createTimer(environment(), leave);
@@ -995,21 +1001,23 @@
 
   /** Close the sockets that the page does not name any more. */
   function leave() {
-    // What Turbo shows from its cache stands for a page that is on its way.
-    if (!document.documentElement.hasAttribute('data-turbo-preview')) {
-      const named = urisIn(document);
-      tagged.forEach((socket, uri) => named.includes(uri) || socket.close());
-    }
+    const named = urisIn(document);
+    tagged.forEach((socket, uri) => named.includes(uri) || socket.close());
   }
 
   /** Turbo never takes a script out of the head: do that for those that the new page has not. */
   function tidyHead({ detail: { newBody } }) {
-    const named = newBody.parentNode && urisIn(newBody.parentNode);
-    document.head.querySelectorAll(TAGS).forEach((element) => {
-      // Of a page from Turbo's cache there is nothing but the body.
-      if (named && !named.includes(element.dataset.ws4redisUri)) {
-        element.remove();
-      }
+    // Of a page from Turbo's cache there is nothing but the body.
+    const named = urisIn(newBody.parentNode || document);
+    document.head.querySelectorAll(TAGS).forEach((element) => (
+      named.includes(element.dataset.ws4redisUri) || element.remove()
+    ));
+  }
+
+  /** Note in a page that is kept, to be shown again, where it stands by then. */
+  function note() {
+    document.querySelectorAll(TAGS).forEach(({ dataset: data }) => {
+      data.ws4redisPositions &&= JSON.stringify(tagged.get(data.ws4redisUri).positions);
     });
   }
 
@@ -1033,15 +1041,17 @@
 
       if (!socket) {
         const path = decodeURIComponent(uri.split('?')[0]);
-        const beginning = facility && path.slice(0, -facility.length);
-        const host = facility && hosts.get(beginning);
+        const beginning = facility ? path.slice(0, -facility.length) : uri;
+        const host = hosts.get(beginning);
         const rest = { ...options, start: false };
-        socket = host ? host.subscribe(facility, options.flags, rest) : new Socket(uri, rest);
+        socket = host?.subscribe(facility, options.flags, rest) || new Socket(uri, rest);
         tagged.set(uri, socket);
         hosts.set(beginning, host || socket);
       }
       sockets[name] = socket;
-      socket.advance(parsed(data.ws4redisPositions));
+      if (data.ws4redisPositions) {
+        socket._show(parsed(data.ws4redisPositions));
+      }
       // An asynchronous script may come too late for the first of them.
       const moment = { loading: 'DOMContentLoaded', interactive: 'load' }[document.readyState];
       if (moment) {
@@ -1059,7 +1069,7 @@
   function runningScript({ Document, document }) {
     return Document
       ? Object.getOwnPropertyDescriptor(Document.prototype, 'currentScript').get.call(document)
-      : document && document.currentScript;
+      : document?.currentScript;
   }
 
   // A page may run this file more than once; all of it then shares the first one's sockets.
@@ -1075,9 +1085,10 @@
     new root.MutationObserver(() => turning.running() || turning.start(TURNING))
       .observe(document, { childList: true, subtree: true });
     root.addEventListener('turbo:before-render', tidyHead);
+    root.addEventListener('turbo:before-cache', note);
   }
   const script = runningScript(root);
-  if (script && script.dataset.ws4redisUri) {
+  if (script?.dataset.ws4redisUri) {
     api._setUp(script);
   }
 })(globalThis);

@@ -25,7 +25,10 @@ document.addEventListener('ws4redis:ready', ({ detail: { name, socket } }) => {
   }
   heard[name] = [];
   states[name] = [];
-  socket.addEventListener('message', ({ detail }) => heard[name].push(detail.data));
+  socket.addEventListener('message', ({ detail }) => {
+    heard[name].push(detail.data);
+    document.getElementById('list').append(`${detail.data}; `);
+  });
   socket.addEventListener('state', ({ detail: { state } }) => {
     states[name].push(state);
     sessionStorage.setItem('states', JSON.stringify(states));
