@@ -934,6 +934,19 @@ def test_a_publish_that_fails_leaves_nothing_behind(redis_client, history) -> No
     assert read(redis_client).position == position
 
 
+def test_a_redis_that_is_full_takes_no_new_channels_either(redis_client) -> None:
+    """Whoever opens a socket may name as many as there are numbers."""
+    publish(redis_client, b"the script is known")
+    redis_client.config_set("maxmemory", 1)
+    try:
+        for number in range(3):
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                publish_to(redis_client, [f"broadcast:{number}"], b"x")
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert redis_client.keys("*broadcast:[0-9]*") == []
+
+
 @pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB", "SWAPDB 0 1"])
 def test_what_came_and_went_shows_to_who_was_there_before(redis_client, command: str) -> None:
     position = read(redis_client).position
