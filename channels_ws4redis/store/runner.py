@@ -215,6 +215,10 @@ class Runner:
             if isinstance(error, redis.exceptions.TimeoutError):
                 await self._look()  # it may have been the connection alone that was silent
             batch.fail(_as_redis_error(error))
+        except UnicodeEncodeError as error:  # nothing has been sent
+            if len(commands) > 1:
+                return [(await self._execute([each]))[0] for each in commands]
+            batch.fail(error)
         except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
             batch.fail(error)
         return batch.outcomes

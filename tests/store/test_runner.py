@@ -415,6 +415,16 @@ async def test_commands_that_cannot_be_sent():
     assert await arun([Command(COUNT, ["count"], [])]) == [1]
 
 
+async def test_a_command_that_cannot_be_sent_fails_alone(redis_client):
+    """Those of others that would have left together with it are run, and each of them once."""
+    good = [arun([Command(COUNT, ["count"], [])]) for _ in range(4)]
+    bad = arun([Command(ECHO, ["\ud800"], ["x"])])
+    *counts, (error,) = await asyncio.gather(*good, bad)
+    assert isinstance(error, UnicodeEncodeError)
+    assert counts == [[1], [2], [3], [4]]
+    assert redis_client.get("count") == b"4"
+
+
 async def test_close_and_reopen(redis_client):
     """A closed runner opens again when it is used."""
     runner = get_runner()
