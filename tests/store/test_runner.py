@@ -177,6 +177,23 @@ async def test_nobody_waits_for_a_silent_redis_again(hurried, server, caplog, mo
         assert len(lines) == 2
 
 
+async def test_a_redis_that_lets_scripts_wait_is_silent(hurried, server):
+    """As while a replica takes over; it answers a PING all the same."""
+    count = [Command(COUNT, ["count"], [])]
+    with (
+        override_settings(WS4REDIS_CONNECTION={"url": server.url, "socket_timeout": 0.2}),
+        redis.Redis.from_url(server.url) as client,
+    ):
+        await hurried(count)
+        client.client_pause(60_000, all=False)
+        assert client.ping()
+        with pytest.raises(NoAnswerError, match="Timeout reading"):
+            await hurried(count)
+        with pytest.raises(NoAnswerError, match="not asked again"):
+            await hurried(count)
+        client.client_unpause()
+
+
 async def until_answered(call, commands):
     """Run commands until Redis is known to answer."""
     async with asyncio.timeout(10):
