@@ -10,6 +10,7 @@ from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
+from channels_ws4redis.conf import MAX_HISTORY
 from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.protocol.messages import Position, Positions
@@ -68,7 +69,7 @@ class RedisPublisher(RedisStore):
             )
         self._publishers.update(channels)
         if history is not None:
-            self._history = as_number("history", history, 1)
+            self._history = as_number("history", history, 1, MAX_HISTORY)
         if history_expire is not None:
             self._history_expire = as_seconds("history_expire", history_expire, 1)
         if "facility" in kwargs:

@@ -24,7 +24,13 @@ from channels_ws4redis.protocol.names import (
 from channels_ws4redis.publish.addressing import as_flag, legacy_values, own_identities
 from channels_ws4redis.publish.committing import after_commit
 from channels_ws4redis.publish.failing import forgiven, tell
-from channels_ws4redis.publish.keeping import as_seconds, as_version, is_kept, require_nothing_kept
+from channels_ws4redis.publish.keeping import (
+    as_key,
+    as_seconds,
+    as_version,
+    is_kept,
+    require_nothing_kept,
+)
 from channels_ws4redis.store.commands import Publication
 from channels_ws4redis.store.process import get_client, is_own_client
 
@@ -208,7 +214,7 @@ class RedisStore:
             bytes(message),
             as_seconds("expire", self._expire if expire is None else expire),
             sender=self._sender,
-            key=key,
+            key=as_key(key),
             keep=kept,
             history=self._history or options.history,
             history_expire=self._history_expire or options.history_expire,

@@ -163,6 +163,8 @@ def test_values(name, value, read):
         ("WS4REDIS_EXPIRE", 10**10, "at most 1000000000"),
         ("WS4REDIS_HISTORY", 0, "at least 1"),
         ("WS4REDIS_HISTORY", None, "at least 1"),
+        ("WS4REDIS_HISTORY", 10**9, "at most 100000000"),
+        ("WS4REDIS_META_EXPIRE", 10**10, "at most 1000000000"),
         ("WS4REDIS_HISTORY_EXPIRE", 0, "at least 1"),
         ("WS4REDIS_HISTORY_EXPIRE", 10**10, "at most 1000000000"),
         ("WS4REDIS_REPLAY", True, "'last', 'none', 'all', or a number"),

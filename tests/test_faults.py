@@ -14,6 +14,8 @@ import redis
 
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publisher import RedisPublisher
+from channels_ws4redis.store.process import get_client
+from channels_ws4redis.store.runner import look_again
 from testproject.embedded import RedisServer
 from tests.clients import Socket, Visitor
 from tests.servers import AsgiServer
@@ -387,6 +389,7 @@ async def test_publishing_again_after_a_timeout_delivers_once(serve, persistent,
         with pytest.raises(redis.exceptions.TimeoutError):
             await publish("once", idempotency_key="key")
         client.client_unpause()
+        await asyncio.to_thread(look_again, get_client())
         await publish("once", idempotency_key="key")
         await publish("end")
         assert await raw.receive_many(2) == ["once", "end"]

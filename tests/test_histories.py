@@ -14,6 +14,7 @@ import redis
 from channels.layers import get_channel_layer
 from django.db import transaction
 
+from channels_ws4redis.conf import MAX_EXPIRE, MAX_HISTORY
 from channels_ws4redis.facilities import facility
 from channels_ws4redis.protocol.messages import SUBPROTOCOL
 from channels_ws4redis.publish.histories import MAX_AT_ONCE
@@ -423,9 +424,10 @@ def test_a_publisher_says_how_much_is_kept(redis_client, settings):
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"history": 0}, "history=0 is no whole number from 1 up"),
-        ({"history": "10"}, "history='10' is no whole number from 1 up"),
+        ({"history": 0}, "history=0 is no whole number from 1 to"),
+        ({"history": "10"}, "history='10' is no whole number from 1 to"),
         ({"history": True}, "history=True is no whole number"),
+        ({"history": 10**9}, "history=1000000000 is no whole number"),
         ({"history_expire": 0}, "history_expire=0 is no whole number of seconds from 1 to"),
         ({"history_expire": 10**10}, "history_expire=10000000000 is no whole number of seconds"),
     ],
@@ -435,6 +437,15 @@ def test_how_much_is_kept_is_a_number(arguments, complaint):
     """The error comes where the publisher is made."""
     with pytest.raises(ValueError, match=complaint):
         broadcast(**arguments)
+
+
+def test_nobody_cuts_the_longest_history_either(redis_client):
+    """That may be asked for, in messages and in seconds."""
+    longest = broadcast(history=MAX_HISTORY, history_expire=MAX_EXPIRE)
+    longest.publish_message("0")
+    broadcast(history=1, history_expire=1).publish_message("1")
+    assert payloads(longest.history()) == ["0", "1"]
+    assert redis_client.ttl("{broadcast:foo}:history") >= MAX_EXPIRE - 1
 
 
 def test_a_publisher_counts_more_than_a_policy(no_policies):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import types
 import warnings
+from uuid import UUID
 
 import pytest
 import redis
@@ -219,6 +220,20 @@ def test_wrong_expire(redis_client, expire):
     """An expire time that cannot be meant raises a ValueError, and nothing is published."""
     with pytest.raises(ValueError, match="expire="):
         RedisPublisher(facility="foo", broadcast=True).publish_message("Hello", expire)
+    assert redis_client.keys("*") == []
+
+
+@pytest.mark.parametrize(
+    "key",
+    [4711, 0, UUID(int=7), b"key", True, "\ud800"],
+    ids=["number", "zero", "uuid", "bytes", "true", "no unicode"],
+)
+@pytest.mark.parametrize("on_commit", [True, False])
+def test_wrong_idempotency_key(redis_client, key, on_commit):
+    """A key that cannot be meant raises a ValueError at once, and nothing is published."""
+    publisher = RedisPublisher(facility="foo", broadcast=True)
+    with pytest.raises(ValueError, match=r"idempotency_key=.* is no text"):
+        publisher.publish_message("Hello", on_commit=on_commit, idempotency_key=key)
     assert redis_client.keys("*") == []
 
 

@@ -25,6 +25,10 @@ SCHEMES = ("redis://", "rediss://", "unix://")
 #: so in the middle of the script that publishes.
 MAX_EXPIRE = 10**9
 
+#: Messages in a history, more than anybody has memory for. The script that publishes takes larger
+#: numbers in its notes for something that others have written.
+MAX_HISTORY = 10**8
+
 #: What a project writes to have the package's own channel layer.
 OWN_LAYER = (
     "CHANNEL_LAYERS = {'default': {'BACKEND': 'channels_ws4redis.layers.RedisChannelLayer'}}"
@@ -113,7 +117,7 @@ class Settings(Publishing, Permissions, Limits):
         memory in Redis. Where publishers ask for different numbers on one channel, it keeps the
         most.
         """
-        return self._whole_number("WS4REDIS_HISTORY", 100, minimum=1)
+        return self._whole_number("WS4REDIS_HISTORY", 100, 1, MAX_HISTORY)
 
     @property
     def WS4REDIS_HISTORY_EXPIRE(self) -> int:
@@ -140,7 +144,7 @@ class Settings(Publishing, Permissions, Limits):
         If twice the expire time of a message or of the history is longer, that counts. A client
         that comes back within this time can be told that it has missed nothing.
         """
-        return self._whole_number("WS4REDIS_META_EXPIRE", 86400, minimum=60)
+        return self._whole_number("WS4REDIS_META_EXPIRE", 86400, 60, MAX_EXPIRE)
 
     @property
     def WS4REDIS_HEARTBEAT(self) -> str | None:

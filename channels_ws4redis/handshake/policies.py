@@ -17,7 +17,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.urls.resolvers import RoutePattern
 from django.utils.module_loading import autodiscover_modules
 
-from channels_ws4redis.conf import MAX_EXPIRE
+from channels_ws4redis.conf import MAX_EXPIRE, MAX_HISTORY
 from channels_ws4redis.conf.reading import REPLAY_REMEDY, is_replay
 from channels_ws4redis.protocol.history import Replay
 
@@ -48,7 +48,7 @@ class Options:
     max_message_bytes: int | None = None
 
     def __post_init__(self) -> None:
-        _require_number("history", self.history, 1)
+        _require_number("history", self.history, 1, MAX_HISTORY)
         _require_number("history_expire", self.history_expire, 1, MAX_EXPIRE)
         _require_number("expire", self.expire, 0, MAX_EXPIRE)
         _require_number("max_message_bytes", self.max_message_bytes, 1)

@@ -6,6 +6,7 @@ from typing import Any
 
 from channels_ws4redis.conf import MAX_EXPIRE
 from channels_ws4redis.handshake.policies import Options
+from channels_ws4redis.protocol.texts import is_encodable
 
 #: The largest number in a column of a database, and so the largest version of a state.
 MAX_VERSION = 2**63 - 1
@@ -44,6 +45,18 @@ def as_seconds(name: str, value: Any, least: int = 0) -> int:
     :raises ValueError: if they are no whole number that Redis can count.
     """
     return as_number(name, value, least, MAX_EXPIRE, "of seconds ")
+
+
+def as_key(key: Any) -> str:
+    """Return an idempotency key, "" if there is none.
+
+    :raises ValueError: if it is no text that can be a part of a name.
+    """
+    if key is None:
+        return ""
+    if isinstance(key, str) and is_encodable(key):
+        return key
+    raise ValueError(f"idempotency_key={key!r} is no text; pass one, such as f'paid-{{order.pk}}'.")
 
 
 def as_version(version: Any) -> int | None:

@@ -22,7 +22,7 @@ from channels_ws4redis.conf import settings
 from channels_ws4redis.store.outages import Outage, server_address
 from channels_ws4redis.store.scripts import Role
 from channels_ws4redis.store.sentinels import AsyncSentinels, Sentinels
-from channels_ws4redis.store.silence import Silence, shortened
+from channels_ws4redis.store.silence import QUESTION, Silence, shortened
 
 #: Seconds. Publishing must fail soon when Redis is gone, and redis-py's own defaults differ from
 #: release to release (none before 8, five seconds since).
@@ -231,7 +231,7 @@ class Pool:
         connection = self._class(**shortened(self._kwargs))
         try:
             connection.connect()
-            connection.send_command("PING")
+            connection.send_command(*QUESTION)
             connection.read_response()
         except OF_REDIS as error:
             return not isinstance(error, redis.exceptions.TimeoutError)

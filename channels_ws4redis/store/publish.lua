@@ -15,6 +15,7 @@
 -- the channel has had the version already, and got nothing. A failure on one channel keeps no other
 -- channel from its message; the first failure is returned in the end.
 local ONCE_EXPIRE = 86400  -- seconds for which an idempotency key is remembered
+local CLAIMS = 8  -- publishers that ask for something else than others, and are remembered
 local payload, sender, expire, said, prefix = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
 local version = ARGV[6] ~= '' and ARGV[6]
 if ARGV[7] then size, keep, asked = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[7] .. ':' .. ARGV[8] end
@@ -62,15 +63,31 @@ end
 
 -- Returns the messages that a history has room for, which is as many as whoever asks for most of them, while
 -- that is due; the second until which it lives; and what is to be noted of that. What is less than what is
--- asked for now, or over, is forgotten.
+-- asked for now, or by anybody else, or over, is forgotten. Of too many the last ones are taken together,
+-- as if somebody had asked for as many as any of them, and for as long.
 local function claims(meta)
   local till = second + keep + slack
-  local most, last, noted = size, till, size .. ':' .. till
+  local most, last, noted, others = size, till, size .. ':' .. till, {}
+
+  local function take(messages, due)
+    for at = #others, 1, -1 do
+      local other = others[at]
+      if other[1] >= messages and other[2] >= due then return end
+      if other[1] <= messages and other[2] <= due then table.remove(others, at) end
+    end
+    local tail = #others == CLAIMS and table.remove(others) or {0, 0}
+    table.insert(others, {math.max(messages, tail[1]), math.max(due, tail[2])})
+  end
+
   for messages, due in string.gmatch(call('HMGET', meta, 'keeps')[1] or '', '(%d+):(%d+)') do
     messages, due = tonumber(messages), tonumber(due)
     if due >= second and due < second + 2e9 and messages < 1e9 and (messages > size or due > till) then
-      most, last, noted = math.max(most, messages), math.max(last, due), noted .. ' ' .. messages .. ':' .. due
+      take(messages, due)
     end
+  end
+  for _, other in ipairs(others) do
+    most, last = math.max(most, other[1]), math.max(last, other[2])
+    noted = noted .. ' ' .. other[1] .. ':' .. other[2]
   end
   return most, last, noted
 end
@@ -105,7 +122,9 @@ local function publish(name, history, meta, once)
     local numbering = string.format('%08x', (clock[1] * 1000000 + clock[2]) % 4294967296)
     epoch = numbering .. '.' .. ask().reign
     past = ask().blank_epoch(name, history, lifetime) .. ':0 '
-    call('DEL', history, meta)  -- of a numbering that is lost
+    -- Of a numbering that is lost. Once a script has written, Redis lets it go past maxmemory: a stranger
+    -- who names new channels is not to get that far by deleting nothing.
+    if call('EXISTS', history, meta) > 0 then call('DEL', history, meta) end
   end
   offset = string.format('%d', offset + 1)
   -- What can fail comes first: a publish that fails must leave nothing behind.

@@ -22,7 +22,7 @@ from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.outages import Outage, server_address
 from channels_ws4redis.store.process import this_process
 from channels_ws4redis.store.scripts import Batch, Command, Reply, Request, Result, Role, pack
-from channels_ws4redis.store.silence import NoAnswerError, Silence, shortened
+from channels_ws4redis.store.silence import QUESTION, NoAnswerError, Silence, shortened
 
 
 def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
@@ -144,7 +144,7 @@ class Runner:
         connection = pool.connection_class(**shortened(pool.connection_kwargs))
         try:
             await connection.connect()
-            await connection.send_command("PING")
+            await connection.send_command(*QUESTION)
             await connection.read_response()
         except (redis.exceptions.TimeoutError, TimeoutError):
             self._silence.begin()
@@ -215,6 +215,10 @@ class Runner:
             if isinstance(error, redis.exceptions.TimeoutError):
                 await self._look()  # it may have been the connection alone that was silent
             batch.fail(_as_redis_error(error))
+        except UnicodeEncodeError as error:  # nothing has been sent
+            if len(commands) > 1:
+                return [(await self._execute([each]))[0] for each in commands]
+            batch.fail(error)
         except Exception as error:  # noqa: BLE001 # each caller is to get it, and the sender lives on
             batch.fail(error)
         return batch.outcomes

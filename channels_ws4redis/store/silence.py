@@ -10,7 +10,11 @@ import redis
 #: Seconds between two looks at a Redis that does not answer. In between nobody waits for it.
 PAUSE = 3.0
 
-#: Seconds for such a look: Redis answers a PING in a moment or not at all.
+#: What Redis is asked then. It is a script, as all that publishes and reads is one: while a replica
+#: takes over, Redis may have scripts wait (``CLIENT PAUSE … WRITE``), and answers a PING.
+QUESTION = "EVAL", "return 1", 0
+
+#: Seconds for such a look: Redis answers that in a moment or not at all.
 LOOK = 1.0
 
 

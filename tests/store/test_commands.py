@@ -332,6 +332,23 @@ def test_what_is_asked_for_holds_while_it_is_due(redis_client) -> None:
 
 
 @pytest.mark.parametrize(
+    "asked",
+    [lambda number: (10, 9000 - number), lambda number: (10 + number, 9000 - number)],
+    ids=["shorter and shorter", "for more and more, shorter and shorter"],
+)
+def test_notes_do_not_grow_with_what_was_asked_for(redis_client, asked) -> None:
+    """Such as the seconds that are left; yet as much is kept as anybody has asked for."""
+    for number in range(100):
+        ask(redis_client, *asked(number))
+    most = asked(99)[0]
+    assert len(redis_client.hget(META, "keeps").split()) <= 9
+    for _ in range(2 * most):
+        ask(redis_client, 1, 1)
+    assert len(payloads(read(redis_client))) == most
+    assert redis_client.ttl(HISTORY) >= 9000
+
+
+@pytest.mark.parametrize(
     "keeps", ["1:2:3 x", f"{10**20}:9999999999", f"100:{10**20}", "", "7", "100:1"]
 )
 def test_what_others_have_written_of_it_stops_no_channel(redis_client, keeps) -> None:
@@ -932,6 +949,19 @@ def test_a_publish_that_fails_leaves_nothing_behind(redis_client, history) -> No
         publish(redis_client, b"two")
     assert redis_client.get(NAME) == b"one"
     assert read(redis_client).position == position
+
+
+def test_a_redis_that_is_full_takes_no_new_channels_either(redis_client) -> None:
+    """Whoever opens a socket may name as many as there are numbers."""
+    publish(redis_client, b"the script is known")
+    redis_client.config_set("maxmemory", 1)
+    try:
+        for number in range(3):
+            with pytest.raises(redis.exceptions.OutOfMemoryError):
+                publish_to(redis_client, [f"broadcast:{number}"], b"x")
+    finally:
+        redis_client.config_set("maxmemory", 0)
+    assert redis_client.keys("*broadcast:[0-9]*") == []
 
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "FLUSHDB", "SWAPDB 0 1"])

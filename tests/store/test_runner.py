@@ -177,6 +177,23 @@ async def test_nobody_waits_for_a_silent_redis_again(hurried, server, caplog, mo
         assert len(lines) == 2
 
 
+async def test_a_redis_that_lets_scripts_wait_is_silent(hurried, server):
+    """As while a replica takes over; it answers a PING all the same."""
+    count = [Command(COUNT, ["count"], [])]
+    with (
+        override_settings(WS4REDIS_CONNECTION={"url": server.url, "socket_timeout": 0.2}),
+        redis.Redis.from_url(server.url) as client,
+    ):
+        await hurried(count)
+        client.client_pause(60_000, all=False)
+        assert client.ping()
+        with pytest.raises(NoAnswerError, match="Timeout reading"):
+            await hurried(count)
+        with pytest.raises(NoAnswerError, match="not asked again"):
+            await hurried(count)
+        client.client_unpause()
+
+
 async def until_answered(call, commands):
     """Run commands until Redis is known to answer."""
     async with asyncio.timeout(10):
@@ -413,6 +430,16 @@ async def test_commands_that_cannot_be_sent():
     outcomes = await arun([Command(ECHO, ["\ud800"], ["x"])])
     assert isinstance(outcomes[0], UnicodeEncodeError)
     assert await arun([Command(COUNT, ["count"], [])]) == [1]
+
+
+async def test_a_command_that_cannot_be_sent_fails_alone(redis_client):
+    """Those of others that would have left together with it are run, and each of them once."""
+    good = [arun([Command(COUNT, ["count"], [])]) for _ in range(4)]
+    bad = arun([Command(ECHO, ["\ud800"], ["x"])])
+    *counts, (error,) = await asyncio.gather(*good, bad)
+    assert isinstance(error, UnicodeEncodeError)
+    assert counts == [[1], [2], [3], [4]]
+    assert redis_client.get("count") == b"4"
 
 
 async def test_close_and_reopen(redis_client):
