@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Never
 
 from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
@@ -14,7 +14,7 @@ from channels_ws4redis.fanout.choice import backend_named
 from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.protocol.messages import Position, Positions
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.publish.addressing import own_identities, warn
+from channels_ws4redis.publish.addressing import own_identities, require_arguments, warn
 from channels_ws4redis.publish.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.publish.histories import History, Inquiry, Message, Since
 from channels_ws4redis.publish.keeping import as_number, as_seconds
@@ -44,6 +44,7 @@ class RedisPublisher(RedisStore):
     :param history_expire: seconds for which they are kept after the last one, instead of those of
         the policy or ``WS4REDIS_HISTORY_EXPIRE``.
     :raises ValueError: if an argument names nobody by mistake, or an audience has no facility.
+    :raises TypeError: for an argument without a name, or with a name that there is not.
 
     Nothing is published for a user that does not exist (an anonymous one), nor for a session that
     has not been saved.
@@ -53,13 +54,26 @@ class RedisPublisher(RedisStore):
     _has_no_audience = False
 
     def __init__(
-        self, *, history: int | None = None, history_expire: int | None = None, **kwargs: Any
+        self,
+        *unnamed: Never,
+        history: int | None = None,
+        history_expire: int | None = None,
+        **kwargs: Any,
     ) -> None:
+        if unnamed:
+            raise TypeError(
+                f"RedisPublisher({unnamed[0]!r}, …) has an argument without a name; write them all "
+                "by name, e.g. RedisPublisher(facility='foobar', broadcast=True)."
+            )
         # The client is passed on although it is the default: the __init__ of a mixin may insist on
         # a connection, as the one of legacy did.
         super().__init__(get_client())
         self._has_no_audience = not kwargs.keys() - {"facility", "request"}
-        channels = self._get_message_channels(**kwargs)
+        try:
+            channels = self._get_message_channels(**kwargs)
+        except TypeError:
+            require_arguments(self._get_message_channels, kwargs)
+            raise
         if "facility" not in kwargs and any(map(_has_no_facility, channels)):
             raise ValueError(
                 f"RedisPublisher({', '.join(f'{name}=…' for name in kwargs)}) has no facility; "

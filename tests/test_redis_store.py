@@ -149,11 +149,27 @@ def test_wrong_values(kwargs):
         RedisPublisher(**({"facility": "foo"} | kwargs))
 
 
-@pytest.mark.parametrize("kwargs", [{"user": ["john"]}, {"facillity": "foo"}])
-def test_misspelt_arguments(kwargs):
-    """An argument that does not exist is a TypeError."""
-    with pytest.raises(TypeError, match=next(iter(kwargs))):
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        pytest.param({"user": "john"}, r"user='john'.*write users=\[…\]", id="user"),
+        pytest.param({"group": "staff"}, r"group='staff'.*write groups=\[…\]", id="group"),
+        pytest.param({"session": "key"}, r"session='key'.*write sessions=\[…\]", id="session"),
+        pytest.param({"facillity": "foo"}, r"facillity='foo'.*write facility=…", id="letters"),
+        pytest.param({"histroy": 5}, r"histroy=5.*write history=…", id="history"),
+        pytest.param({"to": "john"}, r"to='john'.*there are request, facility", id="unlike"),
+    ],
+)
+def test_misspelt_arguments(kwargs, told):
+    """An argument that does not exist is a TypeError with its value, and the one that is meant."""
+    with pytest.raises(TypeError, match=told):
         RedisPublisher(**kwargs)
+
+
+def test_arguments_without_a_name():
+    """They are a TypeError with the first value and the way to write it."""
+    with pytest.raises(TypeError, match=r"\('foobar', …\) .*facility='foobar'"):
+        RedisPublisher("foobar", broadcast=True)
 
 
 @pytest.mark.parametrize("prefix", [None, "ws"])

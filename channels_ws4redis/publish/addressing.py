@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.protocol.names import MEMBER_OF, SELF, SESSION, USER
+from channels_ws4redis.protocol.texts import meant_by
 
 
 def own_identities(request: Any, audience: str) -> list[str]:
@@ -29,6 +31,27 @@ def own_identities(request: Any, audience: str) -> list[str]:
     if isinstance(members, str) or not members:
         return [members] if members else []
     return [str(member) for member in members if member]
+
+
+def require_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Make sure that a publisher's arguments have names that there are.
+
+    :param function: what takes them; that of a subclass may take more than there are here.
+    :param given: the arguments, by name.
+    :raises TypeError: if one has another name, such as ``user`` for ``users``.
+    """
+    taken = inspect.signature(function).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+        return  # what it passes them on to decides
+    known = [*taken, "history", "history_expire"]
+    for name, value in given.items():
+        if name not in known:
+            meant = meant_by(name, known)
+            form = f"{meant}=[…]" if meant in {"users", "groups", "sessions"} else f"{meant}=…"
+            remedy = f"write {form}" if meant else f"there are {', '.join(known)}"
+            raise TypeError(
+                f"RedisPublisher({name}={value!r}) has no argument of the name {name}; {remedy}."
+            ) from None
 
 
 def as_flag(broadcast: Any) -> bool:
