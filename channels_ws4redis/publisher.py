@@ -11,10 +11,14 @@ from django.utils.asyncio import async_unsafe
 from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has it from here
 
 from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.protocol.messages import Position, Positions
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.publish.addressing import own_identities, require_arguments, warn
+from channels_ws4redis.publish.addressing import (
+    own_identities,
+    require_arguments,
+    warn,
+    why_unheard,
+)
 from channels_ws4redis.publish.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.publish.histories import History, Inquiry, Message, Since
 from channels_ws4redis.publish.keeping import as_number, as_seconds
@@ -97,10 +101,10 @@ class RedisPublisher(RedisStore):
                 "broadcast=True, users=[…], groups=[…] or sessions=[…].",
                 RuntimeWarning,
             )
-        elif self._policy_facility is not None and is_misspelt(self._policy_facility):
+        elif (reason := why_unheard(self._policy_facility)) is not None:
             warn(
                 "A message is published to nobody: no socket can open on the facility "
-                f"{self._policy_facility!r}, as its policy spells the arguments otherwise.",
+                f"{self._policy_facility!r}, as {reason}.",
                 RuntimeWarning,
             )
         tell_if_elsewhere(self)

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.policies import NO_OPTIONS, is_misspelt, options_of, policies
 from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.protocol.names import MEMBER_OF, SELF, SESSION, USER
 from channels_ws4redis.protocol.texts import meant_by
@@ -52,6 +54,20 @@ def require_arguments(function: Callable[..., Any], given: Mapping[str, Any]) ->
             raise TypeError(
                 f"RedisPublisher({name}={value!r}) has no argument of the name {name}; {remedy}."
             ) from None
+
+
+def why_unheard(facility: str | None) -> str | None:
+    """Return why no socket can open on a facility, None if one can, or if that is not known.
+
+    It is not known in a process that has not imported the project's policies.
+    """
+    if facility is None or not policies:
+        return None
+    if is_misspelt(facility):
+        return "its policy spells the arguments otherwise"
+    if options_of(facility) is NO_OPTIONS and settings.WS4REDIS_FACILITIES == "strict":
+        return "no policy names it, and WS4REDIS_FACILITIES is 'strict'"
+    return None
 
 
 def as_flag(broadcast: Any) -> bool:
