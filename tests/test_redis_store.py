@@ -286,13 +286,13 @@ def test_expire_of_a_publisher(redis_client):
     assert 6 <= redis_client.ttl("broadcast:foo") <= 7
 
 
-def test_publishing_to_nobody(redis_client):
+def test_publishing_to_nobody(quiet_redis):
     """Without any channel there is nothing to do, and nothing is asked of Redis."""
     get_client().ping()
-    before = redis_client.info("stats")["total_commands_processed"]
+    before = quiet_redis.info("stats")["total_commands_processed"]
     RedisPublisher(facility="foo", users=[]).publish_message("Hello")
-    assert redis_client.info("stats")["total_commands_processed"] == before + 1
-    assert redis_client.keys("*") == []
+    assert quiet_redis.info("stats")["total_commands_processed"] == before + 1
+    assert quiet_redis.keys("*") == []
 
 
 def test_own_connection(settings, redis_client, redis_url, free_port):
