@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Never
 
 from asgiref.sync import sync_to_async
 from django.utils.asyncio import async_unsafe
@@ -12,10 +12,14 @@ from redis import StrictRedis as StrictRedis  # noqa: PLC0414 # legacy code has 
 
 from channels_ws4redis.conf import MAX_HISTORY
 from channels_ws4redis.fanout.choice import backend_named
-from channels_ws4redis.handshake.policies import is_misspelt
 from channels_ws4redis.protocol.messages import Position, Positions
 from channels_ws4redis.protocol.names import AUDIENCES, BROADCAST, as_facility, channel_name
-from channels_ws4redis.publish.addressing import own_identities, warn
+from channels_ws4redis.publish.addressing import (
+    own_identities,
+    require_arguments,
+    warn,
+    why_unheard,
+)
 from channels_ws4redis.publish.given_clients import client_given_to, tell_if_elsewhere
 from channels_ws4redis.publish.histories import History, Inquiry, Message, Since
 from channels_ws4redis.publish.keeping import as_number, as_seconds
@@ -45,6 +49,7 @@ class RedisPublisher(RedisStore):
     :param history_expire: seconds for which they are kept after the last one, instead of those of
         the policy or ``WS4REDIS_HISTORY_EXPIRE``.
     :raises ValueError: if an argument names nobody by mistake, or an audience has no facility.
+    :raises TypeError: for an argument without a name, or with a name that there is not.
 
     Nothing is published for a user that does not exist (an anonymous one), nor for a session that
     has not been saved.
@@ -54,13 +59,26 @@ class RedisPublisher(RedisStore):
     _has_no_audience = False
 
     def __init__(
-        self, *, history: int | None = None, history_expire: int | None = None, **kwargs: Any
+        self,
+        *unnamed: Never,
+        history: int | None = None,
+        history_expire: int | None = None,
+        **kwargs: Any,
     ) -> None:
+        if unnamed:
+            raise TypeError(
+                f"RedisPublisher({unnamed[0]!r}, …) has an argument without a name; write them all "
+                "by name, e.g. RedisPublisher(facility='foobar', broadcast=True)."
+            )
         # The client is passed on although it is the default: the __init__ of a mixin may insist on
         # a connection, as the one of legacy did.
         super().__init__(get_client())
         self._has_no_audience = not kwargs.keys() - {"facility", "request"}
-        channels = self._get_message_channels(**kwargs)
+        try:
+            channels = self._get_message_channels(**kwargs)
+        except TypeError:
+            require_arguments(self._get_message_channels, kwargs)
+            raise
         if "facility" not in kwargs and any(map(_has_no_facility, channels)):
             raise ValueError(
                 f"RedisPublisher({', '.join(f'{name}=…' for name in kwargs)}) has no facility; "
@@ -84,10 +102,10 @@ class RedisPublisher(RedisStore):
                 "broadcast=True, users=[…], groups=[…] or sessions=[…].",
                 RuntimeWarning,
             )
-        elif self._policy_facility is not None and is_misspelt(self._policy_facility):
+        elif (reason := why_unheard(self._policy_facility)) is not None:
             warn(
                 "A message is published to nobody: no socket can open on the facility "
-                f"{self._policy_facility!r}, as its policy spells the arguments otherwise.",
+                f"{self._policy_facility!r}, as {reason}.",
                 RuntimeWarning,
             )
         tell_if_elsewhere(self)

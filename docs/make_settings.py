@@ -17,7 +17,7 @@ PAGE = Path(__file__).parent / "reference" / "settings.md"
 TYPES = {
     "Collection[str]": "list of `str`",
     "Hook": "callable, or `str` with its dotted path",
-    "Literal['last', 'none', 'all'] | int": "`str` or `int`",
+    "Replay": "`str` or `int`",
     "Mapping[str, Any] | str": "`dict` or `str`",
     "Networks | int | None": "list of `str`, `int` or `None`",
     "bool": "`bool`",

@@ -59,7 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that need a server, before any are left out by their markers."""
     for item in items:
         module = item.path.relative_to(TESTS).as_posix()
-        if "redis_url" in getattr(item, "fixturenames", ()) or module in SPEAKING_TO_REDIS:
+        fixtures = getattr(item, "fixturenames", ())
+        if {"redis_url", "quiet_redis"} & {*fixtures} or module in SPEAKING_TO_REDIS:
             item.add_marker(pytest.mark.server)
 
 
@@ -103,6 +104,17 @@ def redis_client(redis_url: str) -> Iterator[redis.Redis]:
     client = redis.Redis.from_url(redis_url)
     yield client
     client.close()
+
+
+@pytest.fixture
+def quiet_redis(settings) -> Iterator[redis.Redis]:
+    """A client to look into a Redis to which nobody speaks but the test.
+
+    On the other one, the sites that several tests share ask every two seconds whether it is there.
+    """
+    with RedisServer(port=0) as server, redis.Redis.from_url(server.url) as client:
+        settings.WS4REDIS_CONNECTION = server.url
+        yield client
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,8 @@ PACKAGE = "channels_ws4redis"
 
 #: The rooms of the engine, each of which may import itself and those before it.
 ORDER = [
-    "conf",
     "protocol",
+    "conf",
     "store",
     "layers",
     "fanout",
@@ -29,7 +29,7 @@ ORDER = [
 NAMED = {"redis_store": "legacy", "subscriber": "legacy", "exceptions": "legacy"}
 
 #: Rooms that know only those named, whatever the order says.
-KNOWS_ONLY = {"protocol": set(), "servers": {"conf", "protocol"}}
+KNOWS_ONLY = {"servers": {"conf", "protocol"}}
 
 #: Rooms that may import `servers`, which stands beside the order.
 ABOVE_SERVERS = {"fanout", "handshake", "serving"}

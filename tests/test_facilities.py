@@ -222,6 +222,22 @@ async def test_publishing_where_no_socket_can_be(publish, redis_client, no_polic
         await publish(publisher, "x")
 
 
+async def test_publishing_where_strict_lets_no_socket_be(
+    publish, redis_client, no_policies, settings
+):
+    """A warning tells of a facility that no policy names; without any, none may be known here."""
+    settings.WS4REDIS_FACILITIES = "strict"
+    publisher = RedisPublisher(facility="order/7", broadcast=True)
+    await publish(publisher, "x")
+    facility("orders/<int:pk>")(lambda request, pk: True)
+    await publish(RedisPublisher(facility="orders/7", broadcast=True), "x")
+    with pytest.warns(RuntimeWarning, match="'order/7', as no policy names it") as caught:
+        await publish(publisher, "x")
+    assert caught[0].filename == __file__
+    settings.WS4REDIS_FACILITIES = "open"
+    await publish(publisher, "x")
+
+
 async def test_nothing_is_kept_where_the_policy_says_so(publish, redis_client, no_policies):
     facility("ticker", expire=0)(lambda request: True)
     await publish(RedisPublisher(facility="ticker", broadcast=True), "x")

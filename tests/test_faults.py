@@ -212,6 +212,25 @@ async def test_the_link_goes_silent_without_being_closed(serve, persistent, prox
         assert await raw.receive_many(2) == expected
 
 
+async def test_what_a_client_sends_after_a_message_in_doubt_is_not_published(
+    serve, persistent, proxy, at
+) -> None:
+    """Its socket is closed, so that the client knows, and nothing is published out of order."""
+    at(persistent.url)
+    link = f"redis://127.0.0.1:{proxy.port}/0?socket_timeout=0.5"
+    site = serve(settings=SERVER_SETTINGS, REDIS_URL=link)
+    async with Visitor(site).socket(f"{PATH}&publish-broadcast&echo") as socket:
+        await socket.send("before")
+        assert await socket.receive() == "before"
+        proxy.stall()
+        for text in ("in doubt", "after it"):
+            await socket.send(text)
+        assert await socket.close_code() == 1013
+    publisher = RedisPublisher(facility="fault", broadcast=True)
+    (history,) = (await publisher.ahistory()).values()
+    assert [message.payload for message in history.messages] == [b"before"]
+
+
 async def test_redis_hangs_for_a_while(serve, persistent, at) -> None:
     at(persistent.url)
     site = serve(settings=SERVER_SETTINGS, REDIS_URL=persistent.url)

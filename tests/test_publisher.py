@@ -72,21 +72,21 @@ def received(client):
     return stats["total_connections_received"], stats["total_reads_processed"]
 
 
-async def test_one_round_trip(redis_client, publish):
+async def test_one_round_trip(quiet_redis, publish):
     """A publish is one EVALSHA for all its channels, on a connection that is kept."""
     publisher = RedisPublisher(facility="foo", broadcast=True, users=["john", "mary"])
     await publish(publisher, "first")  # connects and loads the script
-    redis_client.config_resetstat()
-    connections, reads = received(redis_client)
-    own = received(redis_client)[1] - reads  # what it costs to ask
-    _, reads = received(redis_client)
+    quiet_redis.config_resetstat()
+    connections, reads = received(quiet_redis)
+    own = received(quiet_redis)[1] - reads  # what it costs to ask
+    _, reads = received(quiet_redis)
     for number in range(10):
         await publish(publisher, str(number))
-    after_connections, after_reads = received(redis_client)
+    after_connections, after_reads = received(quiet_redis)
     assert after_connections == connections
     assert after_reads - reads - own == 10
-    assert calls(redis_client)["evalsha"] == 10
-    assert not {"eval", "script|load", "info|server"} & set(calls(redis_client))
+    assert calls(quiet_redis)["evalsha"] == 10
+    assert not {"eval", "script|load", "info|server"} & set(calls(quiet_redis))
 
 
 async def test_first_publish_after_script_flush(redis_client, publish):

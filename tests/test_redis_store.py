@@ -150,11 +150,27 @@ def test_wrong_values(kwargs):
         RedisPublisher(**({"facility": "foo"} | kwargs))
 
 
-@pytest.mark.parametrize("kwargs", [{"user": ["john"]}, {"facillity": "foo"}])
-def test_misspelt_arguments(kwargs):
-    """An argument that does not exist is a TypeError."""
-    with pytest.raises(TypeError, match=next(iter(kwargs))):
+@pytest.mark.parametrize(
+    ("kwargs", "told"),
+    [
+        pytest.param({"user": "john"}, r"user='john'.*write users=\[…\]", id="user"),
+        pytest.param({"group": "staff"}, r"group='staff'.*write groups=\[…\]", id="group"),
+        pytest.param({"session": "key"}, r"session='key'.*write sessions=\[…\]", id="session"),
+        pytest.param({"facillity": "foo"}, r"facillity='foo'.*write facility=…", id="letters"),
+        pytest.param({"histroy": 5}, r"histroy=5.*write history=…", id="history"),
+        pytest.param({"to": "john"}, r"to='john'.*there are request, facility", id="unlike"),
+    ],
+)
+def test_misspelt_arguments(kwargs, told):
+    """An argument that does not exist is a TypeError with its value, and the one that is meant."""
+    with pytest.raises(TypeError, match=told):
         RedisPublisher(**kwargs)
+
+
+def test_arguments_without_a_name():
+    """They are a TypeError with the first value and the way to write it."""
+    with pytest.raises(TypeError, match=r"\('foobar', …\) .*facility='foobar'"):
+        RedisPublisher("foobar", broadcast=True)
 
 
 @pytest.mark.parametrize("prefix", [None, "ws"])
@@ -285,13 +301,13 @@ def test_expire_of_a_publisher(redis_client):
     assert 6 <= redis_client.ttl("broadcast:foo") <= 7
 
 
-def test_publishing_to_nobody(redis_client):
+def test_publishing_to_nobody(quiet_redis):
     """Without any channel there is nothing to do, and nothing is asked of Redis."""
     get_client().ping()
-    before = redis_client.info("stats")["total_commands_processed"]
+    before = quiet_redis.info("stats")["total_commands_processed"]
     RedisPublisher(facility="foo", users=[]).publish_message("Hello")
-    assert redis_client.info("stats")["total_commands_processed"] == before + 1
-    assert redis_client.keys("*") == []
+    assert quiet_redis.info("stats")["total_commands_processed"] == before + 1
+    assert quiet_redis.keys("*") == []
 
 
 def test_own_connection(settings, redis_client, redis_url, free_port):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import socket
 
 import pytest
 
 from tests.torture import outage
 from tests.torture.__main__ import main
 from tests.torture.oracle import Facility, Ledger, Tally, percentile
+from tests.torture.proxy import Proxy
 
 #: WS4REDIS_TEST_TORTURE=120 makes it thorough.
 SECONDS = os.environ.get("WS4REDIS_TEST_TORTURE", "20")
@@ -62,6 +66,20 @@ def test_percentile() -> None:
     assert percentile([], 99) == 0
     assert percentile([1.0, 2.0, 3.0, 4.0], 50) == 3.0
     assert percentile([1.0], 99) == 1.0
+
+
+@pytest.mark.parametrize("turns", range(8))
+async def test_a_proxy_that_ends_leaves_no_connection(turns: int) -> None:
+    """Also not one that it was just about to take, or to lead on."""
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        proxy = Proxy(target.getsockname()[1])
+        await proxy.start()
+        with socket.create_connection(("127.0.0.1", proxy.port), timeout=5) as client:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await proxy.close()
+            with contextlib.suppress(ConnectionResetError):
+                assert await asyncio.to_thread(client.recv, 1) == b""
 
 
 @pytest.mark.server

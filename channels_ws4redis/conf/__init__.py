@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 from channels_ws4redis.conf.limits import Limits
 from channels_ws4redis.conf.permissions import Permissions
 from channels_ws4redis.conf.publishing import Publishing
-from channels_ws4redis.conf.reading import REPLAY_REMEDY, improper, is_replay
+from channels_ws4redis.conf.reading import improper
+from channels_ws4redis.protocol.history import REPLAY_REMEDY, Replay, is_replay
 
 DEFAULT_CONNECTION = {"host": "localhost", "port": 6379, "db": 0, "password": None}
 DEFAULT_SUBSCRIBER = "channels_ws4redis.subscriber.RedisSubscriber"
@@ -96,14 +97,14 @@ class Settings(Publishing, Permissions, Limits):
         return self._whole_number("WS4REDIS_EXPIRE", 3600, 0, MAX_EXPIRE)
 
     @property
-    def WS4REDIS_REPLAY(self) -> Literal["last", "none", "all"] | int:
+    def WS4REDIS_REPLAY(self) -> Replay:
         """What a client is sent that comes for the first time, of each of its channels.
 
         ``"last"`` is the stored message, as in django-websocket-redis, and ``"none"`` nothing.
         ``"all"`` are all messages in the history that have not passed their expire time, and a
         number is that many of these, the last ones. Policies may say otherwise by ``replay=``.
         """
-        value: Literal["last", "none", "all"] | int = self._get("WS4REDIS_REPLAY", "last")
+        value: Any = self._get("WS4REDIS_REPLAY", "last")
         if is_replay(value):
             return value
         raise improper("WS4REDIS_REPLAY", value, REPLAY_REMEDY)

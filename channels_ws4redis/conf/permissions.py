@@ -32,7 +32,8 @@ class Permissions(Reader):
         """What a facility is that no [policy](python.md#channels-ws4redis-facilities) names.
 
         With ``"open"``, sockets use it as in django-websocket-redis. With ``"strict"``, its sockets
-        are refused with 403. Django code may publish on it in both cases.
+        are refused with 403. Django code may publish on it in both cases, which nobody hears with
+        ``"strict"``; a ``RuntimeWarning`` says so.
         """
         value: str = self._get("WS4REDIS_FACILITIES", "open")
         if value in ("open", "strict"):

@@ -10,18 +10,6 @@ from django.conf import settings as django_settings
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import empty
 
-#: What says how much of a channel a newcomer is sent, beside a number of messages.
-REPLAYS = ("last", "none", "all")
-
-REPLAY_REMEDY = "'last', 'none', 'all', or a number of messages of at least 1"
-
-
-def is_replay(value: Any) -> bool:
-    """Tell whether a value says how much of a channel a newcomer is sent."""
-    if isinstance(value, str):
-        return value in REPLAYS
-    return type(value) is int and value >= 1
-
 
 def improper(name: str, value: Any, remedy: str) -> ImproperlyConfigured:
     """Return the error of a setting whose value makes no sense.

@@ -16,7 +16,7 @@ from channels_ws4redis.fanout.held import Entry
 from channels_ws4redis.fanout.sockets import Recipient
 from channels_ws4redis.protocol.history import Lost, Reading
 from channels_ws4redis.protocol.texts import shown
-from channels_ws4redis.protocol.track import Lag, Stamp, Track
+from channels_ws4redis.protocol.track import Asked, Lag, Track
 from channels_ws4redis.store.clients import UNREACHABLE
 from channels_ws4redis.store.loops import this_loop
 from channels_ws4redis.store.refusals import is_refusal
@@ -144,12 +144,12 @@ class Readings:
             outcomes = await self._aread([group.channel for group in groups])
             moving = await self._let_arrive({t: group for group, t, _ in under_way}, outcomes)
             for outcome in outcomes:
-                group, track, stamp = under_way.pop(0)
+                group, track, asked = under_way.pop(0)
                 if track in moving:
                     track.give_up()
                     found[group.channel] = None
                 else:
-                    found[group.channel] = _take(group, track, stamp, outcome)
+                    found[group.channel] = _take(group, track, asked, outcome)
         finally:
             for _, track, _ in under_way:
                 track.give_up()
@@ -267,7 +267,7 @@ def _fail(asker: Asker, error: Exception) -> None:
 
 
 def _take(
-    group: Group, track: Track, stamp: Stamp, outcome: Reading | Exception
+    group: Group, track: Track, asked: Asked, outcome: Reading | Exception
 ) -> Entry | Exception | None:
     """Take a reading in and return what a newcomer gets, None if it has to ask again."""
     if isinstance(outcome, Exception):
@@ -275,7 +275,7 @@ def _take(
         if is_refusal(outcome):
             group.refuse(outcome)
         return outcome
-    live, newcomer = track.take(outcome, stamp)
+    live, newcomer = track.take(outcome, asked)
     if any(isinstance(item, Lost) for item in live):
         logger.warning("Messages on %s could not be recovered", shown(group.channel))
     if live:

@@ -18,8 +18,7 @@ from django.urls.resolvers import RoutePattern
 from django.utils.module_loading import autodiscover_modules
 
 from channels_ws4redis.conf import MAX_EXPIRE, MAX_HISTORY
-from channels_ws4redis.conf.reading import REPLAY_REMEDY, is_replay
-from channels_ws4redis.protocol.history import Replay
+from channels_ws4redis.protocol.history import REPLAY_REMEDY, Replay, is_replay
 
 #: Facilities whose policy publishers find without asking the routes again.
 REMEMBERED = 1024

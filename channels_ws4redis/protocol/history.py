@@ -20,7 +20,7 @@ units of the last part.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 from channels_ws4redis.protocol.messages import Event, Position
 
@@ -41,9 +41,18 @@ def is_blank(position: Position) -> bool:
     return position.epoch.startswith("-")
 
 
+Word = Literal["last", "none", "all"]
+
 #: What a newcomer is sent: ``last``, the stored value; ``none``; ``all`` that is stored of the
 #: history; or that many messages of it.
-Replay = Literal["last", "none", "all"] | int
+Replay = Word | int
+
+REPLAY_REMEDY = f"{', '.join(map(repr, get_args(Word)))}, or a number of messages of at least 1"
+
+
+def is_replay(value: Any) -> TypeGuard[Replay]:
+    """Tell whether a value says what a newcomer is sent."""
+    return value in get_args(Word) if isinstance(value, str) else type(value) is int and value >= 1
 
 
 class Kept(NamedTuple):

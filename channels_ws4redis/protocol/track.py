@@ -33,7 +33,7 @@ MAX_HELD_BYTES = 8 * 1024 * 1024
 Lag = Position | int
 
 
-class Stamp(NamedTuple):
+class Asked(NamedTuple):
     """When a reading was asked for."""
 
     #: Suspicions until then.
@@ -168,10 +168,10 @@ class Track:
             events.append(self._advance(held[1]))
         return events
 
-    def ask(self) -> Stamp:
+    def ask(self) -> Asked:
         """Note that a reading is asked for; it must be given to `take` or `give_up` in the end."""
         self._readings += 1
-        return Stamp(self._suspicions, self._arrived)
+        return Asked(self._suspicions, self._arrived)
 
     def give_up(self) -> None:
         """Note that a reading has failed."""
@@ -208,7 +208,7 @@ class Track:
             return None
         return self._arrived if ordered and is_blank(here) else here
 
-    def take(self, reading: Reading, stamp: Stamp) -> Taken:
+    def take(self, reading: Reading, asked: Asked) -> Taken:
         """Take in a reading: what the live sockets get, and what a newcomer gets after it."""
         live: Outcome = []
         if self.position is None:
@@ -217,11 +217,11 @@ class Track:
             if self.position.epoch != reading.position.epoch:
                 live += self._following()  # the rest of an epoch that has ended
             live += self._recover(reading)
-        if stamp.suspicions == self._suspicions:
+        if asked.suspicions == self._suspicions:
             self._suspected = False  # only a reading asked for after a suspicion settles it
-        if self._drop_settled(reading, stamp) and not any(isinstance(i, Lost) for i in live):
+        if self._drop_settled(reading, asked) and not any(isinstance(i, Lost) for i in live):
             live.append(Lost(reading.channel, reading.position))
-        newcomer = self._after(reading, stamp)
+        newcomer = self._after(reading, asked)
         following = [] if self._suspected else self._following()
         self.give_up()  # it is under way no more
         return Taken([*live, *following], None if newcomer is None else [*newcomer, *following])
@@ -247,7 +247,7 @@ class Track:
         held = [e for _, e in self._held.values() if e.epoch == epoch and e.offset <= top]
         return reading.with_events(held)
 
-    def _drop_settled(self, reading: Reading, stamp: Stamp) -> bool:
+    def _drop_settled(self, reading: Reading, asked: Asked) -> bool:
         """Drop held messages that the reading has settled; tell if some are lost by that.
 
         Of what had arrived before the reading was asked for, Redis does not know what lies beyond
@@ -259,10 +259,10 @@ class Track:
         lost = False
         for key, (arrived, event) in list(self._held.items()):
             if event.epoch == self.position.epoch:
-                beyond = event.offset > reading.position.offset and arrived <= stamp.arrived
+                beyond = event.offset > reading.position.offset and arrived <= asked.arrived
                 settled = event.offset <= self.position.offset or beyond
             else:
-                settled = arrived <= stamp.arrived or event.epoch in reading.past
+                settled = arrived <= asked.arrived or event.epoch in reading.past
             if settled:
                 del self._held[key]
                 self._bytes -= len(event.payload)
@@ -270,14 +270,14 @@ class Track:
                 lost = lost or not (known or numbering_of(event.epoch) in self._stood_in)
         return lost
 
-    def _after(self, reading: Reading, stamp: Stamp) -> list[Event] | None:
+    def _after(self, reading: Reading, asked: Asked) -> list[Event] | None:
         """Return what was delivered to the live sockets and is not in the reading."""
-        if stamp.arrived < self._forgotten:
+        if asked.arrived < self._forgotten:
             return None
         epoch, top = reading.position
         return [
             event
             for arrived, event in self._recent
             if (event.epoch == epoch and event.offset > top)
-            or (not event.offset and arrived > stamp.arrived)
+            or (not event.offset and arrived > asked.arrived)
         ]

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import inspect
 import warnings
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from channels_ws4redis.conf import settings
+from channels_ws4redis.handshake.policies import NO_OPTIONS, is_misspelt, options_of, policies
 from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.protocol.names import MEMBER_OF, SELF, SESSION, USER
+from channels_ws4redis.protocol.texts import meant_by
 
 
 def own_identities(request: Any, audience: str) -> list[str]:
@@ -29,6 +33,41 @@ def own_identities(request: Any, audience: str) -> list[str]:
     if isinstance(members, str) or not members:
         return [members] if members else []
     return [str(member) for member in members if member]
+
+
+def require_arguments(function: Callable[..., Any], given: Mapping[str, Any]) -> None:
+    """Make sure that a publisher's arguments have names that there are.
+
+    :param function: what takes them; that of a subclass may take more than there are here.
+    :param given: the arguments, by name.
+    :raises TypeError: if one has another name, such as ``user`` for ``users``.
+    """
+    taken = inspect.signature(function).parameters
+    if any(each.kind is each.VAR_KEYWORD for each in taken.values()):
+        return  # what it passes them on to decides
+    known = [*taken, "history", "history_expire"]
+    for name, value in given.items():
+        if name not in known:
+            meant = meant_by(name, known)
+            form = f"{meant}=[…]" if meant in {"users", "groups", "sessions"} else f"{meant}=…"
+            remedy = f"write {form}" if meant else f"there are {', '.join(known)}"
+            raise TypeError(
+                f"RedisPublisher({name}={value!r}) has no argument of the name {name}; {remedy}."
+            ) from None
+
+
+def why_unheard(facility: str | None) -> str | None:
+    """Return why no socket can open on a facility, None if one can, or if that is not known.
+
+    It is not known in a process that has not imported the project's policies.
+    """
+    if facility is None or not policies:
+        return None
+    if is_misspelt(facility):
+        return "its policy spells the arguments otherwise"
+    if options_of(facility) is NO_OPTIONS and settings.WS4REDIS_FACILITIES == "strict":
+        return "no policy names it, and WS4REDIS_FACILITIES is 'strict'"
+    return None
 
 
 def as_flag(broadcast: Any) -> bool:

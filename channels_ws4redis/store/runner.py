@@ -39,6 +39,7 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     if pool.silence.lasts:
         _require_answers(pool)
     batch = Batch(commands, pool.role)
+    asked = time.monotonic()
     try:
         while batch.due:
             if batch.take(_exchange(pool, batch.requests())):
@@ -46,7 +47,7 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
     except UNREACHABLE as error:
         pool.outage.begin(error)
         if isinstance(error, redis.exceptions.TimeoutError):
-            _look(pool)  # it may have been the connection alone that was silent
+            _look(pool, asked)  # it may have been the connection alone that was silent
             raise NoAnswerError(str(error)) from error
         raise
     pool.outage.end()
@@ -56,23 +57,23 @@ def run(client: redis.Redis, commands: Sequence[Command]) -> list[Result]:
 
 def _require_answers(pool: Pool) -> None:
     if pool.silence.take_look():
-        _look(pool)
+        _look(pool, time.monotonic())
     if pool.silence.lasts:
         raise pool.silence.error()
 
 
-def _look(pool: Pool) -> None:
+def _look(pool: Pool, asked: float) -> None:
     if pool.look():
         pool.silence.end()
     else:
-        pool.silence.begin()
+        pool.silence.begin(asked)
 
 
 def look_again(client: redis.Redis) -> None:
     """Look whether Redis answers again, if it is known not to; for those whom nobody waits for."""
     pool = this_process().pool_of(client)
     if pool.silence.lasts:
-        _look(pool)
+        _look(pool, time.monotonic())
 
 
 def _exchange(pool: Pool, requests: Sequence[Request]) -> list[Result]:
@@ -134,12 +135,15 @@ class Runner:
         """
         silence = self._silence
         if silence.lasts and silence.take_look():
-            await self._look()
+            await self._look(time.monotonic())
         if silence.lasts:
             raise silence.error()
 
-    async def _look(self) -> None:
-        """Find out, on a connection of its own, whether Redis answers or fails at once."""
+    async def _look(self, asked: float) -> None:
+        """Find out, on a connection of its own, whether Redis answers or fails at once.
+
+        :param asked: see `Silence.begin`.
+        """
         pool: Any = self._client.connection_pool
         connection = pool.connection_class(**shortened(pool.connection_kwargs))
         try:
@@ -147,7 +151,7 @@ class Runner:
             await connection.send_command(*QUESTION)
             await connection.read_response()
         except (redis.exceptions.TimeoutError, TimeoutError):
-            self._silence.begin()
+            self._silence.begin(asked)
         except OF_REDIS:
             self._silence.end()
         else:
@@ -203,6 +207,7 @@ class Runner:
 
     async def _execute(self, commands: Sequence[Command]) -> list[Result]:
         batch = Batch(commands, self._role)
+        asked = time.monotonic()
         try:
             while batch.due:
                 if batch.take(await self._exchange(batch.requests())):
@@ -213,7 +218,7 @@ class Runner:
             self._role.forget()
             self._outage.begin(error)
             if isinstance(error, redis.exceptions.TimeoutError):
-                await self._look()  # it may have been the connection alone that was silent
+                await self._look(asked)  # it may have been the connection alone that was silent
             batch.fail(_as_redis_error(error))
         except UnicodeEncodeError as error:  # nothing has been sent
             if len(commands) > 1:

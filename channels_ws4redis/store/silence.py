@@ -36,7 +36,8 @@ class Silence:
     __slots__ = ("_lock", "_next_look", "_since")
 
     def __init__(self) -> None:
-        #: By `time.monotonic`, when somebody had waited in vain; None while Redis answers.
+        #: By `time.monotonic`, when that was asked which has not been answered; None while Redis
+        #: answers.
         self._since: float | None = None
         #: When somebody may look again.
         self._next_look = 0.0
@@ -47,13 +48,15 @@ class Silence:
         """True from the first answer that did not come up to the next one that does."""
         return self._since is not None
 
-    def begin(self) -> None:
-        """Note that Redis has not answered, or still does not."""
+    def begin(self, asked: float) -> None:
+        """Note that Redis has not answered, or still does not.
+
+        :param asked: when it was asked, by `time.monotonic`.
+        """
         with self._lock:
-            now = time.monotonic()
-            self._next_look = now + PAUSE
+            self._next_look = time.monotonic() + PAUSE
             if self._since is None:
-                self._since = now
+                self._since = asked
 
     def end(self) -> None:
         """Note that Redis answers, or fails in another way, which takes no time."""

@@ -104,6 +104,84 @@ def test_a_component_of_react_shows_the_true_state(
             assert window.value("problems") == []
 
 
+ORDER = "document.getElementById('order').textContent"
+DESK_LINE = "document.getElementById('desk').textContent"
+NOTICES = "[...document.querySelectorAll('#inbox li')].map((line) => line.textContent)"
+
+#: The door of a project that has no page for logging in.
+ENTER = """
+from django.contrib.auth import login
+from django.contrib.auth.models import User
+from django.shortcuts import redirect
+from django.urls import path
+
+from mysite.urls import urlpatterns
+
+
+def enter(request, name):
+    login(request, User.objects.get(username=name))
+    return redirect("/orders/1/")
+
+
+urlpatterns.append(path("enter/<name>", enter))
+"""
+
+#: Changes an order without a word, and publishes what is older.
+SILENTLY = """
+import json
+from channels_ws4redis.publisher import RedisPublisher
+from orders.models import Order
+
+Order.objects.filter(pk=1).update(state="sent")
+RedisPublisher(facility="orders/1", broadcast=True).publish_message(json.dumps({"state": "old"}))
+"""
+
+NOTICE = """
+from channels_ws4redis.publisher import RedisPublisher
+
+RedisPublisher(facility="inbox", users=["john"]).publish_message("Thank you.")
+"""
+
+
+@pytest.mark.browser
+def test_an_order_is_followed_for_as_long_as_its_customer_may_see_it(
+    tmp_path: Path, folder: Path, base: Path, worker: Worker, redis_client: redis.Redis
+) -> None:
+    """Over one link: also after a loss, and with the other sockets going on when a right ends."""
+    page = how_to("order-page.md")
+    change = the_block(page.blocks, 'move_to("packed")')
+
+    def run(source: str) -> None:
+        assert worker.do("python", project.folder, source=source, setup="", page="test")[0] == 0
+
+    with Project(folder, base, worker, page) as project, Chromium(tmp_path) as browser:
+        for block in page.blocks[: page.blocks.index(change)]:
+            if block.marker != "serves":
+                project.do(block)
+        (project.folder / "mysite" / "enter.py").write_text(ENTER)
+        with (project.folder / "mysite" / "settings.py").open("a") as settings:
+            settings.write("ROOT_URLCONF = 'mysite.enter'\n")
+        project.do(SERVE)
+        with browser.person() as john:
+            window = john(project).open("/enter/john").wait(ORDER, "new")
+            window.wait("[order, desk, inbox].map(({ state }) => state)", ["open"] * 3)
+            project.do(change)
+            window.wait(ORDER, "packed").wait(NOTICES, ["Order 1 is packed."])
+            project.do(the_block(page.blocks, "desk.publish_message("))
+            window.wait(DESK_LINE, "Mary is looking at it.")
+            redis_client.flushall()
+            run(SILENTLY)
+            window.wait(ORDER, "sent")
+            project.do(the_block(page.blocks, "refresh(facility=facility)"))
+            window.wait(ORDER, "You may not see this order any more.")
+            window.wait("[order, desk, inbox].map(({ state }) => state)", ["closed"] * 2 + ["open"])
+            run(NOTICE)
+            window.wait(NOTICES, ["Order 1 is packed.", "Thank you."])
+            log = (folder / f"{SERVE.line}.log").read_text()
+            assert log.count("WebSocket CONNECT") == 1
+            assert window.value("problems") == []
+
+
 TASKS = "[...document.querySelectorAll('#tasks li')].map((line) => line.textContent)"
 
 #: What a page installs, and in which versions it was tried.

@@ -292,7 +292,7 @@ def test_arguments_are_those_of_the_code(span: str, function: Callable[..., Any]
     head, _, rest = span.partition("(")
     if head in PASSED_ON:
         listed = {argument.partition("=")[0] for argument in re.split(r", (?!\))", rest[:-1])}
-        own = parameters(function) - {"kwargs"}
+        own = parameters(function) - {"unnamed", "kwargs"}
         assert listed - {"*"} | {"self"} == parameters(PASSED_ON[head]) | own
     else:
         assert f"({rest}" == signature(function)

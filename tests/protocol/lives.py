@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from channels_ws4redis.protocol.history import Kept, Lost, Outcome, Reading, Replay
 from channels_ws4redis.protocol.messages import UNKEPT, Event, Position, Purge
-from channels_ws4redis.protocol.track import Stamp, Track
+from channels_ws4redis.protocol.track import Asked, Track
 
 CHANNEL = "broadcast:foo"
 
@@ -251,8 +251,8 @@ class Client:
 class Waiting:
     """A reading under way: asked for, perhaps made, and not taken in."""
 
-    def __init__(self, stamp: Stamp, client: Client | None) -> None:
-        self.stamp = stamp
+    def __init__(self, asked: Asked, client: Client | None) -> None:
+        self.asked = asked
         self.client = client
         self.answer: tuple[Reading, int] | None = None
 
@@ -297,7 +297,7 @@ class Process:
         while self.queue and self.track.lag(reading, self.ordered) is not None:
             self.receive()
         self.readings.pop(0)
-        live, after = self.track.take(reading, waiting.stamp)
+        live, after = self.track.take(reading, waiting.asked)
         self._deliver(live)
         if waiting.client is None:
             return

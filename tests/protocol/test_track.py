@@ -167,9 +167,9 @@ def test_held_messages_can_complete_the_history() -> None:
 def test_a_suspicion_outlives_a_reading_that_was_asked_for_before() -> None:
     """The link may be lost while the answer to a reading is under way."""
     track = Track()
-    stamp = track.ask()
+    asked = track.ask()
     track.suspect()
-    track.take(reading(10), stamp)
+    track.take(reading(10), asked)
     assert track.behind
     assert recover(track, reading(11, 11)) == [11]
     assert not track.behind
@@ -219,9 +219,9 @@ def test_a_first_message_that_is_gone_again_is_told_as_lost() -> None:
     blank = Reading(CHANNEL, Position("-a.0.1", 0), {}, [])
     track = Track()
     track.take(blank, track.ask())
-    stamp = track.ask()
+    asked = track.ask()
     assert track.receive(event(1)) == []
-    track.take(blank, stamp)
+    track.take(blank, asked)
     assert track.behind
     assert recover(track, blank) == ["lost 0"]
     assert not track.behind
@@ -244,10 +244,10 @@ def test_a_wiped_database_shows_to_a_blank_group_after_a_lost_link() -> None:
 def test_a_newcomer_gets_what_was_delivered_while_its_reading_was_under_way() -> None:
     """A reading that is older than the live sockets takes nobody back."""
     track = live_at(3)
-    stamp = track.ask()
+    asked = track.ask()
     assert told(track.receive(event(4))) == [4]
     assert told(track.receive(event(5))) == [5]
-    live, newcomer = track.take(reading(4, 4), stamp)
+    live, newcomer = track.take(reading(4, 4), asked)
     assert (live, told(newcomer)) == ([], [5])
     assert told(track.receive(event(6))) == [6]
 
@@ -269,7 +269,7 @@ def test_a_channel_that_begins_moves_while_its_first_messages_are_held() -> None
     """Its position stands still until the reading that is under way has been taken in."""
     track = Track()
     track.take(Reading(CHANNEL, Position("-a.0.1", 0), {}, []), track.ask())
-    stamp = track.ask()
+    asked = track.ask()
     overtaking = reading(3, 3, past={"-a.0.1": 0})
     before = track.lag(overtaking, ordered=True)
     assert track.receive(event(1)) == []
@@ -278,7 +278,7 @@ def test_a_channel_that_begins_moves_while_its_first_messages_are_held() -> None
     assert track.lag(overtaking, ordered=False) == track.position
     track.receive(event(2))
     assert track.lag(overtaking, ordered=True) is None
-    live, newcomer = track.take(overtaking, stamp)
+    live, newcomer = track.take(overtaking, asked)
     assert (told(live), newcomer) == ([1, 2, 3], [])
 
 
@@ -292,10 +292,10 @@ def test_a_channel_that_begins_with_a_hole_waits_for_nothing() -> None:
 
 def test_the_first_newcomer_gets_what_came_before_its_reading_was_answered() -> None:
     track = Track()
-    stamp = track.ask()
+    asked = track.ask()
     assert track.receive(event(5)) == []
     assert track.receive(event(6)) == []
-    live, newcomer = track.take(reading(5, 5), stamp)
+    live, newcomer = track.take(reading(5, 5), asked)
     assert (told(live), told(newcomer)) == ([6], [6])
 
 
@@ -317,7 +317,7 @@ def test_what_a_foreign_program_publishes_passes_whatever_is_missing() -> None:
     later = track.ask()
     second = Event(CHANNEL, b"second")
     assert track.receive(second) == [second]
-    newcomers = [track.take(reading(0), stamp).newcomer for stamp in (earlier, later)]
+    newcomers = [track.take(reading(0), asked).newcomer for asked in (earlier, later)]
     payloads = [[event.payload for event in newcomer or ()] for newcomer in newcomers]
     assert payloads == [[b"first", b"second"], [b"second"]]
 
@@ -339,10 +339,10 @@ def test_what_is_not_kept_overtakes_nothing() -> None:
 
 def test_a_newcomer_gets_what_is_not_kept_in_its_place() -> None:
     track, unkept = live_at(3), Event(CHANNEL, b"typing", UNKEPT)
-    stamp = track.ask()
+    asked = track.ask()
     for message in (event(4), unkept, event(5)):
         track.receive(message)
-    newcomer = track.take(reading(4, 4), stamp).newcomer
+    newcomer = track.take(reading(4, 4), asked).newcomer
     assert [each.payload for each in newcomer or ()] == [b"typing", b"5"]
 
 
@@ -376,10 +376,10 @@ def test_what_is_held_is_bounded_by_size(monkeypatch) -> None:
 def test_a_newcomer_asks_again_if_more_came_than_is_held(monkeypatch) -> None:
     monkeypatch.setattr(track_module, "MAX_HELD", 100)
     track = live_at(0)
-    stamp = track.ask()
+    asked = track.ask()
     for offset in range(1, 103):
         track.receive(event(offset))
-    assert track.take(reading(0), stamp).newcomer is None
+    assert track.take(reading(0), asked).newcomer is None
     assert told(track.receive(event(103))) == [103]
     assert track.take(reading(102, 102), track.ask()).newcomer == []
 
@@ -387,10 +387,10 @@ def test_a_newcomer_asks_again_if_more_came_than_is_held(monkeypatch) -> None:
 def test_what_is_kept_for_a_newcomer_is_no_larger_than_what_is_counted() -> None:
     """The frames that the live sockets got may be ten times as large."""
     track = live_at(0)
-    stamp = track.ask()
+    asked = track.ask()
     (due,) = track.receive(event(1))
     assert due.frame(None)
-    (kept,) = track.take(reading(0), stamp).newcomer or ()
+    (kept,) = track.take(reading(0), asked).newcomer or ()
     assert (kept.offset, kept.payload, vars(kept)) == (1, b"1", {})
 
 
@@ -411,9 +411,9 @@ def test_a_reading_drops_what_redis_does_not_know_of() -> None:
     """Unless it arrived after the reading had been asked for."""
     track = live_at(3)
     assert track.receive(event(10**15)) == []
-    stamp = track.ask()
+    asked = track.ask()
     assert track.receive(event(6)) == []
-    assert track.take(reading(3, 3), stamp).live == []
+    assert track.take(reading(3, 3), asked).live == []
     assert track.behind
     assert recover(track, reading(6, 4, 5, 6)) == [4, 5, 6]
     assert not track.behind

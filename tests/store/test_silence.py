@@ -19,7 +19,7 @@ def clock(monkeypatch):
 def test_one_looks_after_each_pause(clock):
     """Within the pause nobody does, and after it one alone, also if that one never comes back."""
     it = Silence()
-    it.begin()
+    it.begin(clock[0])
     assert it.lasts
     assert not it.take_look()
     clock[0] += PAUSE
@@ -31,19 +31,19 @@ def test_one_looks_after_each_pause(clock):
 def test_a_look_in_vain_begins_another_pause(clock):
     """The error tells for how long Redis has been silent all in all."""
     it = Silence()
-    it.begin()
+    it.begin(clock[0] - 6)
     clock[0] += PAUSE
     assert it.take_look()
-    it.begin()
+    it.begin(clock[0])
     clock[0] += 0.5
     assert not it.take_look()
-    assert str(it.error()) == "Redis has not answered for 3.5 s; it was not asked again."
+    assert str(it.error()) == "Redis has not answered for 9.5 s; it was not asked again."
 
 
 def test_an_answer_ends_it(clock):
     """Whoever asked."""
     it = Silence()
-    it.begin()
+    it.begin(clock[0])
     it.end()
     assert not it.lasts
 

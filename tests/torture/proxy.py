@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import Callable
 
 #: Bytes read at once.
@@ -22,23 +23,28 @@ class Proxy:
         self.round_trips = 0
         self._target = target
         self._delay = delay
-        self._server: asyncio.Server | None = None
+        #: None while it is cut. It is no server of asyncio, as that one loses sight of a connection
+        #: that it has accepted and does not serve yet. Nobody closes such a connection then.
+        self._listening: socket.socket | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._open = asyncio.Event()
         self._open.set()
         self._stalled: list[asyncio.Event] = []
-        self._tasks: set[asyncio.Task[None] | None] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Listen, on the same port as before if there was one."""
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._listening = socket.create_server(("127.0.0.1", self.port), backlog=100)
+        self._listening.setblocking(False)
+        self.port = self._listening.getsockname()[1]
+        asyncio.get_running_loop().add_reader(self._listening, self._accept, self._listening)
 
     async def cut(self) -> None:
         """Reset all connections and refuse new ones, until `start`."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listening is not None:
+            asyncio.get_running_loop().remove_reader(self._listening)
+            self._listening.close()
+            self._listening = None
         for writer in list(self._writers):
             writer.transport.abort()
 
@@ -74,14 +80,22 @@ class Proxy:
         while self._tasks:  # noqa: ASYNC110 # there is nothing to be told by
             await asyncio.sleep(0.01)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _accept(self, listening: socket.socket) -> None:
+        with contextlib.suppress(BlockingIOError):  # its client has gone meanwhile
+            connection, _ = listening.accept()
+            task = asyncio.ensure_future(self._serve(connection, listening))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket, listening: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=connection)
         self._writers.add(writer)
-        task = asyncio.current_task()
-        self._tasks.add(task)
         try:
-            await self._connect(reader, writer)
+            if self._listening is listening:  # else it has been cut meanwhile
+                await self._connect(reader, writer)
         finally:
-            self._tasks.discard(task)
+            self._writers.discard(writer)
+            writer.transport.abort()
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         opened = self._open
@@ -89,8 +103,6 @@ class Proxy:
             await opened.wait()
             there = await asyncio.open_connection("127.0.0.1", self._target)
         except OSError:
-            self._writers.discard(writer)
-            writer.transport.abort()
             return
         self._writers.add(there[1])
         heard = asyncio.Event()
@@ -111,9 +123,8 @@ class Proxy:
         finally:
             for way in ways:
                 way.cancel()
-            for end in (writer, there[1]):
-                self._writers.discard(end)
-                end.transport.abort()
+            self._writers.discard(there[1])
+            there[1].transport.abort()
 
 
 async def _forward(
