@@ -73,7 +73,7 @@ def test_no_facility_leaves_its_attribute(text: str) -> None:
     source = "{% load ws4redis %}{% ws4redis t '' name=t nonce=t replay=True %}"
     html = Template(source).render(Context({"t": text}))
     assert html.count("<") == html.count(">") == 2
-    quotes = 2 * (6 if text else 5)
+    quotes = 2 * (7 if text else 6)
     assert html.count('"') == quotes
 
 

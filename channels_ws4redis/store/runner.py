@@ -140,10 +140,7 @@ class Runner:
             raise silence.error()
 
     async def _look(self, asked: float) -> None:
-        """Find out, on a connection of its own, whether Redis answers or fails at once.
-
-        :param asked: see `Silence.begin`.
-        """
+        """Find out, on a connection of its own, whether Redis answers or fails at once."""
         pool: Any = self._client.connection_pool
         connection = pool.connection_class(**shortened(pool.connection_kwargs))
         try:

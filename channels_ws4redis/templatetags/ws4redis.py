@@ -14,7 +14,6 @@ from django.utils.safestring import SafeString
 
 from channels_ws4redis.handshake.paths import address_for_pages
 from channels_ws4redis.pages.lateness import tell_if_late
-from channels_ws4redis.pages.positions import JsonPositions
 from channels_ws4redis.pages.rendering import positions
 from channels_ws4redis.stamps import Stamp
 from channels_ws4redis.subscriber import as_flags
@@ -54,12 +53,7 @@ def ws4redis(
     path = _path(str(facility))
     data = {"uri": f"{path}?{'&'.join(wanted)}" if wanted else path}
     data |= {"facility": str(facility), "flags": " ".join(wanted), "name": name or str(facility)}
-    if at is not None:
-        found: Mapping[str, Any] = _stamp(at, facility, wanted, replay)
-    else:
-        found = {} if replay else _positions(context, facility, wanted)
-    # None, too, say something to a socket that another page has left: it has to begin anew.
-    data["positions"] = json.dumps(found)
+    data["positions"] = json.dumps(_positions(context, facility, wanted, at, replay))
     attributes = format_html_join("", ' data-ws4redis-{}="{}"', data.items())
     # A lazy nonce is false until it has been rendered once, so that the text has to be asked.
     if nonce is not None and (text := str(nonce)):
@@ -86,7 +80,17 @@ def _flags(text: str) -> list[str]:
         raise template.TemplateSyntaxError(str(error)) from None
 
 
-def _positions(context: dict[str, Any], facility: Any, flags: list[str]) -> JsonPositions:
+def _positions(
+    context: dict[str, Any], facility: Any, flags: list[str], at: Any, replay: bool
+) -> Mapping[str, Any]:
+    """Return where the page stands; nothing for one that wants what is stored.
+
+    Nothing says something, too, to a socket that stays when a script replaces the page.
+    """
+    if at is not None:
+        return _stamp(at, facility, flags, replay)
+    if replay:
+        return {}
     request = context.get("request")
     tell_if_late(request, _template_of(context))
     return positions(request, facility, flags)

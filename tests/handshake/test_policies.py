@@ -669,7 +669,7 @@ async def test_the_lazy_user_of_a_middleware_is_loaded_in_a_thread(is_async):
     [
         (partial(facility, lambda request: True), "for its route; write"),
         (partial(facility, b"foo"), "for its route; write"),
-        (partial(facility, "foo", history=0), "history=0 is no whole number from 1 up"),
+        (partial(facility, "foo", history=0), "history=0 is no whole number from 1 to"),
         (partial(facility, "foo", history=True), "history=True"),
         (partial(facility, "foo", expire=-1), "expire=-1"),
         (partial(facility, "foo", expire=10**10), "from 0 to 1000000000"),
