@@ -69,12 +69,11 @@ def test_no_channel_has_a_key_of_another_one(one: str, other: str, once: str, ag
 )
 def test_no_facility_leaves_its_attribute(text: str) -> None:
     """Nor does a name or a nonce: the page has one element, with the attributes that it should."""
-    assume(not {".", ".."} & set(text.split("/")))
+    assume(text and not {".", ".."} & set(text.split("/")))
     source = "{% load ws4redis %}{% ws4redis t '' name=t nonce=t replay=True %}"
     html = Template(source).render(Context({"t": text}))
     assert html.count("<") == html.count(">") == 2
-    quotes = 2 * (7 if text else 6)
-    assert html.count('"') == quotes
+    assert html.count('"') == 2 * 7
 
 
 # Who it is

@@ -317,3 +317,9 @@ def test_flag_of_a_subscriber(settings):
     settings.WS4REDIS_SUBSCRIBER = f"{__name__}.Server"
     uri = render('{% ws4redis "chat" "subscribe-server" %}')["data-ws4redis-uri"]
     assert uri == "/ws/chat?subscribe-server"
+
+
+def test_a_variable_that_is_misspelt():
+    """The template has nothing under that name, which would be a facility of nobody's."""
+    with pytest.raises(ValueError, match="facility='' names nothing"):
+        render('{% ws4redis facilty "subscribe-broadcast" %}', facility="chat")

@@ -46,8 +46,8 @@ def ws4redis(
     :param at: the stamp that the view has taken before it has read what the page shows: the page
         gets exactly what was published since. Without it that is what is published from now on.
     :raises django.template.TemplateSyntaxError: for a flag that the subscriber does not know.
-    :raises ValueError: for a facility that browsers would rewrite, as they do with ``.`` and ``..``
-        between slashes; for what is no stamp, or one for another facility or other flags.
+    :raises ValueError: for no facility; for one that browsers would rewrite, as they do with ``.``
+        and ``..`` between slashes; for what is no stamp, or one for other facility or flags.
     """
     wanted = _flags(flags)
     path = _path(str(facility))
@@ -62,6 +62,11 @@ def ws4redis(
 
 
 def _path(facility: str) -> str:
+    if not facility:
+        raise ValueError(
+            "facility='' names nothing. A variable that the template has not is such a text; is its "
+            "name misspelt?"
+        )
     if {".", ".."} & set(facility.split("/")):
         raise ValueError(
             f"facility={facility!r} cannot be opened by a browser, which removes '.' and '..' from "

@@ -48,7 +48,7 @@ def test_a_page_shows_the_true_state_again_after_a_loss(
         with browser.person() as john:
             window = john(project).open("/stock/")
             window.wait(LINES, ["apples: 3", "pears: 5"])
-            window.wait("WS4Redis.sockets.stock.state", "open")
+            window.wait("socket.state", "open")
             project.do(change)
             redis_client.flushall()
             project.do(notice)
