@@ -64,8 +64,8 @@ def ws4redis(
 def _path(facility: str) -> str:
     if not facility:
         raise ValueError(
-            "facility='' names nothing. A variable that the template has not is such a text; is its "
-            "name misspelt?"
+            "facility='' names nothing. A variable that the template does not have is such a text; "
+            "is its name misspelt?"
         )
     if {".", ".."} & set(facility.split("/")):
         raise ValueError(
