@@ -140,6 +140,7 @@ class RedisPublisher(RedisStore):
         """
         return self.publish_message(message, expire)
 
+    @async_unsafe("history() would hold up this event loop; await ahistory().")
     def history(self, since: Since | None = None, limit: int | None = None) -> dict[str, History]:
         """Return what is kept of each channel of this publisher, by the channel's name.
 
@@ -149,6 +150,7 @@ class RedisPublisher(RedisStore):
         :param limit: messages of a channel: the first ones after ``since``, or else the last ones.
         :raises ValueError: if an argument can only be a mistake.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
+        :raises django.core.exceptions.SynchronousOnlyOperation: on an event loop.
         """
         inquiry = Inquiry(self._channels(), since, limit)
         backend = backend_named(self.channel_layer_alias)
@@ -169,6 +171,7 @@ class RedisPublisher(RedisStore):
             inquiry.take(await backend.aread(part))
         return inquiry.found
 
+    @async_unsafe("purge() would hold up this event loop; await apurge().")
     def purge(self) -> Positions:
         """Delete all that is kept of each channel of this publisher, and tell open sockets.
 
@@ -178,6 +181,7 @@ class RedisPublisher(RedisStore):
         :returns: up to where each channel was deleted, by name.
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses, whatever
             ``WS4REDIS_ON_ERROR`` says: what should be gone must not stay without a word.
+        :raises django.core.exceptions.SynchronousOnlyOperation: on an event loop.
         """
         channels = self._channels()
         backend = backend_named(self.channel_layer_alias)

@@ -154,6 +154,24 @@ def test_without_a_transaction_it_is_published_at_once(other, redis_client):
     assert redis_client.get("broadcast:foo") == b"again"
 
 
+def test_a_database_that_is_not_used_need_not_be_there(other, redis_client):
+    """Nor does a word for it connect to it."""
+    connections[other].close()
+    connections[other].ensure_connection = pytest.fail
+    try:
+        publish(using=other)
+    finally:
+        del connections[other].ensure_connection
+    assert redis_client.get("broadcast:foo") == b"saved"
+
+
+def test_a_database_that_there_is_not(redis_client):
+    """Its name may be misspelt, which Django says."""
+    with pytest.raises(ConnectionDoesNotExist, match="othre"):
+        publish(using="othre")
+    assert redis_client.keys("*") == []
+
+
 @pytest.mark.parametrize("named", [True, False])
 @pytest.mark.parametrize("database", ["default", "other"])
 def test_a_transaction_that_is_managed_by_hand_is_an_error(other, redis_client, database, named):

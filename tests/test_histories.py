@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 from channels.layers import get_channel_layer
+from django.core.exceptions import SynchronousOnlyOperation
 from django.db import transaction
 
 from channels_ws4redis.conf import MAX_EXPIRE, MAX_HISTORY
@@ -41,7 +42,7 @@ def call(request, redis_url: str) -> Iterator[Call]:
 
     async def ask(publisher: RedisPublisher, name: str, *args: Any, **kwargs: Any) -> Any:
         if request.param == "sync":
-            return getattr(publisher, name)(*args, **kwargs)
+            return await asyncio.to_thread(getattr(publisher, name), *args, **kwargs)
         if request.param == "async with a client":
             publisher._connection = client
         return await getattr(publisher, f"a{name}")(*args, **kwargs)
@@ -213,7 +214,7 @@ async def test_of_many_at_once_the_newest_remains(redis_client):
         )
     )
     assert redis_client.get("broadcast:foo") == b"199"
-    numbers = list(map(int, payloads(publisher.history())))
+    numbers = list(map(int, payloads(await publisher.ahistory())))
     assert numbers == sorted(set(numbers))
 
 
@@ -368,9 +369,16 @@ async def test_without_redis(settings, free_port):
     settings.WS4REDIS_ON_ERROR = "log"
     for name in ("history", "purge"):
         with pytest.raises(redis.exceptions.ConnectionError):
-            getattr(broadcast(), name)()
+            await asyncio.to_thread(getattr(broadcast(), name))
         with pytest.raises(redis.exceptions.ConnectionError):
             await getattr(broadcast(), f"a{name}")()
+
+
+@pytest.mark.parametrize("name", ["history", "purge"])
+async def test_an_event_loop_is_not_held_up(name):
+    """The synchronous way says which one to take there."""
+    with pytest.raises(SynchronousOnlyOperation, match=rf"await a{name}\(\)"):
+        getattr(broadcast(), name)()
 
 
 @pytest.mark.parametrize("name", ["ahistory", "acount_listeners"])

@@ -299,6 +299,16 @@ def test_braces_that_do_not_match():
         stamped("orders/{pk", FLAGS)
 
 
+def test_a_view_that_returns_nothing():
+    """Django says so, which has its name."""
+
+    @stamped("orders/7", FLAGS)
+    def nothing(request):
+        pass
+
+    assert nothing(visit("john")) is None
+
+
 async def test_no_gap_between_stamp_and_socket():
     """What is published after the stamp, and before the page is rendered, comes over its socket."""
     publisher = RedisPublisher(facility="orders/7", broadcast=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -21,7 +21,7 @@ def after_commit(work: Callable[[], None], using: str | None = None) -> None:
     :raises django.db.transaction.TransactionManagementError: without autocommit and without
         ``atomic``, where Django does not know of the commit.
     """
-    waiting = {using} if using else _waited_for()
+    waiting = _waited_for() if using is None else _open_among([connections[using]])
     if not waiting:
         work()
         return
@@ -53,6 +53,11 @@ def _waited_for() -> set[str]:
         if any(not _is_of_testcase(block) for block in connection.atomic_blocks)
         or _is_manual(connection)
     } or {each.alias for each in opened if each.alias == DEFAULT_DB_ALIAS and each.in_atomic_block}
+
+
+def _open_among(opened: Iterable[BaseDatabaseWrapper]) -> set[str]:
+    """Return the aliases of those that are in a transaction, be it that of a ``TestCase``."""
+    return {each.alias for each in opened if each.in_atomic_block or _is_manual(each)}
 
 
 def _is_manual(connection: BaseDatabaseWrapper) -> bool:
