@@ -164,7 +164,7 @@ class Chromium:
             for entry in self.driver.get_log("browser")
             if entry["level"] != "INFO" and entry["source"] != "network"
             and "WebSocket connection to" not in entry["message"]
-            and "WS4Redis: ws" not in entry["message"]
+            and '"WS4Redis:" "ws' not in entry["message"]
         ]  # fmt: skip
 
 

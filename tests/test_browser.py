@@ -279,7 +279,7 @@ def test_server_restarts(visit, serve, kind, how):
 def console_of(page: Page) -> list[str]:
     """Return what the client has written to the console since the last time."""
     entries = page.driver.get_log("browser")
-    start = f"WS4Redis: ws://127.0.0.1:{page.site.port}/"
+    start = f'"WS4Redis:" "ws://127.0.0.1:{page.site.port}/'
     return [entry["message"] for entry in entries if start in entry["message"]]
 
 
@@ -294,7 +294,7 @@ def test_one_socket_too_many(visit, serve, kind):
     assert (told["code"], told["reason"]) == (1013, "retry-after=10")
     assert told["delay"] >= 10_000
     [line] = console_of(page)
-    assert ": 1013 retry-after=10" in line
+    assert '1013 "retry-after=10"' in line
 
 
 def test_a_refusal_is_told_in_the_console(visit, serve):
@@ -305,7 +305,7 @@ def test_a_refusal_is_told_in_the_console(visit, serve):
     page.wait("events.filter(([type]) => type === 'close').length > 1", True)
     assert page.value("events.find(([type]) => type === 'close')[1].code") == 1006
     [line] = console_of(page)
-    assert ": 1006 " in line
+    assert " 1006 " in line
 
 
 def test_link_cut_for_ten_seconds(visit):

@@ -20,7 +20,7 @@ test('a refusal is told once, however often it is repeated', () => {
       world.clock.advance(world.clock.delays[0]);
     }
   });
-  assert.deepEqual(messages, [`WS4Redis: ${URI}: 1006 `]);
+  assert.deepEqual(messages, [`WS4Redis: ${URI} 1006 `]);
 });
 
 for (const [code, reason] of [
@@ -38,7 +38,7 @@ for (const [code, reason] of [
       world.ws.welcome();
       world.ws.finish(code, reason);
     });
-    assert.deepEqual(messages, [`WS4Redis: ${URI}: ${code} ${reason}`]);
+    assert.deepEqual(messages, [`WS4Redis: ${URI} ${code} ${reason}`]);
   });
 }
 
@@ -57,7 +57,7 @@ test('another reason is told too, and the same one again after a link that laste
     world.clock.advance(5000);
     world.ws.finish(1013);
   });
-  assert.deepEqual(messages.map((message) => message.match(/: (\d+) /)[1]),
+  assert.deepEqual(messages.map((message) => message.match(/ (\d{4}) /)[1]),
     ['1006', '1013', '1006', '1013', '1013']);
 });
 
@@ -87,7 +87,7 @@ test('the console is told before the page is', () => {
     world.ws.welcome();
     world.ws.finish(4501);
   });
-  assert.match(messages[0], /: 4501 $/);
+  assert.match(messages[0], / 4501 $/);
   assert.equal(messages[1], 'now');
 });
 
@@ -97,5 +97,5 @@ test('the legacy call says the same', () => {
     world.legacy();
     world.ws.finish();
   });
-  assert.match(messages[0], /^WS4Redis: ws:\/\/example.com\/ws\/foo: 1006 /);
+  assert.match(messages[0], /^WS4Redis: ws:\/\/example.com\/ws\/foo 1006 /);
 });

@@ -110,10 +110,13 @@ class Server {
   }
 }
 
+// WS4REDIS_TEST_LIVES=10000 makes it thorough.
+const LIVES = Number(process.env.WS4REDIS_TEST_LIVES ?? 200);
+
 const NAMES = ['a', 'b', 'c', 'd'];
 const STEPS = [
-  [45, 'publish'], [80, 'deliver'], [86, 'toggle'], [91, 'end'], [95, 'cut'], [98, 'wait'],
-  [100, 'late'],
+  [45, 'publish'], [78, 'deliver'], [83, 'toggle'], [86, 'turn'], [91, 'end'], [95, 'cut'],
+  [98, 'wait'], [100, 'late'],
 ];
 
 function live(seed) {
@@ -140,6 +143,13 @@ function live(seed) {
     toggle() {
       const socket = sockets[one()];
       socket[socket.state === 'closed' ? 'open' : 'close']();
+    },
+    /** Another page takes the place of this one; its state is not newer than the server's. */
+    turn() {
+      const name = one();
+      const offset = below(facilities[name].offset + 1);
+      log[name].push(['turn', { offset }]);
+      sockets[name]._show({ broadcast: { epoch: 'a', offset } });
     },
     end() {
       // Only those that are open; the last one would take the link with it.
@@ -176,12 +186,13 @@ function live(seed) {
       }
     }
   });
-  return { sockets, facilities, log };
+  return { sockets, facilities, log, server };
 }
 
 test('two hundred random lives of a page', () => {
-  for (let seed = 1; seed <= 200; seed += 1) {
-    const { sockets, facilities, log } = live(seed);
+  for (let seed = 1; seed <= LIVES; seed += 1) {
+    const { sockets, facilities, log, server } = live(seed);
+    assert.deepEqual([...server.pipes.values()].map(({ facility: { name } }) => name).sort(), NAMES);
     for (const name of NAMES) {
       const { offset: top } = facilities[name];
       let last = null; // of what has been delivered or excused
@@ -190,6 +201,8 @@ test('two hundred random lives of a page', () => {
         if (recovered === null) {
           assert.equal(last, null, `seed ${seed}: ${name} has forgotten where it was`);
           last = offset - replay;
+        } else if (type === 'turn') {
+          last = detail.offset;
         } else if (type === 'lost') {
           // Up to here something is missing; what is still stored of it follows.
           last = Math.max(last, detail.offset - facilities[name].size);

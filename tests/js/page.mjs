@@ -16,7 +16,7 @@ export class Page {
     Object.assign(this.document, { readyState, hidden: false, currentScript: null });
     this.window = Object.assign(new EventTarget(), {
       document: this.document,
-      location: { href: 'https://example.com/page/' },
+      location: new URL('https://example.com/page/'),
       WebSocket: this.world.WebSocket,
       console: { error: (error) => this.errors.push(error), warn() {} },
       setTimeout: this.world.clock.setTimeout,

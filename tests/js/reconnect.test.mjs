@@ -39,7 +39,7 @@ test('addresses are made absolute, with the scheme of the page', () => {
   ];
   for (const [href, uri, expected] of cases) {
     const world = new World();
-    globalThis.location = { href };
+    globalThis.location = new URL(href);
     world.connect({}, uri);
     delete globalThis.location;
     assert.equal(world.ws.url, expected);

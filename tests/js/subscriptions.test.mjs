@@ -202,7 +202,7 @@ for (const type of ['refused', 'ended']) {
       const other = world.subscribe('b');
       world.ws.welcome();
       const messages = quietly(() => world.ws.receive({ type, id: 1, code, reason: 'no' }));
-      assert.deepEqual(messages, [`WS4Redis: b: ${code} no`]);
+      assert.deepEqual(messages, [`WS4Redis: b ${code} no`]);
       assert.equal(other.state, 'closed');
       assert.deepEqual(world.types('b'), types);
       assert.equal(world.socket.state, 'open');

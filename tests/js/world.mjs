@@ -165,7 +165,9 @@ export class World {
 export function quietly(action) {
   const { error, warn } = console;
   const messages = [];
-  console.error = console.warn = (message) => messages.push(message);
+  console.error = console.warn = (...parts) => (
+    messages.push(parts.length > 1 ? parts.join(' ') : parts[0])
+  );
   try {
     action();
   } finally {

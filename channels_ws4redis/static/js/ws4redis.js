@@ -231,7 +231,7 @@
       }
       if (address && code !== explained && code > NO_STATUS && code !== RESTART) {
         explained = code;
-        root.console.warn(`WS4Redis: ${address}: ${code} ${reason}`);
+        root.console.warn('WS4Redis:', address, code, reason);
       }
       return delay;
     }
@@ -285,9 +285,8 @@
 
     function attempt() {
       try {
-        const address = new URL(resolved(uri), root.location?.href);
-        address.protocol = address.protocol.replace('http', 'ws');
-        ws = new env.WebSocket(address.href, ...protocols);
+        const { href } = new URL(resolved(uri), root.location);
+        ws = new env.WebSocket(href.replace(/^http/, 'ws'), ...protocols);
         url = ws.url;
         hasOpened = false;
         ws.onopen = () => {
@@ -451,6 +450,8 @@
       take,
       count,
       known: () => known,
+      /** Whether a page that stands there misses nothing of what was told before. */
+      isAt: (stamp) => !replay && reached(stamp, known),
 
       /** The server told what follows. */
       begin({ epoch: present, offset: top, recovered, replay: size }) {
@@ -746,7 +747,7 @@
         if (delay === null) {
           retry.stop();
           loader.stop();
-          held = held && [];        // next time the state has to be fetched anew
+          held &&= [];        // next time the state has to be fetched anew
           queue = [];
           subscription.connection.remove(subscription, code, reason);
         }
@@ -807,7 +808,7 @@
       /** What the page shows is not the state, or may not be. */
       function renew(delay) {
         if (getState) {
-          held = held || [];
+          held ||= [];
           outdated = true;
           if (!loading) {
             loader.start(delay);
@@ -864,8 +865,8 @@
           socket.open();
         },
 
-        subscribe: (name, names, others = {}) => new Socket(
-          others.uri, { ...others, facility: name, flags: names }, subscription.connection,
+        subscribe: (name, names, others) => new Socket(
+          others?.uri, { ...others, facility: name, flags: names }, subscription.connection,
         ),
 
         advance(stamp = {}) {
@@ -874,14 +875,18 @@
           ));
         },
 
-        /** The page shows the state of a stamp: if more was heard before, that comes again. */
+        /**
+         * The page shows the state of a stamp: if more was heard before, that comes again. So does the
+         * word of a loss, which another page has been told, and what answers an older stamp.
+         */
         _show(stamp) {
-          const isBehind = [...tracks].some(([label, one]) => !reached(stamp[label], one.known()));
-          if (isBehind) {
+          const goesOn = socket.state === 'open'
+            && [...tracks].every(([label, one]) => one.isAt(stamp[label]));
+          if (!goesOn) {
             tracks.clear();
           }
           socket.advance(stamp);
-          if (isBehind && subscription.id !== null) {
+          if (!goesOn && subscription.id !== null) {
             subscription.connection.remove(subscription);
             subscription.connection.add(subscription);
           }
@@ -919,9 +924,9 @@
   }
 
   /** The call of django-websocket-redis, on raw frames. */
-  function WS4Redis(options, $) {
+  function WS4Redis(options) {
     if (!(this instanceof WS4Redis)) {
-      return new WS4Redis(options, $);
+      return new WS4Redis(options);
     }
     const own = { ...options };
     const heartbeat = own.heartbeat_msg;
