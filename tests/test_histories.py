@@ -118,6 +118,15 @@ async def test_a_repetition_returns_the_position_of_the_first_time(call, layer):
     assert payloads(await call(broadcast(), "history")) == ["one", "two"]
 
 
+async def test_a_repetition_in_another_numbering(call, redis_client):
+    """What Redis knows of the key outlives what it knows of the channel, and is of that time."""
+    first = await call(broadcast(), "publish_message", "one", idempotency_key="a")
+    redis_client.delete("{broadcast:foo}:meta")
+    assert await call(broadcast(), "publish_message", "one", idempotency_key="a") == first
+    await call(broadcast(), "publish_message", "two")
+    assert await call(broadcast(), "publish_message", "one", idempotency_key="a") == first
+
+
 def test_the_legacy_method_returns_them_too():
     """Code of legacy looks at no value."""
     found = broadcast().pipeline_publish_message("one")

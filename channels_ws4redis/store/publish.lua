@@ -100,7 +100,7 @@ local function publish(name, history, meta, once)
   local calm = found[6] == asked and second < (tonumber(found[5]) or 0) and 2 * expire <= lifetime
   if once then
     local done = call('GET', once)
-    if done then return (epoch or '') .. ' ' .. done end
+    if done then return done end
   end
   if version and epoch then
     -- They are whole numbers, and may have more digits than Lua counts.
@@ -164,8 +164,8 @@ local function publish(name, history, meta, once)
   end
   if version then call('HSET', meta, 'version', version) end
   if past then call('HSET', meta, 'epoch', epoch, 'past', past, 'dropped', dropped) end
-  if once then call('SET', once, offset, 'EX', ONCE_EXPIRE) end
   local position = epoch .. ' ' .. offset
+  if once then call('SET', once, position, 'EX', ONCE_EXPIRE) end
   if events then call('PUBLISH', events, position .. ' ' .. sender .. tail .. payload) end
   if mirrors then call('PUBLISH', name, payload) end
   return position
