@@ -225,11 +225,13 @@ async def test_publishing_where_no_socket_can_be(publish, redis_client, no_polic
 async def test_publishing_where_strict_lets_no_socket_be(
     publish, redis_client, no_policies, settings
 ):
-    """A warning tells of a facility that no policy names; without any, none may be known here."""
+    """A warning tells of a facility that no policy names, once all policies are known."""
     settings.WS4REDIS_FACILITIES = "strict"
     publisher = RedisPublisher(facility="order/7", broadcast=True)
-    await publish(publisher, "x")
+    policies.discover.cache_clear()
     facility("orders/<int:pk>")(lambda request, pk: True)
+    await publish(publisher, "x")
+    policies.discover()
     await publish(RedisPublisher(facility="orders/7", broadcast=True), "x")
     with pytest.warns(RuntimeWarning, match="'order/7', as no policy names it") as caught:
         await publish(publisher, "x")

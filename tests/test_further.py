@@ -268,6 +268,18 @@ async def test_as_many_as_the_setting_says(settings, most: int):
             assert (await page.subscribe(9, "f9"))["type"] == "subscribed"
 
 
+async def test_that_of_the_url_leaves_its_place(settings):
+    """A page that has to begin anew there asks for it by a frame, also with all places taken."""
+    settings.WS4REDIS_MAX_SUBSCRIPTIONS = 2
+    async with opened() as page:
+        await page.subscribe(1, "bar")
+        await page.send(unsubscribe(), subscribe(2, "foo"))
+        assert (await page.receive())["type"] == "subscribed"
+        assert (await page.subscribe(3, "qux"))["type"] == "refused"
+        await page.send(unsubscribe(1))
+        assert (await page.subscribe(4, "qux"))["type"] == "subscribed"
+
+
 async def test_limits_count_each_as_a_socket(settings):
     """Of its client; and one that is over counts no more."""
     settings.WS4REDIS_MAX_SOCKETS = 2

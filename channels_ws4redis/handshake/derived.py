@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote_to_bytes
 
 from django.core.exceptions import PermissionDenied
@@ -12,6 +12,10 @@ from django.core.exceptions import PermissionDenied
 from channels_ws4redis.conf import settings
 from channels_ws4redis.handshake.paths import path_info_of
 from channels_ws4redis.protocol.names import VERBS
+
+#: Bytes of a query string that is kept for others, longer than any of flags that there are. What a
+#: client makes up stays no longer than its subscription, and what says who it is neither.
+MAX_SHARED: Final = 200
 
 
 class Derived(NamedTuple):
@@ -65,14 +69,15 @@ def derive(scope: dict[str, Any], facility: str, flags: Iterable[str]) -> Derive
         raise PermissionDenied("it is asked for on a socket that has a route of the project's own")
     parts = scope.get("query_string", b"").split(b"&")
     others = [part for part in parts if not _is_flag(part)]
-    query_string = _quoted(tuple(flags))
-    return Derived(scope, facility, b"&".join([query_string, *others]) if others else query_string)
+    query_string = b"&".join([*(quote(flag).encode() for flag in flags), *others])
+    is_usual = not others and len(query_string) <= MAX_SHARED
+    return Derived(scope, facility, _shared(query_string) if is_usual else query_string)
 
 
 @lru_cache(maxsize=1024)
-def _quoted(flags: tuple[str, ...]) -> bytes:
-    """Return flags as a query string, the same object for the same flags: most pages ask alike."""
-    return b"&".join(quote(flag).encode() for flag in flags)
+def _shared(query_string: bytes) -> bytes:
+    """Return the same object for the same text: most pages ask alike."""
+    return query_string
 
 
 def _is_flag(part: bytes) -> bool:

@@ -202,6 +202,11 @@ def discover() -> None:
     autodiscover_modules("facilities")
 
 
+def are_known() -> bool:
+    """Tell whether all policies of the project have been imported."""
+    return bool(discover.cache_info().currsize)
+
+
 def match(facility: str) -> Match | None:
     """Return the policy of a facility and the arguments in it; None if no policy names it.
 

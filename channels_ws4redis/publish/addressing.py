@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake.policies import NO_OPTIONS, is_misspelt, options_of, policies
+from channels_ws4redis.handshake.policies import NO_OPTIONS, are_known, is_misspelt, options_of
 from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.protocol.names import MEMBER_OF, SELF, SESSION, USER
 from channels_ws4redis.protocol.texts import meant_by
@@ -61,11 +61,12 @@ def why_unheard(facility: str | None) -> str | None:
 
     It is not known in a process that has not imported the project's policies.
     """
-    if facility is None or not policies:
+    if facility is None:
         return None
     if is_misspelt(facility):
         return "its policy spells the arguments otherwise"
-    if options_of(facility) is NO_OPTIONS and settings.WS4REDIS_FACILITIES == "strict":
+    is_strict = settings.WS4REDIS_FACILITIES == "strict" and are_known()
+    if is_strict and options_of(facility) is NO_OPTIONS:
         return "no policy names it, and WS4REDIS_FACILITIES is 'strict'"
     return None
 

@@ -184,7 +184,9 @@ class OpenSocket:
         """
         if self._further is None:
             self._further = Further(self, self._fanout, self._outbox, self._url.calls)
-        self._further.begin(wanted, self._most)
+        # That of the URL leaves its place to another one, once it is over.
+        free = self._silent is not None and self._most > 0
+        self._further.begin(wanted, self._most + free)
 
     def unsubscribe(self, number: int) -> None:
         """Have a subscription be over, that of the URL for 0; an id of none is ignored."""

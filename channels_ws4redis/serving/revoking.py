@@ -212,12 +212,12 @@ class Revocable(ABC):
             return
         if isinstance(found, bytes):
             control.renew(self, found)
+            hooks.rest()
         elif doubt is Doubt.DUE and not hooks.is_setting:  # it will be due again
             self._tell("Keeping", found.error)
         else:
             self._close(Verdict(codes.TRY_AGAIN_LATER, found.error))
             return
-        hooks.rest()
         hooks.follow(self._on_change)
         hears = hooks.rights.hears
         if gone := before.hears - hears:

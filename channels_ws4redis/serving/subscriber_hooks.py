@@ -150,14 +150,16 @@ class SubscriberHooks(RestingSubscriber):
         :raises redis.exceptions.RedisError: if Redis cannot be reached or refuses.
         :raises Exception: whatever an overridden method raises.
         """
+        is_stock = not self._overrides("publish_message")
+        if is_stock and not self.audience:
+            remarks.tell_of_unpublished(self.calls.scope["path"])
+            return
         subscriber = self.subscriber
         subscriber._received, subscriber._sender = payload, sender
-        if self._overrides("publish_message"):
-            await self.calls.run(subscriber.publish_message, RedisMessage(payload))
-        elif subscriber._publishers:
+        if is_stock:
             await subscriber.apublish_message(payload)
         else:
-            remarks.tell_of_unpublished(self.calls.scope["path"])
+            await self.calls.run(subscriber.publish_message, RedisMessage(payload))
 
     @property
     def replay_hook(self) -> Callable[[Any], None] | None:

@@ -75,8 +75,8 @@
  * name their facility share a link.
  *
  * A socket is closed when its element leaves the document, as when Turbo, htmx or a router replaces
- * the page. If a later page has the same element, the same socket goes on from where it was, or from
- * where that page stands if it is behind.
+ * the page. If a later page has the same element, the same socket goes on from where that page stands,
+ * or from where it was if the element has no positions.
  *
  * LEGACY CALL
  *
@@ -94,7 +94,6 @@
   const PROTOCOL = 'ws4redis.v1';
   const TAGS = 'script[data-ws4redis-uri]';
   const CONNECTING = 0, OPEN = 1, CLOSING = 2, CLOSED = 3;
-  const RETRY_AFTER = /^retry-after=(\d{1,9})$/;
 
   // Codes with which a socket ends.
   const NORMAL = 1000;
@@ -211,7 +210,9 @@
 
     /** A server with too much to do says for how long to stay away; not all come back at once. */
     function askedFor({ code, reason }) {
-      const [, seconds = 0] = (code === TRY_AGAIN_LATER && RETRY_AFTER.exec(reason)) || [];
+      const [, seconds = 0] = (
+        code === TRY_AGAIN_LATER && /^retry-after=(\d{1,9})$/.exec(reason)
+      ) || [];
       return Math.min(MAX_RETRY_AFTER, 1000 * seconds) * (1 + env.random());
     }
 
@@ -553,7 +554,7 @@
     let greeted = false;
     let quiet = 0;                  // until a silent server is late; 0: there was no welcome yet
     let probing = false;
-    let solitary = false;           // whether the server takes one socket on a link
+    let takesMany = false;          // whether the server has said that a link may have several sockets
 
     /** Those that do not wait for a time of their own. */
     function ready() {
@@ -606,7 +607,7 @@
       if (link.open()) {
         return;
       }
-      if (solitary && one.uri) {
+      if (quiet && !takesMany && one.uri) {
         // It gets a link of its own.
         subscriptions = without(one);
         one.connection = createConnection(one, env);
@@ -628,8 +629,8 @@
         // The server pings this often; a quarter more and it is late.
         quiet = 1250 * heartbeat;
         link.established();
-        solitary = frame.subscriptions === 0;
-        if (solitary) {
+        takesMany = frame.subscriptions !== 0;
+        if (!takesMany) {
           subscriptions.filter((one) => one.id).forEach(bring);
         }
       }
@@ -666,7 +667,7 @@
         const { id } = one;
         one.id = null;
         subscriptions = without(one);
-        if (subscriptions.length === 0 && (code || solitary)) {
+        if (subscriptions.length === 0 && (code || !takesMany)) {
           down();
           link.close(code, reason);
         } else if (id !== null) {
@@ -1022,7 +1023,10 @@
   /** Note in a page that is kept, to be shown again, where it stands by then. */
   function note() {
     document.querySelectorAll(TAGS).forEach(({ dataset: data }) => {
-      data.ws4redisPositions &&= JSON.stringify(tagged.get(data.ws4redisUri).positions);
+      const socket = tagged.get(data.ws4redisUri);
+      if (socket) {
+        data.ws4redisPositions &&= JSON.stringify(socket.positions);
+      }
     });
   }
 
