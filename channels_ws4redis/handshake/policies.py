@@ -222,6 +222,11 @@ def options_of(facility: str | None) -> Options:
     return NO_OPTIONS if found is None else found.policy.options
 
 
+def is_named(facility: str) -> bool:
+    """Tell whether a policy names a facility; raises as `match` does."""
+    return _remembered(facility) is not None
+
+
 def is_misspelt(facility: str) -> bool:
     """Tell whether no socket can be on a facility, as its policy spells the arguments otherwise."""
     found = _remembered(facility) if policies else None

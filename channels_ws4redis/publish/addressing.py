@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from channels_ws4redis.conf import settings
-from channels_ws4redis.handshake.policies import NO_OPTIONS, are_known, is_misspelt, options_of
+from channels_ws4redis.handshake.policies import are_known, is_misspelt, is_named
 from channels_ws4redis.handshake.sessions import session_key
 from channels_ws4redis.protocol.names import MEMBER_OF, SELF, SESSION, USER
 from channels_ws4redis.protocol.texts import meant_by
@@ -66,7 +66,7 @@ def why_unheard(facility: str | None) -> str | None:
     if is_misspelt(facility):
         return "its policy spells the arguments otherwise"
     is_strict = settings.WS4REDIS_FACILITIES == "strict" and are_known()
-    if is_strict and options_of(facility) is NO_OPTIONS:
+    if is_strict and not is_named(facility):
         return "no policy names it, and WS4REDIS_FACILITIES is 'strict'"
     return None
 

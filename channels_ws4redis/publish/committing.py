@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -21,7 +21,7 @@ def after_commit(work: Callable[[], None], using: str | None = None) -> None:
     :raises django.db.transaction.TransactionManagementError: without autocommit and without
         ``atomic``, where Django does not know of the commit.
     """
-    waiting = _waited_for() if using is None else _open_among([connections[using]])
+    waiting = _waited_for(using)
     if not waiting:
         work()
         return
@@ -39,13 +39,19 @@ def after_commit(work: Callable[[], None], using: str | None = None) -> None:
         wait_for(alias)
 
 
-def _waited_for() -> set[str]:
+def _waited_for(using: str | None) -> set[str]:
     """Return the aliases of the databases that are in a transaction in this thread.
 
     Those that a ``TestCase`` keeps open around its tests do not count, as for Django's ``durable``:
     they never end, and a test asks with ``captureOnCommitCallbacks`` for one database at a time.
-    Without any other, that of the default database does, for such a test to ask.
+    Without any other, that of the default database does, for such a test to ask. A database that is
+    named counts in any case.
+
+    :param using: the alias of the only one that may count; None for all.
     """
+    if using is not None:
+        connection = connections[using]
+        return {using} if connection.in_atomic_block or _is_manual(connection) else set()
     opened = connections.all(initialized_only=True)
     return {
         connection.alias
@@ -53,11 +59,6 @@ def _waited_for() -> set[str]:
         if any(not _is_of_testcase(block) for block in connection.atomic_blocks)
         or _is_manual(connection)
     } or {each.alias for each in opened if each.alias == DEFAULT_DB_ALIAS and each.in_atomic_block}
-
-
-def _open_among(opened: Iterable[BaseDatabaseWrapper]) -> set[str]:
-    """Return the aliases of those that are in a transaction, be it that of a ``TestCase``."""
-    return {each.alias for each in opened if each.in_atomic_block or _is_manual(each)}
 
 
 def _is_manual(connection: BaseDatabaseWrapper) -> bool:
