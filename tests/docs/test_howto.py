@@ -56,6 +56,14 @@ def test_a_page_shows_the_true_state_again_after_a_loss(
             assert window.value("problems") == []
 
 
+def serve_urls(project: Project, urls: str) -> None:
+    """Start the server of a page, with a module of URLs in place of the project's own."""
+    (project.folder / "mysite" / "more_urls.py").write_text(urls)
+    with (project.folder / "mysite" / "settings.py").open("a") as settings:
+        settings.write("ROOT_URLCONF = 'mysite.more_urls'\n")
+    project.do(SERVE)
+
+
 def make_goods(project: Project, page: Page) -> tuple[Block, Block]:
     """Follow the page on lost messages until there are goods.
 
@@ -91,10 +99,7 @@ def test_a_component_of_react_shows_the_true_state(
                 project.do(replace(block, marker=""))
             else:
                 project.do(block)
-        (project.folder / "mysite" / "both.py").write_text(BOTH)
-        with (project.folder / "mysite" / "settings.py").open("a") as settings:
-            settings.write("ROOT_URLCONF = 'mysite.both'\n")
-        project.do(SERVE)
+        serve_urls(project, BOTH)
         with browser.person() as john:
             window = john(project).open("/app/").wait(LINES, ["apples: 3", "pears: 5"])
             project.do(change)
@@ -158,10 +163,7 @@ def test_an_order_is_followed_for_as_long_as_its_customer_may_see_it(
         for block in page.blocks[: page.blocks.index(change)]:
             if block.marker != "serves":
                 project.do(block)
-        (project.folder / "mysite" / "enter.py").write_text(ENTER)
-        with (project.folder / "mysite" / "settings.py").open("a") as settings:
-            settings.write("ROOT_URLCONF = 'mysite.enter'\n")
-        project.do(SERVE)
+        serve_urls(project, ENTER)
         with browser.person() as john:
             window = john(project).open("/enter/john").wait(ORDER, "new")
             window.wait("[order, desk, inbox].map(({ state }) => state)", ["open"] * 3)
